@@ -1,0 +1,107 @@
+// When is a call over? Then, and not before, its lease goes back, exactly once.
+//
+//  kind               ends with
+//  -----------------  ------------------------------------------------------------------------------------------------------------
+//  unary              its response task: response, status, transport failure, deadline, cancellation, Dispose all end it
+//  blocking unary     the same: it is a unary call that is waited for
+//  client streaming   its response task; not CompleteAsync, after which the response is still to come
+//  server streaming   MoveNext that gives false or throws for good; headers that fail to come; after the headers, and with nobody
+//                     reading, the deadline or the token of the call; Dispose; its call object collected
+//  duplex             as server streaming: the response side ends the call, whether the request side is complete or not
+//  every kind         an exception of the channel when the call is started
+//
+// The gate is ChannelLease: whoever comes first gives it back, the others do nothing. Law 1: every lease is returned exactly once,
+// whatever ends the call.
+using Grpc.Core;
+
+namespace PoolingInvoker;
+
+/// <summary>The end of one attempt: the one place that gives its lease back.</summary>
+internal sealed class CallCompletion(ChannelLease lease)
+{
+    // How long after a deadline or a cancellation the channel may take to end its call, before it is looked at again.
+    private static readonly TimeSpan LookAgain = TimeSpan.FromMilliseconds(1);
+
+    private readonly object _lock = new();
+    private bool _completed;
+    private ITimer? _timer;
+    private CancellationTokenRegistration _registration;
+
+    public void Complete(LeaseOutcome outcome)
+    {
+        ITimer? timer;
+        CancellationTokenRegistration registration;
+        lock (_lock)
+        {
+            _completed = true;
+            (timer, _timer) = (_timer, null);
+            (registration, _registration) = (_registration, default);
+        }
+
+        // Otherwise a token that outlives the call keeps it alive.
+        timer?.Dispose();
+        registration.Unregister();
+        lease.Return(outcome);
+    }
+
+    /// <summary>
+    /// Completes when the deadline has passed or the token has fired and the channel has ended its call: never before that, or the
+    /// channel could be given away or disposed under the call.
+    /// </summary>
+    public void Watch(CallOptions options, TimeProvider time, Func<bool> isOver, Action completed)
+    {
+        var due = DueTime(options.Deadline, time);
+        if (due == Timeout.InfiniteTimeSpan && !options.CancellationToken.CanBeCanceled)
+        {
+            return;
+        }
+
+        using (ExecutionContext.SuppressFlow())
+        {
+            var timer = time.CreateTimer(_ => Look(), state: null, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
+            lock (_lock)
+            {
+                if (_completed)
+                {
+                    timer.Dispose();
+                    return;
+                }
+
+                // Statement order is important: a token that fires has the last word.
+                _timer = timer;
+                timer.Change(due, Timeout.InfiniteTimeSpan);
+                _registration = options.CancellationToken.UnsafeRegister(static state => ((ITimer)state!).Change(TimeSpan.Zero, Timeout.InfiniteTimeSpan), timer);
+            }
+        }
+
+        void Look()
+        {
+            if (isOver())
+            {
+                Complete(LeaseOutcome.Unknown);
+                completed();
+                return;
+            }
+
+            lock (_lock)
+            {
+                var next = options.CancellationToken.IsCancellationRequested ? LookAgain : DueTime(options.Deadline, time);
+                _timer?.Change(next > LookAgain ? next : LookAgain, Timeout.InfiniteTimeSpan);
+            }
+        }
+    }
+
+    /// <summary>How long it is to a deadline, as a timer takes it.</summary>
+    public static TimeSpan DueTime(DateTime? deadline, TimeProvider time)
+    {
+        if (deadline is not { } value || value == DateTime.MaxValue)
+        {
+            return Timeout.InfiniteTimeSpan;
+        }
+
+        var due = value - time.GetUtcNow().UtcDateTime;
+        return due < TimeSpan.Zero ? TimeSpan.Zero
+            : due > ChannelPoolOptions.LongestWait ? ChannelPoolOptions.LongestWait
+            : due;
+    }
+}

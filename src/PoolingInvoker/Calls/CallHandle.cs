@@ -1,0 +1,33 @@
+using Grpc.Core;
+
+namespace PoolingInvoker;
+
+/// <summary>
+/// What the application holds of a stream: its call object, reader and writer lead here, and nothing of the pool does. So when the
+/// application drops all of them without ending the call it is collected, and the call is ended for it.
+/// </summary>
+internal sealed class CallHandle<TRequest, TResponse>(PooledCall<TRequest, TResponse> call)
+    where TRequest : class
+    where TResponse : class
+{
+    // Made once for each pair of types, as the delegates of a bare channel are.
+    public static readonly Func<object, Task<Metadata>> GetResponseHeadersAsync = static state => CallOf(state).GetResponseHeadersAsync();
+    public static readonly Func<object, Status> GetStatus = static state => CallOf(state).GetStatus();
+    public static readonly Func<object, Metadata> GetTrailers = static state => CallOf(state).GetTrailers();
+    public static readonly Action<object> DisposeCall = static state =>
+    {
+        CallOf(state).Dispose();
+        if (state is CallHandle<TRequest, TResponse>)
+        {
+            GC.SuppressFinalize(state);
+        }
+    };
+
+    ~CallHandle() => ThreadPool.UnsafeQueueUserWorkItem(static call => call.Reclaim(), call, preferLocal: false);
+
+    public PooledCall<TRequest, TResponse> Call => call;
+
+    // A unary call ends without the application's doing: it needs no handle, and its call object holds the call itself.
+    private static PooledCall<TRequest, TResponse> CallOf(object state) =>
+        state as PooledCall<TRequest, TResponse> ?? ((CallHandle<TRequest, TResponse>)state).Call;
+}

@@ -1,0 +1,72 @@
+using Grpc.Core;
+
+namespace PoolingInvoker;
+
+/// <summary>The responses of a call. Until the first one it follows the call from attempt to attempt; then it passes through.</summary>
+internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TRequest, TResponse> handle) : IAsyncStreamReader<TResponse>
+    where TRequest : class
+    where TResponse : class
+{
+    public TResponse Current => handle.Call.Settled?.ResponseStream is { } stream ? stream.Current : default!;
+
+    public Task<bool> MoveNext(CancellationToken cancellationToken) =>
+        handle.Call.Settled is { } attempt ? ReadAsync(attempt, cancellationToken) : ReadFirstAsync(cancellationToken);
+
+    private static async Task<bool> ReadAsync(CallAttempt<TRequest, TResponse> attempt, CancellationToken cancellationToken)
+    {
+        bool more;
+        try
+        {
+            more = await attempt.ResponseStream!.MoveNext(cancellationToken).ConfigureAwait(false);
+        }
+        catch (Exception exception)
+        {
+            attempt.ReportFailure(exception);
+            throw;
+        }
+
+        if (!more)
+        {
+            attempt.Complete(exception: null);
+        }
+
+        return more;
+    }
+
+    private async Task<bool> ReadFirstAsync(CancellationToken cancellationToken)
+    {
+        var call = handle.Call;
+        var attempt = await call.FirstAttemptAsync(cancellationToken).ConfigureAwait(false);
+        while (true)
+        {
+            try
+            {
+                var more = await attempt.ResponseStream!.MoveNext(cancellationToken).ConfigureAwait(false);
+                if (attempt.TryCommit())
+                {
+                    if (!more)
+                    {
+                        attempt.Complete(exception: null);
+                    }
+
+                    return more;
+                }
+
+                attempt = (await call.NextAttemptAsync(attempt).ConfigureAwait(false))!;
+            }
+            catch (Exception exception) when (exception is not InvalidOperationException || exception is ObjectDisposedException)
+            {
+                // Statement order is important: where no other attempt may follow, this one is the call before its failure is seen.
+                var mayMoveOn = !attempt.IsCommitted && call.MayMoveOn(exception);
+                attempt.ReportFailure(exception);
+                var next = mayMoveOn || !attempt.TryCommit() ? await call.NextAttemptAsync(attempt).ConfigureAwait(false) : null;
+                if (next is null)
+                {
+                    throw;
+                }
+
+                attempt = next;
+            }
+        }
+    }
+}

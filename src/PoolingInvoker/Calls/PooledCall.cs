@@ -1,0 +1,508 @@
+using Grpc.Core;
+using Polly;
+
+namespace PoolingInvoker;
+
+/// <summary>
+/// One RPC: attempts on leased channels, one after the other, until one commits or no more are made.
+/// </summary>
+/// <remarks>
+/// <see cref="RunAsync"/> drives: it alone starts attempts. Readers, writers and the headers follow: they use the current attempt, and
+/// when that fails them they ask <see cref="NextAttemptAsync"/> whether there is another. An attempt becomes the call (it is settled)
+/// when it commits, and also when it has failed and no other one follows.
+/// </remarks>
+internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
+    where TRequest : class
+    where TResponse : class
+{
+    private readonly PoolingCallInvoker _invoker;
+    private readonly object _lock = new();
+    private CallAttempt<TRequest, TResponse>? _current;
+    private TaskCompletionSource? _changed; // completes when there is another attempt, or the call has ended; made when somebody waits
+    private bool _ended; // no more attempts are made
+    private Exception? _failure; // what the last of them ended with
+    private bool _disposed;
+    private bool _requestsComplete;
+    private CancellationTokenSource? _stop; // ends waits for a lease, and backoff
+    private Task<TResponse>? _response;
+    private Task<Metadata>? _headers;
+
+    public PooledCall(PoolingCallInvoker invoker, MethodType kind, Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest? request)
+    {
+        _invoker = invoker;
+        Kind = kind;
+        Method = method;
+        Host = host;
+        Options = options;
+        Request = request;
+    }
+
+    public MethodType Kind { get; }
+
+    public Method<TRequest, TResponse> Method { get; }
+
+    public string? Host { get; }
+
+    public CallOptions Options { get; }
+
+    public TRequest? Request { get; }
+
+    public TimeProvider TimeProvider => _invoker.Pool.TimeProvider;
+
+    /// <summary>The attempt that is the call from now on, if there is one yet.</summary>
+    public CallAttempt<TRequest, TResponse>? Settled =>
+        _current is { } current && (current.IsCommitted || (HasEnded && ReferenceEquals(current.Failure, _failure))) ? current : null;
+
+    private bool HasEnded => Volatile.Read(ref _ended);
+
+    /// <summary>Starts the call. What a bare channel would throw at once is thrown here.</summary>
+    public Task<TResponse> Start()
+    {
+        // A bare channel checks it when it starts the call, which may be later here.
+        if (Options.Deadline is { Kind: not DateTimeKind.Utc } deadline && deadline != DateTime.MaxValue && deadline != DateTime.MinValue)
+        {
+            throw new InvalidOperationException($"The deadline of a call must be in UTC, or DateTime.MaxValue or DateTime.MinValue. It is of kind {deadline.Kind}.");
+        }
+
+        if (_invoker.OnFailureOnly && _invoker.Pool.TryLease(out var lease))
+        {
+            _current = new CallAttempt<TRequest, TResponse>(lease, this);
+        }
+
+        _response = RunAsync();
+        if (Kind is MethodType.ServerStreaming or MethodType.DuplexStreaming)
+        {
+            _response.Observe(); // nobody sees it: a stream shows its failures to who reads
+        }
+
+        return _response;
+    }
+
+    public Status GetStatus() =>
+        Settled is { } settled ? settled.GetStatus()
+        : !HasEnded ? throw new InvalidOperationException("Unable to get the status because the call is not complete.")
+        : _failure is RpcException rpc ? rpc.Status
+        : new Status(StatusCode.Cancelled, string.Empty, _failure);
+
+    public Metadata GetTrailers() =>
+        Settled is { } settled ? settled.GetTrailers()
+        : !HasEnded ? throw new InvalidOperationException("Can't get the call trailers because the call has not completed successfully.")
+        : _failure is RpcException rpc ? rpc.Trailers
+        : [];
+
+    public Task<Metadata> GetResponseHeadersAsync()
+    {
+        if (Settled is { } settled)
+        {
+            return settled.ResponseHeadersAsync;
+        }
+
+        if (_headers is null)
+        {
+            _headers = ReadHeadersAsync();
+            _headers.Observe();
+        }
+
+        return _headers;
+    }
+
+    public void Dispose()
+    {
+        CallAttempt<TRequest, TResponse>? current;
+        CancellationTokenSource? stop;
+        lock (_lock)
+        {
+            _disposed = true;
+            current = _current;
+            stop = _stop;
+        }
+
+        stop?.Cancel();
+        current?.Dispose();
+        if (_response is { IsCompletedSuccessfully: false } response)
+        {
+            response.Observe();
+        }
+    }
+
+    /// <summary>The application has dropped the call without ending it.</summary>
+    public void Reclaim()
+    {
+        if (_disposed || (Kind == MethodType.ClientStreaming && _requestsComplete))
+        {
+            return; // it can still end in good order
+        }
+
+        _invoker.Pool.CountReclaimedLeak();
+        _invoker.Pool.Log.LeakReclaimed(Method.FullName);
+        Dispose();
+    }
+
+    /// <summary>The requests are complete: at once, or when there is an attempt to complete them on.</summary>
+    public Task CompleteRequestsAsync()
+    {
+        CallAttempt<TRequest, TResponse>? current;
+        lock (_lock)
+        {
+            _requestsComplete = true;
+            current = _current;
+        }
+
+        return current is null ? Task.CompletedTask : current.RequestStream!.CompleteAsync();
+    }
+
+    /// <summary>
+    /// Waits for another attempt than this one, or for the first. Null if there will be none: then what this one threw is what the call
+    /// ends with. Throws if the call ends with something else.
+    /// </summary>
+    public async ValueTask<CallAttempt<TRequest, TResponse>?> NextAttemptAsync(CallAttempt<TRequest, TResponse>? failed)
+    {
+        while (true)
+        {
+            Task changed;
+            lock (_lock)
+            {
+                if (_current != failed)
+                {
+                    return _current;
+                }
+
+                if (_ended)
+                {
+                    return failed is not null && ReferenceEquals(failed.Failure, _failure) ? null : throw _failure!;
+                }
+
+                changed = (_changed ??= new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously)).Task;
+            }
+
+            await changed.ConfigureAwait(false);
+        }
+    }
+
+    /// <summary>The first attempt, once there is a lease for it. The token is that of a read or a write: as on a bare channel it ends the call.</summary>
+    public ValueTask<CallAttempt<TRequest, TResponse>> FirstAttemptAsync(CancellationToken cancellationToken)
+    {
+        return _current is { } current ? ValueTask.FromResult(current) : WaitAsync();
+
+        async ValueTask<CallAttempt<TRequest, TResponse>> WaitAsync()
+        {
+            try
+            {
+                return (await NextAttemptAsync(failed: null).AsTask().WaitAsync(cancellationToken).ConfigureAwait(false))!;
+            }
+            catch (OperationCanceledException) when (cancellationToken.IsCancellationRequested && !_invoker.Pool.ThrowsOperationCanceled)
+            {
+                Dispose();
+                throw new RpcException(CallErrors.Cancelled(cancellationToken));
+            }
+        }
+    }
+
+    /// <summary>Whether a failure that a reader or writer has met may be followed by another attempt.</summary>
+    public bool MayMoveOn(Exception exception) => _invoker.Pipeline is not null && IsSafeToSendAgain(exception);
+
+    /// <summary>Law 7: at most once, unless told.</summary>
+    public bool IsSafeToSendAgain(Exception? outcome) =>
+        !_disposed
+        && _current is not { IsCommitted: true }
+        && ((outcome is not null && CallFaults.NeverLeft(outcome)) || _invoker.Idempotency.IsIdempotent(Method, typeof(TRequest), typeof(TResponse)));
+
+    private async Task<TResponse> RunAsync()
+    {
+        Exception? inHand = null;
+        if (_current is { } first)
+        {
+            // The fast path: one attempt, started already, and nothing of Polly.
+            try
+            {
+                var response = await first.Outcome.ConfigureAwait(false);
+                if (first.HasOneResponse)
+                {
+                    first.Complete(exception: null);
+                }
+
+                End(failure: null);
+                return response;
+            }
+            catch (Exception exception)
+            {
+                first.Failure = exception;
+                first.Complete(exception);
+                if (!MayBeRetried(exception))
+                {
+                    End(exception);
+                    throw;
+                }
+
+                inHand = exception;
+            }
+        }
+
+        var outcome = await RunSlowlyAsync(inHand).ConfigureAwait(false);
+        End(outcome.Exception);
+        outcome.ThrowIfException();
+        return outcome.Result!;
+    }
+
+    // Waits for leases, and goes through the pipeline: from the start, or with the failure of a first attempt in hand.
+    private async Task<Outcome<TResponse>> RunSlowlyAsync(Exception? inHand)
+    {
+        using var stop = new CancellationTokenSource(CallCompletion.DueTime(Options.Deadline, TimeProvider), TimeProvider);
+        using var registration = Options.CancellationToken.UnsafeRegister(static state => ((CancellationTokenSource)state!).Cancel(), stop);
+        bool disposed;
+        lock (_lock)
+        {
+            _stop = stop;
+            disposed = _disposed;
+        }
+
+        if (disposed)
+        {
+            await stop.CancelAsync().ConfigureAwait(false);
+        }
+
+        try
+        {
+            var execution = new Execution(this, stop.Token);
+            if (inHand is not null)
+            {
+                execution.Last = Outcome.FromException<TResponse>(inHand);
+            }
+            else if (_invoker.OnFailureOnly)
+            {
+                await execution.TryAsync(stop.Token).ConfigureAwait(false);
+                inHand = execution.Last.Exception;
+            }
+
+            if (!_invoker.OnFailureOnly || (inHand is not null && MayBeRetried(inHand)))
+            {
+                execution.IsInHand = inHand is not null;
+                await execution.EnterPipelineAsync(_invoker.Pipeline!).ConfigureAwait(false);
+            }
+
+            return execution.Last.Exception is { } exception && !ReferenceEquals(exception, _current?.Failure)
+                ? Outcome.FromException<TResponse>(Explain(exception, stop.Token))
+                : execution.Last;
+        }
+        finally
+        {
+            lock (_lock)
+            {
+                _stop = null;
+            }
+        }
+    }
+
+    private bool MayBeRetried(Exception exception) =>
+        _invoker is { Pipeline: not null, OnFailureOnly: true } && CallFaults.IsTransient(exception) && IsSafeToSendAgain(exception);
+
+    // What the call ends with when that is not the failure of an attempt.
+    private Exception Explain(Exception exception, CancellationToken stop)
+    {
+        if (exception is not OperationCanceledException || !stop.IsCancellationRequested)
+        {
+            return CallErrors.FromPipeline(exception);
+        }
+
+        var token = Options.CancellationToken;
+        var status = _disposed ? CallErrors.Disposed
+            : token.IsCancellationRequested ? CallErrors.Cancelled(token)
+            : CallErrors.DeadlineExceeded(_current?.Failure);
+        return _invoker.Pool.ThrowsOperationCanceled && !_disposed
+            ? new OperationCanceledException(status.Detail, status.DebugException, token)
+            : new RpcException(status);
+    }
+
+    private void Publish(CallAttempt<TRequest, TResponse> attempt)
+    {
+        TaskCompletionSource? changed;
+        bool disposed;
+        bool complete;
+        lock (_lock)
+        {
+            _current = attempt;
+            (changed, _changed) = (_changed, null);
+            disposed = _disposed;
+            complete = _requestsComplete;
+        }
+
+        if (disposed)
+        {
+            attempt.Dispose();
+        }
+        else if (complete)
+        {
+            attempt.RequestStream!.CompleteAsync().Observe();
+        }
+
+        changed?.SetResult();
+    }
+
+    private void End(Exception? failure)
+    {
+        TaskCompletionSource? changed;
+        lock (_lock)
+        {
+            _failure = failure;
+            _ended = true;
+            (changed, _changed) = (_changed, null);
+        }
+
+        changed?.SetResult();
+    }
+
+    private async Task<Metadata> ReadHeadersAsync()
+    {
+        var attempt = _current ?? await NextAttemptAsync(failed: null).ConfigureAwait(false);
+        while (true)
+        {
+            try
+            {
+                var headers = await attempt!.ResponseHeadersAsync.ConfigureAwait(false);
+                if (attempt.TryCommit())
+                {
+                    return headers;
+                }
+
+                attempt = await NextAttemptAsync(attempt).ConfigureAwait(false);
+            }
+            catch (Exception exception) when (!attempt!.IsCommitted && MayMoveOn(exception))
+            {
+                // The driver sees this failure too: it is one of the whole attempt.
+                var next = await NextAttemptAsync(attempt).ConfigureAwait(false);
+                if (next is null)
+                {
+                    throw;
+                }
+
+                attempt = next;
+            }
+        }
+    }
+
+    /// <summary>The attempts that are made on the slow path, one after the other.</summary>
+    private sealed class Execution(PooledCall<TRequest, TResponse> call, CancellationToken stop)
+    {
+        private bool _tried;
+
+        /// <summary>The outcome of the last attempt.</summary>
+        public Outcome<TResponse> Last { get; set; }
+
+        /// <summary>Whether the pipeline has yet to be shown an attempt that was made outside.</summary>
+        public bool IsInHand { get; set; }
+
+        public async ValueTask EnterPipelineAsync(ResiliencePipeline pipeline)
+        {
+            var context = ResilienceContextPool.Shared.Get(call.Method.FullName, continueOnCapturedContext: false, stop);
+            try
+            {
+                CallResilience.Attach(context, call);
+                Last = await pipeline.ExecuteOutcomeAsync(
+                    static (context, execution) => execution.ExecuteAsync(context.CancellationToken), context, this).ConfigureAwait(false);
+            }
+#pragma warning disable CA1031 // A callback of the user's in the pipeline threw: the call ends with that.
+            catch (Exception exception)
+#pragma warning restore CA1031
+            {
+                Last = Outcome.FromException<TResponse>(exception);
+            }
+            finally
+            {
+                ResilienceContextPool.Shared.Return(context);
+            }
+        }
+
+        /// <summary>What the pipeline takes for an attempt. It is none if the last one may not be followed by another.</summary>
+        private async ValueTask<Outcome<TResponse>> ExecuteAsync(CancellationToken cancellationToken)
+        {
+            if (IsInHand)
+            {
+                IsInHand = false;
+                _tried = true;
+                return Last;
+            }
+
+            if (_tried)
+            {
+                var previous = call._current;
+                if (!call.IsSafeToSendAgain(Last.Exception) || previous?.TryAbandon() == false)
+                {
+                    return Last;
+                }
+
+                previous?.Dispose();
+                call._invoker.Pool.CountRetry();
+            }
+
+            _tried = true;
+            await TryAsync(cancellationToken).ConfigureAwait(false);
+            return Last;
+        }
+
+        /// <summary>One attempt: a lease, not on the channel that failed last, and the call on it.</summary>
+        public async ValueTask TryAsync(CancellationToken cancellationToken)
+        {
+            try
+            {
+                var attempt = new CallAttempt<TRequest, TResponse>(await LeaseAsync(cancellationToken).ConfigureAwait(false), call);
+                call.Publish(attempt);
+                Last = await OutcomeAsync(attempt, cancellationToken).ConfigureAwait(false);
+            }
+#pragma warning disable CA1031 // The pipeline judges, and the caller gets what is left.
+            catch (Exception exception)
+#pragma warning restore CA1031
+            {
+                Last = Outcome.FromException<TResponse>(exception);
+            }
+        }
+
+        private async ValueTask<ChannelLease> LeaseAsync(CancellationToken cancellationToken)
+        {
+            var pool = call._invoker.Pool;
+            try
+            {
+                // A call that waits for ready waits for its deadline alone.
+                var timeout = call.Options.IsWaitForReady ? Timeout.InfiniteTimeSpan : pool.AcquireTimeout;
+                return await pool.AcquireAsync(timeout, call._current?.Channel, cancellationToken).ConfigureAwait(false);
+            }
+            catch (Exception exception) when (exception is not OperationCanceledException)
+            {
+                throw CallErrors.NoChannel(exception);
+            }
+        }
+
+        private async ValueTask<Outcome<TResponse>> OutcomeAsync(CallAttempt<TRequest, TResponse> attempt, CancellationToken cancellationToken)
+        {
+            // A time-out of the pipeline ends the attempt here. The deadline and the token of the call end it on the channel.
+            using var registration = cancellationToken == stop ? default : cancellationToken.UnsafeRegister(
+                static state =>
+                {
+                    var (attempt, stop) = ((CallAttempt<TRequest, TResponse>, CancellationToken))state!;
+                    if (!stop.IsCancellationRequested)
+                    {
+                        attempt.Dispose();
+                    }
+                },
+                (attempt, stop));
+            try
+            {
+                var response = await attempt.Outcome.ConfigureAwait(false);
+                if (attempt.HasOneResponse)
+                {
+                    attempt.Complete(exception: null);
+                }
+
+                return Outcome.FromResult(response);
+            }
+#pragma warning disable CA1031 // The pipeline judges.
+            catch (Exception exception)
+#pragma warning restore CA1031
+            {
+                attempt.Failure = exception;
+                attempt.Complete(exception);
+                return Outcome.FromException<TResponse>(
+                    cancellationToken.IsCancellationRequested && !stop.IsCancellationRequested ? new OperationCanceledException(cancellationToken) : exception);
+            }
+        }
+    }
+}

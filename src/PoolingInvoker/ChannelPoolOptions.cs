@@ -1,0 +1,170 @@
+using System.Runtime.CompilerServices;
+using Grpc.Net.Client;
+using Microsoft.Extensions.Logging;
+
+namespace PoolingInvoker;
+
+/// <summary>
+/// How many channels a <see cref="ChannelPool"/> keeps, how many calls each of them takes, how long a call waits for one,
+/// and how its channels are made.
+/// </summary>
+/// <remarks>The pool copies the options when it is created: a later change has no effect on it.</remarks>
+public sealed class ChannelPoolOptions
+{
+    // The longest time that a timer takes: TimeSpan.FromMilliseconds(int.MaxValue), a little under 25 days.
+    internal static readonly TimeSpan LongestWait = TimeSpan.FromMilliseconds(int.MaxValue);
+
+    /// <summary>
+    /// Gets or sets the number of channels that the pool makes before it shares one, and below which it does not shrink.
+    /// </summary>
+    /// <value>The default value is 1. From 0 to <see cref="MaxPoolSize"/>.</value>
+    public int MinPoolSize { get; set; } = 1;
+
+    /// <summary>
+    /// Gets or sets the number of channels that are never exceeded. Draining channels, which take no new calls, are not counted.
+    /// </summary>
+    /// <value>The default value is 100. At least 1, and at least <see cref="MinPoolSize"/>.</value>
+    public int MaxPoolSize { get; set; } = 100;
+
+    /// <summary>
+    /// Gets or sets the number of calls that one channel carries at a time. The value 1 gives each call a channel to itself.
+    /// </summary>
+    /// <value>
+    /// The default value is <see langword="null"/>, which stands for 100, the number of concurrent streams that HTTP/2 servers
+    /// commonly allow (RFC 9113, section 6.5.2). Otherwise at least 1.
+    /// </value>
+    public int? MaxConcurrentCallsPerChannel { get; set; }
+
+    /// <summary>
+    /// Gets or sets how long a call waits for room on a channel when the pool is full. A deadline of the call's own comes first,
+    /// and a call that waits for ready (<c>CallOptions.WithWaitForReady</c>) waits for its deadline alone.
+    /// </summary>
+    /// <value>The default value is 30 seconds. Zero does not wait; <see cref="Timeout.InfiniteTimeSpan"/> waits without limit.</value>
+    public TimeSpan AcquireTimeout { get; set; } = TimeSpan.FromSeconds(30);
+
+    /// <summary>
+    /// Gets or sets how many calls may wait for room at a time. One more is refused at once.
+    /// </summary>
+    /// <value>The default value is 10,000. At least 0.</value>
+    public int MaxCallsWaiting { get; set; } = 10_000;
+
+    /// <summary>
+    /// Gets or sets the age at which a channel is replaced, so that a pool behind a load balancer finds new servers.
+    /// From each channel's age a part of up to 10 % is taken off, drawn once, so that channels of the same age do not go together.
+    /// Calls on a replaced channel are not cut: it closes when the last one is over.
+    /// </summary>
+    /// <value>The default value is 30 minutes. <see cref="Timeout.InfiniteTimeSpan"/> keeps channels for ever.</value>
+    public TimeSpan PooledChannelLifetime { get; set; } = TimeSpan.FromMinutes(30);
+
+    /// <summary>
+    /// Gets or sets how long a channel above <see cref="MinPoolSize"/> may carry no call before it is closed.
+    /// </summary>
+    /// <value>The default value is 10 minutes. <see cref="Timeout.InfiniteTimeSpan"/> keeps idle channels.</value>
+    public TimeSpan PooledChannelIdleTimeout { get; set; } = TimeSpan.FromMinutes(10);
+
+    /// <summary>
+    /// Gets or sets how long <see cref="ChannelPool.DisposeAsync"/> waits for calls in flight before it cancels them.
+    /// </summary>
+    /// <value>
+    /// The default value is 30 seconds. Zero does not wait; <see cref="Timeout.InfiniteTimeSpan"/> waits without limit.
+    /// A channel that is replaced is never cut by this time.
+    /// </value>
+    public TimeSpan DrainTimeout { get; set; } = TimeSpan.FromSeconds(30);
+
+    /// <summary>
+    /// Gets or sets the age of a lease at which the pool reports it in the log, with the stack that took it.
+    /// </summary>
+    /// <value>The default value is <see cref="TimeSpan.Zero"/>, which turns it off: capturing stacks costs time on each call.</value>
+    public TimeSpan LeakDetectionThreshold { get; set; }
+
+    /// <summary>
+    /// Gets or sets a callback that changes the options of each channel before it is made. It runs once a channel.
+    /// </summary>
+    /// <remarks>
+    /// A handler set here must be a new one each time: channels that share a handler share its connections, which makes the pool
+    /// one channel with extra steps, and is an error.
+    /// </remarks>
+    /// <value>The default value is <see langword="null"/>.</value>
+    public Action<GrpcChannelOptions>? ConfigureChannel { get; set; }
+
+    /// <summary>
+    /// Gets or sets a callback that changes the <see cref="SocketsHttpHandler"/> of each channel before it is used:
+    /// TLS, keep-alive pings, proxies. It runs once a channel, before <see cref="ConfigureChannel"/>.
+    /// </summary>
+    /// <value>The default value is <see langword="null"/>.</value>
+    public Action<SocketsHttpHandler>? ConfigureHandler { get; set; }
+
+    /// <summary>
+    /// Gets or sets where the pool writes its log, under the category <c>PoolingInvoker.ChannelPool</c>.
+    /// </summary>
+    /// <value>The default value is <see langword="null"/>: no log.</value>
+    public ILoggerFactory? LoggerFactory { get; set; }
+
+    /// <summary>
+    /// Gets or sets the clock of the pool, of its retries and of what it waits for.
+    /// </summary>
+    /// <value>The default value is <see cref="TimeProvider.System"/>.</value>
+    public TimeProvider TimeProvider { get; set; } = TimeProvider.System;
+
+    internal ChannelPoolOptions ValidatedCopy()
+    {
+        if (MaxPoolSize < 1)
+        {
+            throw Invalid($"MaxPoolSize is {MaxPoolSize}. It must be at least 1.");
+        }
+
+        if (MinPoolSize < 0)
+        {
+            throw Invalid($"MinPoolSize is {MinPoolSize}. It must be at least 0.");
+        }
+
+        if (MinPoolSize > MaxPoolSize)
+        {
+            throw Invalid($"MinPoolSize ({MinPoolSize}) is larger than MaxPoolSize ({MaxPoolSize}). Lower the one or raise the other.");
+        }
+
+        if (MaxConcurrentCallsPerChannel < 1)
+        {
+            throw Invalid($"MaxConcurrentCallsPerChannel is {MaxConcurrentCallsPerChannel}. It must be at least 1, or null for the default.");
+        }
+
+        if (MaxCallsWaiting < 0)
+        {
+            throw Invalid($"MaxCallsWaiting is {MaxCallsWaiting}. It must be at least 0.");
+        }
+
+        RequireWait(AcquireTimeout);
+        RequireWait(DrainTimeout);
+        RequireAge(PooledChannelLifetime);
+        RequireAge(PooledChannelIdleTimeout);
+        if (LeakDetectionThreshold < TimeSpan.Zero)
+        {
+            throw Invalid($"LeakDetectionThreshold is {LeakDetectionThreshold}. It must be positive, or zero to turn leak detection off.");
+        }
+
+        if (TimeProvider is null)
+        {
+            throw Invalid("TimeProvider is null. Leave it at TimeProvider.System for the clock of the machine.");
+        }
+
+        return (ChannelPoolOptions)MemberwiseClone();
+    }
+
+    private static void RequireWait(TimeSpan value, [CallerArgumentExpression(nameof(value))] string name = "")
+    {
+        if (value != Timeout.InfiniteTimeSpan && (value < TimeSpan.Zero || value > LongestWait))
+        {
+            throw Invalid($"{name} is {value}. It must be from zero to {LongestWait}, or Timeout.InfiniteTimeSpan to wait without limit.");
+        }
+    }
+
+    private static void RequireAge(TimeSpan value, [CallerArgumentExpression(nameof(value))] string name = "")
+    {
+        if (value != Timeout.InfiniteTimeSpan && value <= TimeSpan.Zero)
+        {
+            throw Invalid($"{name} is {value}. It must be positive, or Timeout.InfiniteTimeSpan to turn it off.");
+        }
+    }
+
+    private static ArgumentException Invalid(string message) => new(message);
+}

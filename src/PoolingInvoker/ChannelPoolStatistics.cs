@@ -1,0 +1,35 @@
+namespace PoolingInvoker;
+
+/// <summary>
+/// What a <see cref="ChannelPool"/> holds at one moment, and what it has done so far. The numbers belong together: they are
+/// taken under the lock of the pool.
+/// </summary>
+public readonly record struct ChannelPoolStatistics
+{
+    /// <summary>Gets the number of channels that take calls, or are being made. Never more than <see cref="ChannelPoolOptions.MaxPoolSize"/>.</summary>
+    public int Channels { get; init; }
+
+    /// <summary>Gets how many of <see cref="Channels"/> carry no call.</summary>
+    public int IdleChannels { get; init; }
+
+    /// <summary>Gets the number of channels that take no new calls and close when their last call is over.</summary>
+    public int DrainingChannels { get; init; }
+
+    /// <summary>Gets the number of leases that are out, explicit ones included, on draining channels too.</summary>
+    public int CallsInFlight { get; init; }
+
+    /// <summary>Gets the number of calls that wait for room on a channel.</summary>
+    public int CallsWaiting { get; init; }
+
+    /// <summary>Gets the number of channels made so far.</summary>
+    public long ChannelsCreated { get; init; }
+
+    /// <summary>Gets how many channels were made to take the place of one that failed or grew old.</summary>
+    public long ChannelsReplaced { get; init; }
+
+    /// <summary>Gets the number of attempts that were not the first of their call.</summary>
+    public long Retries { get; init; }
+
+    /// <summary>Gets the number of leases whose call object was dropped without an end and collected, and that were taken back.</summary>
+    public long LeaksReclaimed { get; init; }
+}

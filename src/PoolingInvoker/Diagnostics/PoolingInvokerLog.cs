@@ -1,0 +1,41 @@
+using System.Diagnostics;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
+
+namespace PoolingInvoker;
+
+/// <summary>What the pool writes into the log: a diary of its channels, each event with its reason.</summary>
+internal sealed partial class PoolingInvokerLog(ILoggerFactory? factory)
+{
+    private readonly ILogger _logger = (factory ?? NullLoggerFactory.Instance).CreateLogger("PoolingInvoker.ChannelPool");
+
+    [LoggerMessage(EventId = 1, EventName = "ChannelCreated", Level = LogLevel.Debug, Message = "Channel {Channel} created because {Reason}.")]
+    public partial void Created(PooledChannel channel, string reason);
+
+    [LoggerMessage(EventId = 10, EventName = "ChannelReplaced", Level = LogLevel.Information, Message = "Channel {Channel} created in place of {Replaced} because {Reason}.")]
+    public partial void Replaced(PooledChannel channel, PooledChannel replaced, string reason);
+
+    [LoggerMessage(EventId = 2, EventName = "ChannelClosed", Level = LogLevel.Debug, Message = "Channel {Channel} closed.")]
+    public partial void Closed(PooledChannel channel);
+
+    [LoggerMessage(EventId = 3, EventName = "ReplacementFailed", Level = LogLevel.Warning, Message = "Channel {Channel} stays: no replacement could be made.")]
+    public partial void ReplacementFailed(PooledChannel channel, Exception exception);
+
+    [LoggerMessage(EventId = 4, EventName = "PolicyThrew", Level = LogLevel.Warning, Message = "The policy could not judge channel {Channel}, which is replaced.")]
+    public partial void PolicyThrew(PooledChannel channel, Exception exception);
+
+    [LoggerMessage(EventId = 5, EventName = "LeaseHeldLong", Level = LogLevel.Warning, Message = "A lease is out for {Age}, longer than Pool.LeakDetectionThreshold. It was taken at: {Stack}")]
+    public partial void LeaseHeldLong(TimeSpan age, StackTrace stack);
+
+    [LoggerMessage(EventId = 6, EventName = "LateLeaseReturned", Level = LogLevel.Warning, Message = "A lease that was reported as held long came back after {Age}.")]
+    public partial void LateLeaseReturned(TimeSpan age);
+
+    [LoggerMessage(EventId = 7, EventName = "LeakReclaimed", Level = LogLevel.Warning, Message = "A call of {Method} was dropped before its end, without Dispose. Its lease was taken back and the call cancelled.")]
+    public partial void LeakReclaimed(string method);
+
+    [LoggerMessage(EventId = 8, EventName = "MaintenanceFailed", Level = LogLevel.Error, Message = "Maintenance of the pool failed.")]
+    public partial void MaintenanceFailed(Exception exception);
+
+    [LoggerMessage(EventId = 9, EventName = "IsIdempotentThrew", Level = LogLevel.Error, Message = "IsIdempotent threw for {Method}, which is taken for not idempotent.")]
+    public partial void IsIdempotentThrew(string method, Exception exception);
+}

@@ -1,0 +1,65 @@
+using Grpc.Core;
+using Grpc.Net.Client;
+
+namespace PoolingInvoker;
+
+/// <summary>
+/// The right to run one call on a channel of the pool. It is given back by <see cref="Dispose"/>; a second one does nothing.
+/// </summary>
+public sealed class ChannelLease : IDisposable
+{
+    private readonly ChannelPool _pool;
+    private PooledChannel? _channel;
+
+    internal ChannelLease(ChannelPool pool, PooledChannel channel)
+    {
+        _pool = pool;
+        _channel = channel;
+    }
+
+    /// <summary>
+    /// Gets the channel. It is shared with other leases, and belongs to the pool: do not dispose it.
+    /// </summary>
+    /// <exception cref="ObjectDisposedException">The lease has been given back.</exception>
+    public GrpcChannel Channel => Pooled.Channel;
+
+    /// <summary>
+    /// Gets a call invoker on the channel.
+    /// </summary>
+    /// <exception cref="ObjectDisposedException">The lease has been given back.</exception>
+    public CallInvoker CallInvoker => Pooled.CallInvoker;
+
+    internal PooledChannel Pooled
+    {
+        get
+        {
+            var channel = Volatile.Read(ref _channel);
+            ObjectDisposedException.ThrowIf(channel is null, this);
+            return channel;
+        }
+    }
+
+    /// <summary>Gives the lease back.</summary>
+    public void Dispose() => Return(LeaseOutcome.Unknown);
+
+    internal void Return(LeaseOutcome outcome)
+    {
+        if (Interlocked.Exchange(ref _channel, null) is { } channel)
+        {
+            _pool.Return(this, channel, outcome);
+        }
+    }
+}
+
+/// <summary>What a call has shown of its channel.</summary>
+internal enum LeaseOutcome
+{
+    /// <summary>Nothing: the caller ended the call, or it is not known how it ended.</summary>
+    Unknown,
+
+    /// <summary>A server answered.</summary>
+    Answered,
+
+    /// <summary>The channel failed the call.</summary>
+    ChannelFailed,
+}

@@ -1,0 +1,42 @@
+using System.Collections.Concurrent;
+using System.Diagnostics;
+
+namespace PoolingInvoker;
+
+/// <summary>Remembers who took each lease, and reports those that are out for longer than they should, once each, and when they come back.</summary>
+internal sealed class LeaseLeakDetector(TimeSpan threshold, TimeProvider time, PoolingInvokerLog log)
+{
+    private readonly ConcurrentDictionary<ChannelLease, Taking> _taken = new();
+
+    public void Taken(ChannelLease lease) => _taken[lease] = new Taking(time.GetTimestamp(), new StackTrace(skipFrames: 2, fNeedFileInfo: true));
+
+    public void Returned(ChannelLease lease)
+    {
+        if (_taken.TryRemove(lease, out var taking) && taking.Reported)
+        {
+            log.LateLeaseReturned(time.GetElapsedTime(taking.At));
+        }
+    }
+
+    public void Report()
+    {
+        foreach (var taking in _taken.Values)
+        {
+            var age = time.GetElapsedTime(taking.At);
+            if (age >= threshold && !taking.Reported)
+            {
+                taking.Reported = true;
+                log.LeaseHeldLong(age, taking.Stack);
+            }
+        }
+    }
+
+    private sealed class Taking(long at, StackTrace stack)
+    {
+        public long At => at;
+
+        public StackTrace Stack => stack;
+
+        public bool Reported { get; set; }
+    }
+}

@@ -1,0 +1,105 @@
+using System.Diagnostics;
+using System.Globalization;
+using Grpc.Core;
+using Grpc.Net.Client;
+
+namespace PoolingInvoker;
+
+/// <summary>One channel of the pool. All that changes is guarded by the lock of the pool.</summary>
+[DebuggerDisplay("{ToString(),nq}")]
+internal sealed class PooledChannel
+{
+    private readonly bool _tellsState;
+
+    public PooledChannel(int id, GrpcChannel channel, int capacity, long now, TimeSpan lifetime)
+    {
+        Id = id;
+        Channel = channel;
+        CallInvoker = channel.CreateCallInvoker();
+        Capacity = capacity;
+        CreatedAt = IdleSince = now;
+        Lifetime = lifetime;
+        _tellsState = TellsState(channel);
+    }
+
+    public int Id { get; }
+
+    public GrpcChannel Channel { get; }
+
+    public CallInvoker CallInvoker { get; }
+
+    public int Capacity { get; }
+
+    public long CreatedAt { get; }
+
+    public TimeSpan Lifetime { get; }
+
+    public PooledChannelState State { get; set; }
+
+    public int Leases { get; set; }
+
+    /// <summary>The leases that <see cref="ChannelPool.Get"/> took and <see cref="ChannelPool.Return(GrpcChannel)"/> has yet to give back.</summary>
+    public Stack<ChannelLease> ExplicitLeases { get; } = new(0);
+
+    /// <summary>When the last lease came back; means something while there are none.</summary>
+    public long IdleSince { get; set; }
+
+    /// <summary>Whether a server has answered on this channel.</summary>
+    public bool Proven { get; set; }
+
+    /// <summary>Whether the last call on this channel failed because of it.</summary>
+    public bool Failed { get; set; }
+
+    /// <summary>The place in <see cref="ActiveChannels"/>.</summary>
+    public int Index { get; set; } = -1;
+
+    public bool HasRoom => State == PooledChannelState.Active && Leases < Capacity;
+
+    /// <summary>The state that is a reason to replace the channel, or null where there is none or the transport cannot tell.</summary>
+    public ConnectivityState? BrokenState => _tellsState && Channel.State is (ConnectivityState.Shutdown or ConnectivityState.TransientFailure) and var state
+        ? state
+        : null;
+
+    public override string ToString() =>
+        string.Create(CultureInfo.InvariantCulture, $"#{Id} {State}, {Leases}/{Capacity} leases");
+
+    /// <summary>Connects, and throws when that fails. Does nothing where the transport cannot tell.</summary>
+    public async Task ConnectAsync(CancellationToken cancellationToken)
+    {
+        if (!_tellsState)
+        {
+            return;
+        }
+
+        // GrpcChannel.ConnectAsync goes on until it is connected. It is ended when the first attempt has failed.
+        using var attempt = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        var connecting = Channel.ConnectAsync(attempt.Token);
+        while (!connecting.IsCompleted && Channel.State is var state && state != ConnectivityState.Ready)
+        {
+            if (state is ConnectivityState.TransientFailure or ConnectivityState.Shutdown)
+            {
+                await attempt.CancelAsync().ConfigureAwait(false);
+                await connecting.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+                throw new HttpRequestException(HttpRequestError.ConnectionError, $"Channel #{Id} could not connect to {Channel.Target}.");
+            }
+
+            await Task.WhenAny(connecting, Channel.WaitForStateChangedAsync(state, attempt.Token)).ConfigureAwait(false);
+        }
+
+        await connecting.ConfigureAwait(false);
+    }
+
+    private static bool TellsState(GrpcChannel channel)
+    {
+        try
+        {
+            _ = channel.State;
+            return true;
+        }
+        catch (InvalidOperationException)
+        {
+            // The transport is a handler or a client of the user's own: it is judged by the outcome of calls alone.
+            return false;
+        }
+    }
+}

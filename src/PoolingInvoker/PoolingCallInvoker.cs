@@ -1,0 +1,166 @@
+using Grpc.Core;
+using Polly;
+
+namespace PoolingInvoker;
+
+/// <summary>
+/// A call invoker for generated clients that leases a channel of a pool for each call and gives it back when the call is over,
+/// replaces channels that fail, and sends a call again on another channel where that is safe.
+/// </summary>
+/// <remarks>
+/// Make one for an address and keep it: it is as costly, and as safe to share, as a <c>GrpcChannel</c>.
+/// </remarks>
+/// <example><code>
+/// await using var invoker = PoolingCallInvoker.ForAddress("http://users:5000");
+/// var client = new User.UserClient(invoker);
+/// </code></example>
+public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposable
+{
+    private readonly bool _ownsPool;
+    private PooledChannelBase? _channel;
+
+    /// <summary>Makes an invoker over a pool that exists, and stays with who made it: disposing the invoker does not dispose it.</summary>
+    /// <param name="pool">The pool.</param>
+    /// <param name="options">The options, or <see langword="null"/> for the defaults. <see cref="PoolingCallInvokerOptions.Pool"/> is not used.</param>
+    /// <exception cref="ArgumentException">An option is not valid.</exception>
+    public PoolingCallInvoker(ChannelPool pool, PoolingCallInvokerOptions? options = null)
+        : this(pool, options ?? new PoolingCallInvokerOptions(), ownsPool: false)
+    {
+    }
+
+    private PoolingCallInvoker(ChannelPool pool, PoolingCallInvokerOptions options, bool ownsPool)
+    {
+        ArgumentNullException.ThrowIfNull(pool);
+        Pool = pool;
+        _ownsPool = ownsPool;
+        Pipeline = CallResilience.Build(options, pool.TimeProvider, out var onFailureOnly);
+        OnFailureOnly = onFailureOnly;
+        Idempotency = new MethodIdempotency(options.IsIdempotent, pool.Log);
+    }
+
+    /// <summary>Gets the pool that calls lease from.</summary>
+    public ChannelPool Pool { get; }
+
+    /// <summary>What decides on further attempts; null if there are none.</summary>
+    internal ResiliencePipeline? Pipeline { get; }
+
+    /// <summary>Whether the pipeline has to be entered only when the first attempt has failed.</summary>
+    internal bool OnFailureOnly { get; }
+
+    internal MethodIdempotency Idempotency { get; }
+
+    /// <summary>Makes an invoker over a pool of its own, which connects to one address.</summary>
+    /// <param name="address">The address, with its scheme, as in <c>http://users:5000</c>.</param>
+    /// <param name="options">The options, or <see langword="null"/> for the defaults.</param>
+    /// <exception cref="ArgumentException">The address is not an http or https one, or an option is not valid.</exception>
+    public static PoolingCallInvoker ForAddress(string address, PoolingCallInvokerOptions? options = null) =>
+        ForAddress(AddressChannelPolicy.ParseAddress(address), options);
+
+    /// <inheritdoc cref="ForAddress(string, PoolingCallInvokerOptions?)"/>
+    public static PoolingCallInvoker ForAddress(Uri address, PoolingCallInvokerOptions? options = null)
+    {
+        options ??= new PoolingCallInvokerOptions();
+        var pool = ChannelPool.ForAddress(address, options.Pool);
+        try
+        {
+            return new PoolingCallInvoker(pool, options, ownsPool: true);
+        }
+        catch
+        {
+            pool.Dispose();
+            throw;
+        }
+    }
+
+    /// <inheritdoc cref="ChannelPool.ConnectAsync"/>
+    public Task ConnectAsync(CancellationToken cancellationToken = default) => Pool.ConnectAsync(cancellationToken);
+
+    /// <summary>
+    /// Gets this invoker as a channel, for what wants a <see cref="ChannelBase"/>. Its <c>ShutdownAsync</c> is the
+    /// <see cref="DisposeAsync"/> of the invoker.
+    /// </summary>
+    public ChannelBase AsChannel() => _channel ??= new PooledChannelBase(this);
+
+    /// <inheritdoc/>
+    public override TResponse BlockingUnaryCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request) =>
+        new PooledCall<TRequest, TResponse>(this, MethodType.Unary, method, host, options, request).Start().GetAwaiter().GetResult();
+
+    /// <inheritdoc/>
+    public override AsyncUnaryCall<TResponse> AsyncUnaryCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
+    {
+        var call = new PooledCall<TRequest, TResponse>(this, MethodType.Unary, method, host, options, request);
+        return new AsyncUnaryCall<TResponse>(
+            call.Start(),
+            CallHandle<TRequest, TResponse>.GetResponseHeadersAsync,
+            CallHandle<TRequest, TResponse>.GetStatus,
+            CallHandle<TRequest, TResponse>.GetTrailers,
+            CallHandle<TRequest, TResponse>.DisposeCall,
+            call);
+    }
+
+    /// <inheritdoc/>
+    public override AsyncClientStreamingCall<TRequest, TResponse> AsyncClientStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options)
+    {
+        var call = new PooledCall<TRequest, TResponse>(this, MethodType.ClientStreaming, method, host, options, request: null);
+        var response = call.Start();
+        var handle = new CallHandle<TRequest, TResponse>(call);
+        return new AsyncClientStreamingCall<TRequest, TResponse>(
+            new LeasedStreamWriter<TRequest, TResponse>(handle),
+            response,
+            CallHandle<TRequest, TResponse>.GetResponseHeadersAsync,
+            CallHandle<TRequest, TResponse>.GetStatus,
+            CallHandle<TRequest, TResponse>.GetTrailers,
+            CallHandle<TRequest, TResponse>.DisposeCall,
+            handle);
+    }
+
+    /// <inheritdoc/>
+    public override AsyncServerStreamingCall<TResponse> AsyncServerStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
+    {
+        var call = new PooledCall<TRequest, TResponse>(this, MethodType.ServerStreaming, method, host, options, request);
+        _ = call.Start();
+        var handle = new CallHandle<TRequest, TResponse>(call);
+        return new AsyncServerStreamingCall<TResponse>(
+            new LeasedStreamReader<TRequest, TResponse>(handle),
+            CallHandle<TRequest, TResponse>.GetResponseHeadersAsync,
+            CallHandle<TRequest, TResponse>.GetStatus,
+            CallHandle<TRequest, TResponse>.GetTrailers,
+            CallHandle<TRequest, TResponse>.DisposeCall,
+            handle);
+    }
+
+    /// <inheritdoc/>
+    public override AsyncDuplexStreamingCall<TRequest, TResponse> AsyncDuplexStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options)
+    {
+        var call = new PooledCall<TRequest, TResponse>(this, MethodType.DuplexStreaming, method, host, options, request: null);
+        _ = call.Start();
+        var handle = new CallHandle<TRequest, TResponse>(call);
+        return new AsyncDuplexStreamingCall<TRequest, TResponse>(
+            new LeasedStreamWriter<TRequest, TResponse>(handle),
+            new LeasedStreamReader<TRequest, TResponse>(handle),
+            CallHandle<TRequest, TResponse>.GetResponseHeadersAsync,
+            CallHandle<TRequest, TResponse>.GetStatus,
+            CallHandle<TRequest, TResponse>.GetTrailers,
+            CallHandle<TRequest, TResponse>.DisposeCall,
+            handle);
+    }
+
+    /// <summary>Disposes the pool if it is the invoker's own: calls in flight may end, up to <see cref="ChannelPoolOptions.DrainTimeout"/>.</summary>
+    public ValueTask DisposeAsync() => _ownsPool ? Pool.DisposeAsync() : ValueTask.CompletedTask;
+
+    /// <summary>Disposes the pool if it is the invoker's own, without waiting: calls in flight are cancelled.</summary>
+    public void Dispose()
+    {
+        if (_ownsPool)
+        {
+            Pool.Dispose();
+        }
+    }
+
+    private sealed class PooledChannelBase(PoolingCallInvoker invoker) : ChannelBase(invoker.Pool.Target)
+    {
+        public override CallInvoker CreateCallInvoker() => invoker;
+
+        protected override Task ShutdownAsyncCore() => invoker.DisposeAsync().AsTask();
+    }
+}
