@@ -1,12 +1,79 @@
+using System.Runtime.InteropServices;
+using PoolingInvoker;
+using PoolingInvoker.Demo;
 using PoolingInvoker.Demo.Servers;
+using PoolingInvoker.Demo.Web;
 
-// serve NAME PORT [JOURNAL]: one server in a process of its own, which prints its address and runs until it is killed.
-if (args is ["serve", var name, var port, ..])
+if (!CommandLine.TryParse(args, out var command, out var mistake))
 {
-    await using var server = await UserServer.StartAsync(name, int.Parse(port), args.ElementAtOrDefault(3));
+    Console.Error.WriteLine($"{mistake}{Environment.NewLine}{Environment.NewLine}{CommandLine.Usage}");
+    return 2;
+}
+
+try
+{
+    return command switch
+    {
+        CommandLine.Serve serve => await ServeAsync(serve),
+        CommandLine.Web web => await UntilInterruptedAsync(stop => ShowAsync(web.Servers, stop)),
+        CommandLine.Tour tour => await UntilInterruptedAsync(stop => TourAsync(tour.Servers, stop)),
+        _ => Help(),
+    };
+}
+catch (IOException exception)
+{
+    Console.Error.WriteLine(exception.Message); // a port that is taken, a journal that cannot be written
+    return 1;
+}
+
+// One server in a process of its own, which prints its address and runs until it is killed.
+static async Task<int> ServeAsync(CommandLine.Serve serve)
+{
+    await using var server = await UserServer.StartAsync(serve.Name, serve.Port, serve.Journal);
     Console.WriteLine(server.Address);
     await server.WaitForShutdownAsync();
     return 0;
 }
 
-return 1;
+static async Task<int> ShowAsync(IReadOnlyList<Uri> running, CancellationToken stop)
+{
+    await using var servers = await ServerFleet.StartAsync(running);
+    await using var front = WebFront.Build(servers.Address);
+    await front.StartAsync(stop);
+
+    var address = front.Urls.Single();
+    Console.WriteLine($"The web front is at {address}, with {string.Join(", ", servers.Names)} behind it.");
+    Console.WriteLine($"Open {address}/, or click {address}/users/1, {address}/users/2 and {address}/pool. Ctrl+C stops it.");
+
+    var pool = front.Services.GetRequiredService<PoolingCallInvoker>().Pool;
+    await LivePicture.DrawAsync(pool, front.Services.GetRequiredService<LastReplies>(), stop);
+    await front.StopAsync(CancellationToken.None);
+    return 0;
+}
+
+static async Task<int> TourAsync(IReadOnlyList<Uri> running, CancellationToken stop)
+{
+    await using var servers = await ServerFleet.StartAsync(running);
+    return await Tour.RunAsync(servers, stop);
+}
+
+// The embedded servers take Ctrl+C for themselves: whoever wants to know of it has to ask.
+static async Task<int> UntilInterruptedAsync(Func<CancellationToken, Task<int>> run)
+{
+    using var stop = new CancellationTokenSource();
+    using var interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, Stop);
+    using var terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, Stop);
+    return await run(stop.Token);
+
+    void Stop(PosixSignalContext signal)
+    {
+        signal.Cancel = true;
+        stop.Cancel();
+    }
+}
+
+static int Help()
+{
+    Console.WriteLine(CommandLine.Usage);
+    return 0;
+}

@@ -11,7 +11,7 @@ namespace PoolingInvoker.Demo.Servers;
 public sealed class L4Balancer : IAsyncDisposable
 {
     private readonly TcpListener _listener = new(IPAddress.Loopback, 0);
-    private readonly IPEndPoint[] _backends;
+    private readonly DnsEndPoint[] _backends;
     private readonly ConcurrentDictionary<Socket, byte> _sockets = new();
     private readonly Task _accepting;
     private int _next;
@@ -20,7 +20,7 @@ public sealed class L4Balancer : IAsyncDisposable
 
     public L4Balancer(params IEnumerable<Uri> backends)
     {
-        _backends = [.. backends.Select(static backend => new IPEndPoint(IPAddress.Loopback, backend.Port))];
+        _backends = [.. backends.Select(static backend => new DnsEndPoint(backend.IdnHost, backend.Port))];
         _listener.Start(512);
         Address = new Uri($"http://127.0.0.1:{((IPEndPoint)_listener.LocalEndpoint).Port}");
         _accepting = AcceptAsync();

@@ -13,7 +13,7 @@ internal sealed class CallAttempt<TRequest, TResponse>
 
     private readonly object _call;
     private readonly CallCompletion _completion;
-    private readonly TaskCompletionSource<TResponse>? _established;
+    private readonly TaskCompletionSource<TResponse>? _outcome;
     private int _state;
 
     /// <summary>Starts the call. What the channel throws at once is thrown, and the lease has come back by then.</summary>
@@ -32,7 +32,7 @@ internal sealed class CallAttempt<TRequest, TResponse>
                     break;
                 case MethodType.ClientStreaming:
                     var clientStreaming = invoker.AsyncClientStreamingCall(call.Method, call.Host, call.Options);
-                    (_call, Outcome, RequestStream) = (clientStreaming, clientStreaming.ResponseAsync, clientStreaming.RequestStream);
+                    (_call, RequestStream) = (clientStreaming, clientStreaming.RequestStream);
                     break;
                 case MethodType.ServerStreaming:
                     var serverStreaming = invoker.AsyncServerStreamingCall(call.Method, call.Host, call.Options, call.Request!);
@@ -52,10 +52,12 @@ internal sealed class CallAttempt<TRequest, TResponse>
 
         if (Outcome is null)
         {
-            _established = new TaskCompletionSource<TResponse>(TaskCreationOptions.RunContinuationsAsynchronously);
-            Outcome = _established.Task;
+            _outcome = new TaskCompletionSource<TResponse>(TaskCreationOptions.RunContinuationsAsynchronously);
+            Outcome = _outcome.Task;
             Outcome.Observe();
-            _ = WatchHeadersAsync(call.Options, call.TimeProvider);
+            _ = _call is AsyncClientStreamingCall<TRequest, TResponse> { ResponseAsync: var response }
+                ? WatchResponseAsync(response)
+                : WatchHeadersAsync(call.Options, call.TimeProvider);
         }
     }
 
@@ -67,11 +69,8 @@ internal sealed class CallAttempt<TRequest, TResponse>
     /// </summary>
     public Task<TResponse> Outcome { get; }
 
-    /// <summary>Whether the outcome is the response and the end of the call, and not only the start of a stream.</summary>
-    public bool HasOneResponse => _established is null;
-
     /// <summary>The exception that the outcome ended with.</summary>
-    public Exception? Failure { get; set; }
+    public Exception? Failure { get; private set; }
 
     public IClientStreamWriter<TRequest>? RequestStream { get; }
 
@@ -113,16 +112,25 @@ internal sealed class CallAttempt<TRequest, TResponse>
     public bool TryCommit()
     {
         var committed = Interlocked.CompareExchange(ref _state, Committed, Open) != Abandoned;
-        if (committed)
+        if (committed && ResponseStream is not null)
         {
-            _established?.TrySetResult(null!);
+            _outcome!.TrySetResult(null!);
         }
 
         return committed;
     }
 
     /// <summary>Makes way for another attempt. False if the application has seen something of this one.</summary>
-    public bool TryAbandon() => Interlocked.CompareExchange(ref _state, Abandoned, Open) != Committed;
+    public bool TryAbandon()
+    {
+        if (Interlocked.CompareExchange(ref _state, Abandoned, Open) == Committed)
+        {
+            return false;
+        }
+
+        Dispose();
+        return true;
+    }
 
     /// <summary>A reader or writer of the application has met this failure.</summary>
     public void ReportFailure(Exception exception)
@@ -132,24 +140,39 @@ internal sealed class CallAttempt<TRequest, TResponse>
             Complete(exception);
         }
 
-        _established?.TrySetException(exception);
+        _outcome?.TrySetException(exception);
+    }
+
+    /// <summary>The driver has seen the outcome.</summary>
+    public void OutcomeSeen(Exception? failure)
+    {
+        Failure = failure;
+        if (_outcome is null)
+        {
+            Complete(failure); // for a unary call that is the end
+        }
     }
 
     /// <summary>The call is over, with this exception or in good order: the lease goes back.</summary>
-    public void Complete(Exception? exception) => _completion.Complete(
-        exception is null || CallFaults.IsAnswer(exception) ? LeaseOutcome.Answered
-        : CallFaults.IsChannelFault(exception) ? LeaseOutcome.ChannelFailed
-        : LeaseOutcome.Unknown);
+    public void Complete(Exception? exception)
+    {
+        exception = Failure ?? exception;
+        _completion.Complete(
+            exception is null || CallFaults.IsAnswer(exception) ? LeaseOutcome.Answered
+            : CallFaults.IsChannelFault(exception) ? LeaseOutcome.ChannelFailed
+            : LeaseOutcome.Unknown);
+    }
 
     /// <summary>Ends the call on the channel, which is a no-op if it is over, and gives the lease back.</summary>
     public void Dispose()
     {
         ((IDisposable)_call).Dispose();
-        if (_established is not null)
+        if (ResponseStream is not null)
         {
             // A call with one response gives its lease back when that has ended.
-            _completion.Complete(LeaseOutcome.Unknown);
-            _established.TrySetException(new RpcException(CallErrors.Disposed));
+            var disposed = new RpcException(CallErrors.Cancelled(CancellationToken.None));
+            Complete(disposed);
+            _outcome!.TrySetException(disposed);
         }
     }
 
@@ -167,6 +190,23 @@ internal sealed class CallAttempt<TRequest, TResponse>
         }
     }
 
+    private async Task WatchResponseAsync(Task<TResponse> response)
+    {
+        try
+        {
+            var message = await response.ConfigureAwait(false);
+            Complete(exception: null);
+            _outcome!.TrySetResult(message);
+        }
+#pragma warning disable CA1031 // Whoever waits for the outcome gets the exception.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            Complete(exception);
+            _outcome!.TrySetException(exception);
+        }
+    }
+
     // A stream may end without anybody reading it. Until there are headers, every end shows as a failure to get them. Later the
     // deadline and the token of the call are watched: what else can end it then shows only to who reads.
     private async Task WatchHeadersAsync(CallOptions options, TimeProvider time)
@@ -174,14 +214,21 @@ internal sealed class CallAttempt<TRequest, TResponse>
         try
         {
             await ResponseHeadersAsync.ConfigureAwait(false);
-            _completion.Watch(options, time, IsOver, () => _established!.TrySetException(new RpcException(GetStatus())));
+            _completion.Watch(options, time, IsOver, () => _outcome!.TrySetException(new RpcException(GetStatus())));
         }
 #pragma warning disable CA1031 // Whoever waits for the outcome gets the exception.
         catch (Exception exception)
 #pragma warning restore CA1031
         {
+            // The channel says that there are no headers before it ends the call. The lease must not go back before that, or the
+            // channel could be disposed under the call, which then would end with that.
+            for (var yields = 0; yields < 1000 && !IsOver(); yields++)
+            {
+                await Task.Yield();
+            }
+
             Complete(exception);
-            _established!.TrySetException(exception);
+            _outcome!.TrySetException(exception);
         }
     }
 }

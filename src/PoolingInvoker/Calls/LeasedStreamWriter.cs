@@ -65,6 +65,7 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
                 }
                 catch (Exception exception) when (!attempt.IsCommitted && CallFaults.IsTransient(exception) && call.MayMoveOn(exception))
                 {
+                    // Only the transport: what the application has done wrong, such as a message that cannot be written, is not over.
                     attempt.ReportFailure(exception);
                     var next = await call.NextAttemptAsync(attempt).ConfigureAwait(false);
                     if (next is null)

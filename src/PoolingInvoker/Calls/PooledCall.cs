@@ -216,18 +216,13 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
             try
             {
                 var response = await first.Outcome.ConfigureAwait(false);
-                if (first.HasOneResponse)
-                {
-                    first.Complete(exception: null);
-                }
-
+                first.OutcomeSeen(failure: null);
                 End(failure: null);
                 return response;
             }
             catch (Exception exception)
             {
-                first.Failure = exception;
-                first.Complete(exception);
+                first.OutcomeSeen(exception);
                 if (!MayBeRetried(exception))
                 {
                     End(exception);
@@ -424,13 +419,11 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
 
             if (_tried)
             {
-                var previous = call._current;
-                if (!call.IsSafeToSendAgain(Last.Exception) || previous?.TryAbandon() == false)
+                if (!call.IsSafeToSendAgain(Last.Exception) || call._current?.TryAbandon() == false)
                 {
                     return Last;
                 }
 
-                previous?.Dispose();
                 call._invoker.Pool.CountRetry();
             }
 
@@ -487,19 +480,14 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
             try
             {
                 var response = await attempt.Outcome.ConfigureAwait(false);
-                if (attempt.HasOneResponse)
-                {
-                    attempt.Complete(exception: null);
-                }
-
+                attempt.OutcomeSeen(failure: null);
                 return Outcome.FromResult(response);
             }
 #pragma warning disable CA1031 // The pipeline judges.
             catch (Exception exception)
 #pragma warning restore CA1031
             {
-                attempt.Failure = exception;
-                attempt.Complete(exception);
+                attempt.OutcomeSeen(exception);
                 return Outcome.FromException<TResponse>(
                     cancellationToken.IsCancellationRequested && !stop.IsCancellationRequested ? new OperationCanceledException(cancellationToken) : exception);
             }

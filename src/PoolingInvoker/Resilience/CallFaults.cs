@@ -14,8 +14,7 @@ internal static class CallFaults
         NoChannelException { IsTransient: var transient } => transient,
         RpcException { StatusCode: StatusCode.DeadlineExceeded } => false,
         RpcException { StatusCode: StatusCode.Unavailable } => true,
-        RpcException rpc => TransportFailure(rpc) is not null,
-        _ => false,
+        _ => TransportFailure(exception) is not null,
     };
 
     /// <summary>
@@ -29,10 +28,7 @@ internal static class CallFaults
             return true;
         }
 
-        if (exception is not RpcException { Status.DebugException: { } cause })
-        {
-            return false;
-        }
+        var cause = Cause(exception);
 
         // A connection that could not be made: bare from the connectivity of GrpcChannel, wrapped from the handler itself. On a
         // connection that was made, socket errors come wrapped in an IOException.
@@ -62,15 +58,23 @@ internal static class CallFaults
     /// that a server sent say nothing against the channel.
     /// </summary>
     public static bool IsChannelFault(Exception exception) =>
-        exception is RpcException rpc && TransportFailure(rpc) is not null and not HttpProtocolException;
+        TransportFailure(exception) is not null and not HttpProtocolException;
 
     /// <summary>Whether a server, or a proxy before it, has answered.</summary>
     public static bool IsAnswer(Exception exception) => exception is RpcException { Status.DebugException: null };
 
-    private static Exception? TransportFailure(RpcException rpc)
+    // The writer of a request stream throws what the transport threw; all else comes inside of an RpcException.
+    private static Exception? Cause(Exception exception) => exception switch
+    {
+        RpcException rpc => rpc.Status.DebugException,
+        IOException or HttpRequestException => exception,
+        _ => null,
+    };
+
+    private static Exception? TransportFailure(Exception exception)
     {
         Exception? failure = null;
-        for (var inner = rpc.Status.DebugException; inner is not null; inner = inner.InnerException)
+        for (var inner = Cause(exception); inner is not null; inner = inner.InnerException)
         {
             switch (inner)
             {

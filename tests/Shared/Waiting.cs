@@ -1,0 +1,30 @@
+using System.Runtime.CompilerServices;
+
+namespace PoolingInvoker.Testing;
+
+/// <summary>What a test waits for is bounded: a test that would hang fails.</summary>
+internal static class Waiting
+{
+    public static readonly TimeSpan Long = TimeSpan.FromSeconds(30);
+
+    public static Task Soon(this Task task) => task.WaitAsync(Long);
+
+    public static Task<T> Soon<T>(this Task<T> task) => task.WaitAsync(Long);
+
+    public static Task<T> Soon<T>(this ValueTask<T> task) => task.AsTask().WaitAsync(Long);
+
+    /// <summary>Waits for a fact that shows on another thread.</summary>
+    public static async Task Until(Func<bool> condition, [CallerArgumentExpression(nameof(condition))] string what = "")
+    {
+        var since = TimeProvider.System.GetTimestamp();
+        while (!condition())
+        {
+            if (TimeProvider.System.GetElapsedTime(since) > Long)
+            {
+                Assert.Fail($"It did not become true that {what}.");
+            }
+
+            await Task.Yield();
+        }
+    }
+}
