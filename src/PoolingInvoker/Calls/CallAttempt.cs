@@ -44,9 +44,10 @@ internal sealed class CallAttempt<TRequest, TResponse>
                     break;
             }
         }
-        catch
+        catch (Exception exception)
         {
-            _completion.Complete(LeaseOutcome.Unknown);
+            // A channel that is disposed was disposed behind the pool's back.
+            _completion.Complete(exception is ObjectDisposedException ? LeaseOutcome.ChannelFailed : LeaseOutcome.Unknown);
             throw;
         }
 

@@ -66,7 +66,14 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
 
         if (_invoker.OnFailureOnly && _invoker.Pool.TryLease(out var lease))
         {
-            _current = new CallAttempt<TRequest, TResponse>(lease, this);
+            try
+            {
+                _current = new CallAttempt<TRequest, TResponse>(lease, this);
+            }
+            catch (ObjectDisposedException)
+            {
+                // A disposed channel took nothing. The slow path leases another one.
+            }
         }
 
         _response = RunAsync();
@@ -85,10 +92,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
         : new Status(StatusCode.Cancelled, string.Empty, _failure);
 
     public Metadata GetTrailers() =>
-        Settled is { } settled ? settled.GetTrailers()
-        : !HasEnded ? throw new InvalidOperationException("Can't get the call trailers because the call has not completed successfully.")
-        : _failure is RpcException rpc ? rpc.Trailers
-        : [];
+        Settled?.GetTrailers() ?? throw new InvalidOperationException("Can't get the call trailers because the call has not completed successfully.");
 
     public Task<Metadata> GetResponseHeadersAsync()
     {

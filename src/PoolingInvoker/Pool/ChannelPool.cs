@@ -246,7 +246,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             var channel = _active.Count + _creating < _options.MinPoolSize ? null : _active.Pick(avoid: null);
-            if (channel is null || ReasonToReplaceUnsynchronized(channel) is not null)
+            if (channel is null || ReasonToReplaceUnsynchronized(channel, thorough: false) is not null)
             {
                 lease = null;
                 return false;
@@ -314,7 +314,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
 
             channel.Failed |= !good || outcome == LeaseOutcome.ChannelFailed;
             _active.Update(channel);
-            reason = ReasonToReplaceUnsynchronized(channel);
+            reason = ReasonToReplaceUnsynchronized(channel, thorough: outcome != LeaseOutcome.Answered);
             if (reason is not null)
             {
                 BeginReplacingUnsynchronized(channel);
@@ -355,7 +355,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             }
             else if ((channel = _active.Pick(avoid)) is not null)
             {
-                create = ReasonToReplaceUnsynchronized(channel) is not null;
+                create = ReasonToReplaceUnsynchronized(channel, thorough: true) is not null;
                 if (create)
                 {
                     BeginReplacingUnsynchronized(channel);
@@ -588,14 +588,14 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     }
 
     // A channel on which a server has answered is replaced at once; one that has never worked when the pool may dial again.
-    private string? ReasonToReplaceUnsynchronized(PooledChannel channel)
+    private string? ReasonToReplaceUnsynchronized(PooledChannel channel, bool thorough)
     {
         if (channel.State != PooledChannelState.Active || (!channel.Proven && !_backoff.MayDial))
         {
             return null;
         }
 
-        return channel.BrokenState is { } state ? $"it was in {state}"
+        return channel.BrokenState(thorough) is { } state ? $"it was in {state}"
             : channel.Failed ? "a call failed because of it"
             : null;
     }

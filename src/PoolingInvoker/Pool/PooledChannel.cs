@@ -55,9 +55,13 @@ internal sealed class PooledChannel
 
     public bool HasRoom => State == PooledChannelState.Active && Leases < Capacity;
 
-    /// <summary>The state that is a reason to replace the channel, or null where there is none or the transport cannot tell.</summary>
-    public ConnectivityState? BrokenState => _tellsState && Channel.State is (ConnectivityState.Shutdown or ConnectivityState.TransientFailure) and var state
-        ? state
+    /// <summary>
+    /// The state that is a reason to replace the channel, or null where there is none or the transport cannot tell. A channel that was
+    /// disposed behind the pool's back does not tell; it shows when it is used, or, at some cost, to a <paramref name="thorough"/> look.
+    /// </summary>
+    public ConnectivityState? BrokenState(bool thorough) =>
+        _tellsState && Channel.State is (ConnectivityState.Shutdown or ConnectivityState.TransientFailure) and var state ? state
+        : thorough && IsDisposed() ? ConnectivityState.Shutdown
         : null;
 
     public override string ToString() =>
@@ -87,6 +91,19 @@ internal sealed class PooledChannel
         }
 
         await connecting.ConfigureAwait(false);
+    }
+
+    private bool IsDisposed()
+    {
+        try
+        {
+            Channel.CreateCallInvoker();
+            return false;
+        }
+        catch (ObjectDisposedException)
+        {
+            return true;
+        }
     }
 
     private static bool TellsState(GrpcChannel channel)

@@ -1,0 +1,137 @@
+using System.Buffers.Binary;
+using System.Collections.Concurrent;
+using System.Net;
+using Google.Protobuf;
+using Grpc.Core;
+using Grpc.Net.Client;
+using Microsoft.Extensions.ObjectPool;
+using PoolingInvoker.Protos;
+
+namespace PoolingInvoker.Tests;
+
+/// <summary>
+/// What answers below the channels of a test: one HTTP exchange after another, as the test scripts them. It is also the policy that
+/// makes the channels, each over a handler of its own, which cannot tell its state.
+/// </summary>
+internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
+{
+    private readonly ConcurrentQueue<Func<CancellationToken, Task<HttpResponseMessage>>> _script = new();
+    private readonly ConcurrentQueue<(int Channel, HttpRequestMessage Request)> _requests = new();
+    private int _channels;
+
+    /// <summary>The exchanges so far, each with the number of its channel.</summary>
+    public IReadOnlyList<(int Channel, HttpRequestMessage Request)> Requests => [.. _requests];
+
+    public Action<GrpcChannelOptions>? ConfigureChannel { get; set; }
+
+    public ScriptedServer Then(Func<CancellationToken, Task<HttpResponseMessage>> answer)
+    {
+        _script.Enqueue(answer);
+        return this;
+    }
+
+    public ScriptedServer ThenReply(params IMessage[] messages) => Then(_ => Task.FromResult(Reply(messages)));
+
+    public ScriptedServer ThenName(string name) => ThenReply(new GetNameReply { Name = name });
+
+    public ScriptedServer ThenStatus(StatusCode status) => Then(_ => Task.FromResult(TrailersOnly(status)));
+
+    public ScriptedServer ThenThrow(Exception exception) => Then(_ => Task.FromException<HttpResponseMessage>(exception));
+
+    /// <summary>The connection could not be made.</summary>
+    public ScriptedServer ThenRefuse() =>
+        ThenThrow(new HttpRequestException(HttpRequestError.ConnectionError, "refused", new System.Net.Sockets.SocketException(111)));
+
+    /// <summary>The connection broke when the request was on its way.</summary>
+    public ScriptedServer ThenBreak() =>
+        ThenThrow(new HttpRequestException(HttpRequestError.ResponseEnded, "broken", new HttpIOException(HttpRequestError.ResponseEnded)));
+
+    /// <summary>No answer until the call is cancelled.</summary>
+    public ScriptedServer ThenHang() => Then(static async token =>
+    {
+        await Task.Delay(Timeout.InfiniteTimeSpan, TimeProvider.System, token);
+        throw new InvalidOperationException();
+    });
+
+    /// <summary>Headers, these messages, and then the connection breaks.</summary>
+    public ScriptedServer ThenBreakAfter(params IMessage[] messages) => Then(_ =>
+    {
+        var response = Headers();
+        response.Content = new StreamContent(new BreakingStream(Frames(messages)));
+        response.Content.Headers.ContentType = new("application/grpc");
+        return Task.FromResult(response);
+    });
+
+    public GrpcChannel Create()
+    {
+        var options = new GrpcChannelOptions { HttpHandler = new Handler(this, Interlocked.Increment(ref _channels)), DisposeHttpClient = true };
+        ConfigureChannel?.Invoke(options);
+        return GrpcChannel.ForAddress("http://scripted", options);
+    }
+
+    public bool Return(GrpcChannel obj) => true;
+
+    private static HttpResponseMessage Headers() => new(HttpStatusCode.OK) { Version = HttpVersion.Version20 };
+
+    private static HttpResponseMessage Reply(IMessage[] messages)
+    {
+        var response = Headers();
+        response.Content = new ByteArrayContent(Frames(messages));
+        response.Content.Headers.ContentType = new("application/grpc");
+        response.TrailingHeaders.Add("grpc-status", "0");
+        return response;
+    }
+
+    private static HttpResponseMessage TrailersOnly(StatusCode status)
+    {
+        var response = Reply([]);
+        response.TrailingHeaders.Clear();
+        response.Headers.Add("grpc-status", $"{(int)status}");
+        response.Headers.Add("grpc-message", "scripted");
+        return response;
+    }
+
+    private static byte[] Frames(IMessage[] messages)
+    {
+        var stream = new MemoryStream();
+        Span<byte> prefix = stackalloc byte[5];
+        prefix.Clear();
+        foreach (var message in messages)
+        {
+            BinaryPrimitives.WriteInt32BigEndian(prefix[1..], message.CalculateSize());
+            stream.Write(prefix);
+            message.WriteTo(stream);
+        }
+
+        return stream.ToArray();
+    }
+
+    private sealed class Handler(ScriptedServer server, int channel) : HttpMessageHandler
+    {
+        protected override async Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
+        {
+            server._requests.Enqueue((channel, request));
+            if (!server._script.TryDequeue(out var answer))
+            {
+                throw new InvalidOperationException("The script is over: no further request was expected.");
+            }
+
+            // As the real handler does, the request is sent while the response is waited for.
+            var sending = request.Content!.CopyToAsync(Stream.Null, cancellationToken);
+            try
+            {
+                return await answer(cancellationToken);
+            }
+            finally
+            {
+                _ = sending.ContinueWith(static task => task.Exception, TaskScheduler.Default);
+            }
+        }
+    }
+
+    private sealed class BreakingStream(byte[] content) : MemoryStream(content)
+    {
+        public override async ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken = default) =>
+            await base.ReadAsync(buffer, cancellationToken) is var read && (read > 0 || buffer.Length == 0) ? read : throw new HttpIOException(HttpRequestError.ResponseEnded);
+    }
+}
