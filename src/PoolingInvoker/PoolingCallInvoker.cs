@@ -60,7 +60,7 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
     public static PoolingCallInvoker ForAddress(Uri address, PoolingCallInvokerOptions? options = null)
     {
         options ??= new PoolingCallInvokerOptions();
-        var pool = ChannelPool.ForAddress(address, options.Pool);
+        var pool = ChannelPool.ForAddress(address, options.Pool ?? throw new ArgumentException("Pool is null. Leave it as it is for the defaults.", nameof(options)));
         try
         {
             return new PoolingCallInvoker(pool, options, ownsPool: true);

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Builds everything, checks the style, and runs all tests. Needs the .NET SDK that global.json names, and nothing else.
+# The last line says how many tests passed and failed; the exit code is 0 only if none failed or was left out.
+set -uo pipefail
+cd "$(dirname "$0")" || exit 1
+results=artifacts/test-results
+rm -rf "$results"
+
+step() { printf '\n== %s\n' "$*"; "$@" || { printf '\nfailed: %s\n0 passed, 1 failed\n' "$*"; exit 1; }; }
+
+step dotnet build PoolingInvoker.sln --configuration Debug
+step dotnet build src/PoolingInvoker --configuration Release
+step dotnet format PoolingInvoker.sln --verify-no-changes --no-restore
+
+status=0
+for project in PoolingInvoker.Tests PoolingInvoker.FunctionalTests; do
+  printf '\n== %s\n' "$project"
+  dotnet test "tests/$project" --no-build --configuration Debug --logger "trx;LogFileName=$project.trx" --results-directory "$results" \
+    --blame-hang-timeout 5m --blame-hang-dump-type none || status=1
+done
+
+# Each results file has a line <Counters total="3" executed="3" passed="3" failed="0" …>.
+count() { sed -n "s/.*<Counters .*\b$1=\"\([0-9]*\)\".*/\1/p" "$results"/*.trx | awk '{ sum += $1 } END { print sum + 0 }'; }
+total=$(count total) passed=$(count passed) failed=$(count failed)
+skipped=$((total - passed - failed))
+printf '\n'
+if [ "$skipped" -gt 0 ]; then
+  printf '%s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"
+  status=1
+else
+  printf '%s passed, %s failed\n' "$passed" "$failed"
+fi
+
+[ "$passed" -gt 0 ] && [ "$failed" -eq 0 ] || status=1
+exit "$status"
