@@ -9,8 +9,16 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
 {
     public TResponse Current => handle.Call.Settled?.ResponseStream is { } stream ? stream.Current : default!;
 
-    public Task<bool> MoveNext(CancellationToken cancellationToken) =>
-        handle.Call.Settled is { } attempt ? ReadAsync(attempt, cancellationToken) : ReadFirstAsync(cancellationToken);
+    public Task<bool> MoveNext(CancellationToken cancellationToken)
+    {
+        if (handle.Call.Settled is { } attempt)
+        {
+            return ReadAsync(attempt, cancellationToken);
+        }
+
+        handle.Call.ThrowIfDisposed();
+        return ReadFirstAsync(cancellationToken);
+    }
 
     private static async Task<bool> ReadAsync(CallAttempt<TRequest, TResponse> attempt, CancellationToken cancellationToken)
     {

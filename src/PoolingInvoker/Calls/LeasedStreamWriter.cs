@@ -35,14 +35,19 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
             return stream.WriteAsync(message, cancellationToken);
         }
 
-        return Interlocked.Exchange(ref _writing, 1) == 0
-            ? WriteFirstAsync(message, cancellationToken)
+        handle.Call.ThrowIfDisposed();
+        return handle.Call.AreRequestsComplete ? Task.FromException(new InvalidOperationException("Can't write the message because the request stream is complete."))
+            : Interlocked.Exchange(ref _writing, 1) == 0 ? WriteFirstAsync(message, cancellationToken)
             : Task.FromException(new InvalidOperationException("Can't write the message because the previous write is in progress."));
     }
 
-    public Task CompleteAsync() => Volatile.Read(ref _writing) == 0
-        ? handle.Call.CompleteRequestsAsync()
-        : Task.FromException(new InvalidOperationException("Can't complete the client stream writer because the previous write is in progress."));
+    public Task CompleteAsync()
+    {
+        handle.Call.ThrowIfDisposed();
+        return Volatile.Read(ref _writing) == 0
+            ? handle.Call.CompleteRequestsAsync()
+            : Task.FromException(new InvalidOperationException("Can't complete the client stream writer because the previous write is in progress."));
+    }
 
     private async Task WriteFirstAsync(TRequest message, CancellationToken cancellationToken)
     {

@@ -53,6 +53,9 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
     public CallAttempt<TRequest, TResponse>? Settled =>
         _current is { } current && (current.IsCommitted || (HasEnded && ReferenceEquals(current.Failure, _failure))) ? current : null;
 
+    /// <summary>Whether the application has said that no more requests come.</summary>
+    public bool AreRequestsComplete => Volatile.Read(ref _requestsComplete);
+
     private bool HasEnded => Volatile.Read(ref _ended);
 
     /// <summary>Starts the call. What a bare channel would throw at once is thrown here.</summary>
@@ -182,6 +185,9 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
             await changed.ConfigureAwait(false);
         }
     }
+
+    /// <summary>A call that was disposed before it had a channel takes no more; one that has a channel asks that.</summary>
+    public void ThrowIfDisposed() => ObjectDisposedException.ThrowIf(_disposed && _current is null, this);
 
     /// <summary>The first attempt, once there is a lease for it. The token is that of a read or a write: as on a bare channel it ends the call.</summary>
     public ValueTask<CallAttempt<TRequest, TResponse>> FirstAttemptAsync(CancellationToken cancellationToken)
