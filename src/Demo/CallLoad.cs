@@ -8,7 +8,7 @@ internal sealed class CallLoad(User.UserClient users)
 {
     public const int Callers = 32;
 
-    private const int MaxCallsPerCaller = 5_000;
+    private const int MaxCallsPerCaller = 2_000;
     private const int ServerDelayMs = 20;
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(5);
 

@@ -11,7 +11,7 @@ internal static class LivePicture
     /// <summary>Draws until it is told to stop.</summary>
     public static async Task DrawAsync(ChannelPool pool, LastReplies replies, CancellationToken stop)
     {
-        if (AnsiConsole.Profile.Out.IsTerminal)
+        if (AnsiConsole.Profile is { Out.IsTerminal: true, Capabilities.Ansi: true })
         {
             await AnsiConsole.Live(Text.Empty).StartAsync(live => EachIntervalAsync(() => live.UpdateTarget(Picture(pool, replies)), stop));
         }
@@ -35,20 +35,25 @@ internal static class LivePicture
         }
         catch (OperationCanceledException)
         {
-            draw(); // the end is a part of the picture
+            // It has been told to stop.
         }
     }
 
     private static Panel Picture(ChannelPool pool, LastReplies replies)
     {
         var now = pool.GetStatistics();
-        var chart = new BarChart()
-            .AddItem("channels", now.Channels, Color.Green)
+        var channels = new BarChart()
+            .AddItem("channels in use", now.Channels - now.IdleChannels, Color.Green)
             .AddItem("idle", now.IdleChannels, Color.Grey)
-            .AddItem("draining", now.DrainingChannels, Color.Yellow)
+            .AddItem("draining", now.DrainingChannels, Color.Yellow);
+        var calls = new BarChart()
             .AddItem("calls in flight", now.CallsInFlight, Color.Blue)
-            .AddItem("calls waiting", now.CallsWaiting, Color.Red);
-        return new Panel(new Rows(chart, Text.Empty, new Text(Totals(now)), new Text(Servers(replies)))).Header("The pool").Expand();
+            .AddItem("waiting", now.CallsWaiting, Color.Red);
+        return new Panel(new Rows(channels, calls, Text.Empty, new Text(Totals(now)), new Text(Servers(replies))))
+        {
+            Header = new PanelHeader("The pool"),
+            Width = Math.Min(AnsiConsole.Profile.Width - 3, 100), // there is space for the ^C that the terminal writes behind it
+        };
     }
 
     private static string Line(ChannelPool pool, LastReplies replies)

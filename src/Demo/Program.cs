@@ -42,8 +42,12 @@ static async Task<int> ShowAsync(IReadOnlyList<Uri> running, CancellationToken s
     await front.StartAsync(stop);
 
     var address = front.Urls.Single();
-    Console.WriteLine($"The web front is at {address}, with {string.Join(", ", servers.Names)} behind it.");
-    Console.WriteLine($"Open {address}/, or click {address}/users/1, {address}/users/2 and {address}/pool. Ctrl+C stops it.");
+    Console.WriteLine($"""
+        A web front, with {string.Join(", ", servers.Names)} behind it. Ctrl+C stops it.
+          {address}/          a page with a live picture of the pool
+          {address}/users/1   a call, and /users/2 another
+          {address}/pool      the statistics of the pool
+        """);
 
     var pool = front.Services.GetRequiredService<PoolingCallInvoker>().Pool;
     await LivePicture.DrawAsync(pool, front.Services.GetRequiredService<LastReplies>(), stop);
@@ -63,7 +67,15 @@ static async Task<int> UntilInterruptedAsync(Func<CancellationToken, Task<int>> 
     using var stop = new CancellationTokenSource();
     using var interrupt = PosixSignalRegistration.Create(PosixSignal.SIGINT, Stop);
     using var terminate = PosixSignalRegistration.Create(PosixSignal.SIGTERM, Stop);
-    return await run(stop.Token);
+    try
+    {
+        return await run(stop.Token);
+    }
+    catch (OperationCanceledException) when (stop.IsCancellationRequested)
+    {
+        Console.WriteLine("Interrupted.");
+        return 1;
+    }
 
     void Stop(PosixSignalContext signal)
     {

@@ -32,14 +32,10 @@ internal static class Tour
 
         using var over = CancellationTokenSource.CreateLinkedTokenSource(stop);
         var calling = Task.WhenAll(bare.RunAsync(over.Token), pooled.RunAsync(over.Token));
-        string? story = null;
+        string story;
         try
         {
-            story = await AnsiConsole.Progress().HideCompleted(false).StartAsync(progress => ConductAsync(progress, servers, bare, pooled, stop));
-        }
-        catch (OperationCanceledException) when (stop.IsCancellationRequested)
-        {
-            Console.WriteLine("Interrupted.");
+            story = await AnsiConsole.Progress().StartAsync(progress => ConductAsync(progress, servers, bare, pooled, stop));
         }
         finally
         {
@@ -47,20 +43,23 @@ internal static class Tour
             await calling;
         }
 
-        return story is null ? 1 : TourReport.Write(servers, bare, pooled, invoker.Pool.GetStatistics(), story);
+        return TourReport.Write(servers, bare, pooled, invoker.Pool.GetStatistics(), story);
     }
 
     // Returns what has happened, to be told under the table.
     private static async Task<string> ConductAsync(ProgressContext progress, ServerFleet servers, CallLoad bare, CallLoad pooled, CancellationToken stop)
     {
+        await PassAsync(progress, servers.CanKill ? "All servers are up" : "The load runs", BeforeTheKill, stop);
         if (!servers.CanKill)
         {
-            await PassAsync(progress, "All servers are up", BeforeTheKill, stop);
             return "No server was killed.";
         }
 
-        await PassAsync(progress, "All servers are up", BeforeTheKill, stop);
-        var victim = bare.LastServer ?? throw new InvalidOperationException($"The bare channel got no answer. The first error: {bare.FirstError}");
+        if (bare.LastServer is not { } victim)
+        {
+            return $"No server was killed, as the bare channel got no answer. The first error: {bare.FirstError?.Message}";
+        }
+
         var (bareAnswers, pooledAnswers) = (bare.AnswersOf(victim), pooled.AnswersOf(victim));
         var connections = await servers.KillAsync(victim);
         await PassAsync(progress, $"{victim} is down", Down, stop);

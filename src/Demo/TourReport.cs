@@ -9,8 +9,8 @@ internal static class TourReport
     /// <returns>The exit code: 0 if the pool lost no call.</returns>
     public static int Write(ServerFleet servers, CallLoad bare, CallLoad pooled, ChannelPoolStatistics pool, string story)
     {
-        var table = new Table().Border(TableBorder.Simple).AddColumn("");
-        foreach (var column in (string[])["calls", "failed", "p50", "p99", "servers\nreached", "channels", "replaced"])
+        var table = new Table().Border(TableBorder.Minimal).AddColumn(new TableColumn("").NoWrap());
+        foreach (var column in (string[])["calls", "failed", "p50\n(ms)", "p99\n(ms)", "servers\nreached", "channels", "replaced"])
         {
             table.AddColumn(new TableColumn(column).RightAligned());
         }
@@ -21,7 +21,7 @@ internal static class TourReport
         Console.WriteLine(story);
         if (pooled.Failed > 0)
         {
-            Console.WriteLine($"The pool lost {pooled.Failed:N0} of {pooled.Calls:N0} idempotent calls. The first error: {pooled.FirstError}");
+            Console.WriteLine($"The pool lost {pooled.Failed:N0} of {pooled.Calls:N0} idempotent calls. The first error: {pooled.FirstError?.Message}");
             return 1;
         }
 
@@ -39,5 +39,5 @@ internal static class TourReport
             replaced);
     }
 
-    private static string Milliseconds(TimeSpan? time) => time is null ? "–" : $"{time.Value.TotalMilliseconds:0.0} ms";
+    private static string Milliseconds(TimeSpan? time) => time is null ? "–" : $"{time.Value.TotalMilliseconds:0.0}";
 }

@@ -5,7 +5,7 @@ public sealed class ServerFleet : IAsyncDisposable
 {
     private const int Embedded = 3;
 
-    private readonly Dictionary<string, UserServer> _embedded = [];
+    private readonly Dictionary<string, UserServer> _embedded;
     private readonly L4Balancer _balancer;
 
     private ServerFleet(IEnumerable<UserServer> embedded, IReadOnlyList<Uri> running)

@@ -29,11 +29,11 @@ public sealed class UserServer : IAsyncDisposable
     public static async Task<UserServer> StartAsync(string name, int port = 0, string? journalFile = null, Action<KestrelServerOptions>? configure = null)
     {
         var journal = new ServerJournal(name, journalFile);
-        var builder = WebApplication.CreateSlimBuilder();
-        builder.Logging.ClearProviders();
+        // An empty builder reads no configuration: others watch the working directory, with all that is in it, for changes of theirs.
+        var builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
         builder.Services.AddGrpc();
         builder.Services.AddSingleton(journal);
-        builder.WebHost.ConfigureKestrel(kestrel =>
+        builder.WebHost.UseKestrelCore().ConfigureKestrel(kestrel =>
         {
             configure?.Invoke(kestrel);
             kestrel.Listen(IPAddress.Loopback, port, listen =>

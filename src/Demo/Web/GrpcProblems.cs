@@ -16,7 +16,7 @@ internal static class GrpcProblems
     {
         if (context.Exception is RpcException rpc)
         {
-            context.ProblemDetails.Detail = rpc.Status.Detail;
+            context.ProblemDetails.Detail = rpc.Status.Detail is "" ? null : rpc.Status.Detail;
             context.ProblemDetails.Extensions["grpcStatus"] = rpc.StatusCode.ToString();
         }
     }

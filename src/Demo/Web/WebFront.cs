@@ -12,10 +12,10 @@ internal static class WebFront
     /// <param name="users">Where the user service is.</param>
     public static WebApplication Build(Uri users)
     {
-        var builder = WebApplication.CreateSlimBuilder();
-        builder.Logging.ClearProviders();
-        builder.WebHost.ConfigureKestrel(static kestrel =>
+        var builder = WebApplication.CreateEmptyBuilder(new WebApplicationOptions());
+        builder.WebHost.UseKestrelCore().ConfigureKestrel(static kestrel =>
             kestrel.Listen(IPAddress.Loopback, 0, static listen => listen.Protocols = HttpProtocols.Http1));
+        builder.Services.AddRoutingCore();
         builder.Services.AddSingleton(_ => PoolingCallInvoker.ForAddress(users, new PoolingCallInvokerOptions { Pool = { MinPoolSize = 3 } }));
         builder.Services.AddSingleton(static services => new User.UserClient(services.GetRequiredService<PoolingCallInvoker>()));
         builder.Services.AddSingleton<LastReplies>();

@@ -1,0 +1,198 @@
+using System.Runtime.CompilerServices;
+using System.Text;
+using Grpc.Core;
+using Grpc.Net.Client;
+using PoolingInvoker.Testing;
+
+namespace PoolingInvoker.FunctionalTests.Contract;
+
+/// <summary>Streams used in unusual ways: dropped, read and written at the same time, completed while disposed.</summary>
+public sealed class StreamUseTests(ContractServer server) : IClassFixture<ContractServer>, IAsyncLifetime
+{
+    private static readonly Marshaller<string> Text = Marshallers.Create(Encoding.UTF8.GetBytes, Encoding.UTF8.GetString);
+
+    private PoolingCallInvoker _pool = null!;
+    private GrpcChannel _channel = null!;
+
+    public ValueTask InitializeAsync()
+    {
+        _pool = PoolingCallInvoker.ForAddress(server.Address);
+        _channel = GrpcChannel.ForAddress(server.Address);
+        return ValueTask.CompletedTask;
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        await Waiting.Until(() => _pool.Pool.GetStatistics().CallsInFlight == 0);
+        await _pool.DisposeAsync();
+        _channel.Dispose();
+    }
+
+    [Theory]
+    [InlineData(MethodType.ServerStreaming, Ending.HangAfterHeaders)]
+    [InlineData(MethodType.ServerStreaming, Ending.HangAfterMessage)]
+    [InlineData(MethodType.DuplexStreaming, Ending.HangAfterMessage)]
+    [InlineData(MethodType.ClientStreaming, Ending.HangBeforeReading)]
+    public async Task ADroppedCall_IsEndedAndItsLeaseTakenBack(MethodType kind, string ending)
+    {
+        var id = await StartAndDropAsync(kind, ending);
+        await server.Reached(id).Soon();
+        Assert.Equal(1, _pool.Pool.GetStatistics().CallsInFlight);
+        await Waiting.Until(() =>
+        {
+            GC.Collect();
+            GC.WaitForPendingFinalizers();
+            return _pool.Pool.GetStatistics().CallsInFlight == 0;
+        });
+        Assert.Equal(1, _pool.Pool.GetStatistics().LeaksReclaimed);
+    }
+
+    [Fact]
+    public async Task ACallOfWhichOnlyTheResponseIsHeld_IsNotDropped()
+    {
+        var response = await StartAndHoldResponseAsync();
+        for (var i = 0; i < 5; i++)
+        {
+            GC.Collect();
+            GC.WaitForPendingFinalizers();
+            await Task.Yield();
+        }
+
+        Assert.False(response.IsCompleted);
+        Assert.Equal(0, _pool.Pool.GetStatistics().LeaksReclaimed);
+        Assert.Equal(1, _pool.Pool.GetStatistics().CallsInFlight);
+        _pool.Dispose();
+        await Assert.ThrowsAsync<RpcException>(() => response.Soon());
+    }
+
+    [Fact]
+    public async Task ASecondRead_WhileOneIsUnderWay_IsRefused_AndDoesNotEndTheCall()
+    {
+        foreach (var invoker in Both())
+        {
+            var (options, id) = Options(Ending.HangAfterHeaders);
+            using var call = invoker.AsyncServerStreamingCall(NewMethod(MethodType.ServerStreaming), null, options, "hello");
+            var first = call.ResponseStream.MoveNext(CancellationToken.None);
+            await server.Reached(id).Soon();
+            await Assert.ThrowsAsync<InvalidOperationException>(() => call.ResponseStream.MoveNext(CancellationToken.None).Soon());
+            Assert.False(first.IsCompleted);
+            Assert.Throws<InvalidOperationException>(() => call.GetStatus());
+            call.Dispose();
+            await Assert.ThrowsAsync<RpcException>(() => first.Soon());
+        }
+    }
+
+    [Fact]
+    public async Task ASecondWrite_WhileOneWaits_IsRefused_AndSoIsCompleting()
+    {
+        await using var pool = PoolingCallInvoker.ForAddress(server.Address, new PoolingCallInvokerOptions
+        {
+            Pool = { MaxPoolSize = 1, MaxConcurrentCallsPerChannel = 1 },
+        });
+        var taken = await pool.Pool.AcquireAsync().Soon();
+        var (options, _) = Options(Ending.Response);
+        using var call = pool.AsyncClientStreamingCall(NewMethod(MethodType.ClientStreaming), null, options);
+        var first = call.RequestStream.WriteAsync("hello");
+        await Assert.ThrowsAsync<InvalidOperationException>(() => call.RequestStream.WriteAsync("hello").Soon());
+        await Assert.ThrowsAsync<InvalidOperationException>(() => call.RequestStream.CompleteAsync().Soon());
+        Assert.False(first.IsCompleted);
+
+        taken.Dispose();
+        await first.Soon();
+        await call.RequestStream.CompleteAsync().Soon();
+        Assert.Equal("one", await call.ResponseAsync.Soon());
+    }
+
+    [Fact]
+    public async Task ATokenOfAWriteOrARead_EndsTheCall_AsOnABareChannel()
+    {
+        foreach (var invoker in Both())
+        {
+            var (options, id) = Options(Ending.HangAfterHeaders);
+            using var cancellation = new CancellationTokenSource();
+            using var call = invoker.AsyncServerStreamingCall(NewMethod(MethodType.ServerStreaming), null, options, "hello");
+            var reading = call.ResponseStream.MoveNext(cancellation.Token);
+            await server.Reached(id).Soon();
+            await cancellation.CancelAsync();
+            var exception = await Assert.ThrowsAsync<RpcException>(() => reading.Soon());
+            Assert.Equal(StatusCode.Cancelled, exception.StatusCode);
+            Assert.Equal(cancellation.Token, Assert.IsAssignableFrom<OperationCanceledException>(exception.Status.DebugException).CancellationToken);
+            Assert.Equal(StatusCode.Cancelled, call.GetStatus().StatusCode);
+        }
+    }
+
+    [Fact]
+    public async Task CompletingWhileDisposing_LosesNothing()
+    {
+        for (var i = 0; i < 100; i++)
+        {
+            var (options, _) = Options(Ending.Response);
+            using var call = _pool.AsyncDuplexStreamingCall(NewMethod(MethodType.DuplexStreaming), null, options);
+            await call.RequestStream.WriteAsync("hello").Soon();
+            var completing = Task.Run(() => call.RequestStream.CompleteAsync());
+            var disposing = Task.Run(call.Dispose);
+            await Task.WhenAll(completing, disposing).ContinueWith(static _ => { }, TaskScheduler.Default).Soon();
+        }
+    }
+
+    [Fact]
+    public async Task WriteOptions_AreThoseOfTheCall_AndCanBeSetAtAnyTime()
+    {
+        foreach (var invoker in Both())
+        {
+            var (options, _) = Options(Ending.Response);
+            var given = new WriteOptions(WriteFlags.NoCompress);
+            using var call = invoker.AsyncClientStreamingCall(NewMethod(MethodType.ClientStreaming), null, options.WithWriteOptions(given));
+            Assert.Same(given, call.RequestStream.WriteOptions);
+            var other = new WriteOptions(WriteFlags.BufferHint);
+            call.RequestStream.WriteOptions = other;
+            Assert.Same(other, call.RequestStream.WriteOptions);
+            await call.RequestStream.WriteAsync("hello", CancellationToken.None).Soon();
+            Assert.Same(other, call.RequestStream.WriteOptions);
+            call.RequestStream.WriteOptions = given;
+            Assert.Same(given, call.RequestStream.WriteOptions);
+            await call.RequestStream.CompleteAsync().Soon();
+            await call.ResponseAsync.Soon();
+        }
+    }
+
+    private CallInvoker[] Both() => [_channel.CreateCallInvoker(), _pool];
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private async Task<string> StartAndDropAsync(MethodType kind, string ending)
+    {
+        var (options, id) = Options(ending);
+        switch (kind)
+        {
+            case MethodType.ServerStreaming:
+                _ = _pool.AsyncServerStreamingCall(NewMethod(kind), null, options, "hello");
+                break;
+            case MethodType.ClientStreaming:
+                _ = _pool.AsyncClientStreamingCall(NewMethod(kind), null, options);
+                break;
+            default:
+                await _pool.AsyncDuplexStreamingCall(NewMethod(kind), null, options).RequestStream.CompleteAsync();
+                break;
+        }
+
+        return id;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private async Task<Task<string>> StartAndHoldResponseAsync()
+    {
+        var (options, id) = Options(Ending.HangBeforeHeaders);
+        var call = _pool.AsyncClientStreamingCall(NewMethod(MethodType.ClientStreaming), null, options);
+        await call.RequestStream.CompleteAsync();
+        await server.Reached(id).Soon();
+        return call.ResponseAsync;
+    }
+
+    private static (CallOptions Options, string Id) Options(string ending)
+    {
+        var id = Guid.NewGuid().ToString();
+        return (new CallOptions(new Metadata { { "ending", ending }, { "id", id } }), id);
+    }
+
+    private static Method<string, string> NewMethod(MethodType kind) => new(kind, "contract", kind.ToString(), Text, Text);
+}

@@ -1,0 +1,79 @@
+using System.Diagnostics;
+using System.Net.Http.Json;
+using System.Text.Json;
+using PoolingInvoker.Demo.Servers;
+using PoolingInvoker.Testing;
+
+namespace PoolingInvoker.FunctionalTests;
+
+/// <summary>The demo as a person starts it: in a process of its own.</summary>
+public sealed class DemoTests(ITestOutputHelper output)
+{
+    [Fact]
+    public async Task TheTour_LosesNoCall()
+    {
+        using var demo = Start("tour");
+        var shown = demo.StandardOutput.ReadToEndAsync();
+        await demo.WaitForExitAsync().Soon();
+        output.WriteLine(await shown);
+        Assert.Equal(0, demo.ExitCode);
+        Assert.Contains("The pool lost no call", await shown, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task TheWebFront_AnswersFromAllServers()
+    {
+        using var demo = Start();
+        try
+        {
+            string? line;
+            do
+            {
+                line = await demo.StandardOutput.ReadLineAsync().Soon();
+                Assert.NotNull(line);
+            }
+            while (!line.Contains("http://", StringComparison.Ordinal));
+
+            using var http = new HttpClient { BaseAddress = new Uri(line.Trim().Split(' ')[0]) };
+            var servers = new HashSet<string>();
+            for (var id = 1; id <= 30; id++)
+            {
+                var user = await http.GetFromJsonAsync<JsonElement>($"users/{id}").Soon();
+                Assert.Equal($"user-{id}", user.GetProperty("name").GetString());
+                servers.Add(user.GetProperty("server").GetString()!);
+            }
+
+            Assert.Equal(3, servers.Count);
+            Assert.Contains("<html", await http.GetStringAsync("").Soon(), StringComparison.Ordinal);
+            var pool = await http.GetFromJsonAsync<JsonElement>("pool").Soon();
+            Assert.Equal(3, pool.GetProperty("statistics").GetProperty("channels").GetInt32());
+            Assert.Equal(0, pool.GetProperty("statistics").GetProperty("callsInFlight").GetInt32());
+        }
+        finally
+        {
+            demo.Kill();
+            await demo.WaitForExitAsync().Soon();
+        }
+    }
+
+    [Theory]
+    [InlineData("--servers nonsense", 2)]
+    [InlineData("dance", 2)]
+    [InlineData("--help", 0)]
+    public async Task Arguments(string arguments, int exitCode)
+    {
+        using var demo = Start(arguments.Split(' '));
+        var said = await demo.StandardOutput.ReadToEndAsync().Soon() + await demo.StandardError.ReadToEndAsync().Soon();
+        await demo.WaitForExitAsync().Soon();
+        Assert.Equal(exitCode, demo.ExitCode);
+        Assert.Contains("tour", said, StringComparison.Ordinal);
+    }
+
+    private static Process Start(params string[] arguments)
+    {
+        var start = new ProcessStartInfo("dotnet") { RedirectStandardOutput = true, RedirectStandardError = true };
+        start.ArgumentList.Add(typeof(UserServer).Assembly.Location);
+        Array.ForEach(arguments, start.ArgumentList.Add);
+        return Process.Start(start)!;
+    }
+}
