@@ -1,5 +1,4 @@
 using Grpc.Core;
-using Polly;
 
 namespace PoolingInvoker;
 
@@ -16,6 +15,7 @@ namespace PoolingInvoker;
 /// </code></example>
 public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposable
 {
+    private readonly CallEnvironment _environment;
     private readonly bool _ownsPool;
     private PooledChannelBase? _channel;
 
@@ -31,23 +31,12 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
     private PoolingCallInvoker(ChannelPool pool, PoolingCallInvokerOptions options, bool ownsPool)
     {
         ArgumentNullException.ThrowIfNull(pool);
-        Pool = pool;
+        _environment = new CallEnvironment(pool, options);
         _ownsPool = ownsPool;
-        Pipeline = CallResilience.Build(options, pool.TimeProvider, out var onFailureOnly);
-        OnFailureOnly = onFailureOnly;
-        Idempotency = new MethodIdempotency(options.IsIdempotent, pool.Log);
     }
 
     /// <summary>Gets the pool that calls lease from.</summary>
-    public ChannelPool Pool { get; }
-
-    /// <summary>What decides on further attempts; null if there are none.</summary>
-    internal ResiliencePipeline? Pipeline { get; }
-
-    /// <summary>Whether the pipeline has to be entered only when the first attempt has failed.</summary>
-    internal bool OnFailureOnly { get; }
-
-    internal MethodIdempotency Idempotency { get; }
+    public ChannelPool Pool => _environment.Pool;
 
     /// <summary>Makes an invoker over a pool of its own, which connects to one address.</summary>
     /// <param name="address">The address, with its scheme, as in <c>http://users:5000</c>.</param>
@@ -83,12 +72,12 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
 
     /// <inheritdoc/>
     public override TResponse BlockingUnaryCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request) =>
-        new PooledCall<TRequest, TResponse>(this, MethodType.Unary, method, host, options, request).Start().GetAwaiter().GetResult();
+        new PooledCall<TRequest, TResponse>(_environment, MethodType.Unary, method, host, options, request).Start().GetAwaiter().GetResult();
 
     /// <inheritdoc/>
     public override AsyncUnaryCall<TResponse> AsyncUnaryCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
     {
-        var call = new PooledCall<TRequest, TResponse>(this, MethodType.Unary, method, host, options, request);
+        var call = new PooledCall<TRequest, TResponse>(_environment, MethodType.Unary, method, host, options, request);
         return new AsyncUnaryCall<TResponse>(
             call.Start(),
             CallHandle<TRequest, TResponse>.GetResponseHeadersAsync,
@@ -101,7 +90,7 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
     /// <inheritdoc/>
     public override AsyncClientStreamingCall<TRequest, TResponse> AsyncClientStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options)
     {
-        var call = new PooledCall<TRequest, TResponse>(this, MethodType.ClientStreaming, method, host, options, request: null);
+        var call = new PooledCall<TRequest, TResponse>(_environment, MethodType.ClientStreaming, method, host, options, request: null);
         var response = call.Start();
         var handle = new CallHandle<TRequest, TResponse>(call);
         return new AsyncClientStreamingCall<TRequest, TResponse>(
@@ -117,7 +106,7 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
     /// <inheritdoc/>
     public override AsyncServerStreamingCall<TResponse> AsyncServerStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
     {
-        var call = new PooledCall<TRequest, TResponse>(this, MethodType.ServerStreaming, method, host, options, request);
+        var call = new PooledCall<TRequest, TResponse>(_environment, MethodType.ServerStreaming, method, host, options, request);
         _ = call.Start();
         var handle = new CallHandle<TRequest, TResponse>(call);
         return new AsyncServerStreamingCall<TResponse>(
@@ -132,7 +121,7 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
     /// <inheritdoc/>
     public override AsyncDuplexStreamingCall<TRequest, TResponse> AsyncDuplexStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options)
     {
-        var call = new PooledCall<TRequest, TResponse>(this, MethodType.DuplexStreaming, method, host, options, request: null);
+        var call = new PooledCall<TRequest, TResponse>(_environment, MethodType.DuplexStreaming, method, host, options, request: null);
         _ = call.Start();
         var handle = new CallHandle<TRequest, TResponse>(call);
         return new AsyncDuplexStreamingCall<TRequest, TResponse>(

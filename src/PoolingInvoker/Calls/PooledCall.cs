@@ -15,7 +15,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
     where TRequest : class
     where TResponse : class
 {
-    private readonly PoolingCallInvoker _invoker;
+    private readonly CallEnvironment _environment;
     private readonly object _lock = new();
     private CallAttempt<TRequest, TResponse>? _current;
     private TaskCompletionSource? _changed; // completes when there is another attempt, or the call has ended; made when somebody waits
@@ -27,9 +27,9 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
     private Task<TResponse>? _response;
     private Task<Metadata>? _headers;
 
-    public PooledCall(PoolingCallInvoker invoker, MethodType kind, Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest? request)
+    public PooledCall(CallEnvironment environment, MethodType kind, Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest? request)
     {
-        _invoker = invoker;
+        _environment = environment;
         Kind = kind;
         Method = method;
         Host = host;
@@ -47,7 +47,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
 
     public TRequest? Request { get; }
 
-    public TimeProvider TimeProvider => _invoker.Pool.TimeProvider;
+    public TimeProvider TimeProvider => _environment.Pool.TimeProvider;
 
     /// <summary>The attempt that is the call from now on, if there is one yet.</summary>
     public CallAttempt<TRequest, TResponse>? Settled =>
@@ -67,7 +67,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
             throw new InvalidOperationException($"The deadline of a call must be in UTC, or DateTime.MaxValue or DateTime.MinValue. It is of kind {deadline.Kind}.");
         }
 
-        if (_invoker.OnFailureOnly && _invoker.Pool.TryLease(out var lease))
+        if (_environment.OnFailureOnly && _environment.Pool.TryLease(out var lease))
         {
             try
             {
@@ -140,8 +140,8 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
             return; // it can still end in good order
         }
 
-        _invoker.Pool.CountReclaimedLeak();
-        _invoker.Pool.Log.LeakReclaimed(Method.FullName);
+        _environment.Pool.CountReclaimedLeak();
+        _environment.Pool.Log.LeakReclaimed(Method.FullName);
         Dispose();
     }
 
@@ -200,7 +200,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
             {
                 return (await NextAttemptAsync(failed: null).AsTask().WaitAsync(cancellationToken).ConfigureAwait(false))!;
             }
-            catch (OperationCanceledException) when (cancellationToken.IsCancellationRequested && !_invoker.Pool.ThrowsOperationCanceled)
+            catch (OperationCanceledException) when (cancellationToken.IsCancellationRequested && !_environment.Pool.ThrowsOperationCanceled)
             {
                 Dispose();
                 throw new RpcException(CallErrors.Cancelled(cancellationToken));
@@ -209,13 +209,13 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
     }
 
     /// <summary>Whether a failure that a reader or writer has met may be followed by another attempt.</summary>
-    public bool MayMoveOn(Exception exception) => _invoker.Pipeline is not null && IsSafeToSendAgain(exception);
+    public bool MayMoveOn(Exception exception) => _environment.Pipeline is not null && IsSafeToSendAgain(exception);
 
     /// <summary>Law 7: at most once, unless told.</summary>
     public bool IsSafeToSendAgain(Exception? outcome) =>
         !_disposed
         && _current is not { IsCommitted: true }
-        && ((outcome is not null && CallFaults.NeverLeft(outcome)) || _invoker.Idempotency.IsIdempotent(Method, typeof(TRequest), typeof(TResponse)));
+        && ((outcome is not null && CallFaults.NeverLeft(outcome)) || _environment.Idempotency.IsIdempotent(Method, typeof(TRequest), typeof(TResponse)));
 
     private async Task<TResponse> RunAsync()
     {
@@ -273,16 +273,16 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
             {
                 execution.Last = Outcome.FromException<TResponse>(inHand);
             }
-            else if (_invoker.OnFailureOnly)
+            else if (_environment.OnFailureOnly)
             {
                 await execution.TryAsync(stop.Token).ConfigureAwait(false);
                 inHand = execution.Last.Exception;
             }
 
-            if (!_invoker.OnFailureOnly || (inHand is not null && MayBeRetried(inHand)))
+            if (!_environment.OnFailureOnly || (inHand is not null && MayBeRetried(inHand)))
             {
                 execution.IsInHand = inHand is not null;
-                await execution.EnterPipelineAsync(_invoker.Pipeline!).ConfigureAwait(false);
+                await execution.EnterPipelineAsync(_environment.Pipeline!).ConfigureAwait(false);
             }
 
             return execution.Last.Exception is { } exception && !ReferenceEquals(exception, _current?.Failure)
@@ -299,7 +299,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
     }
 
     private bool MayBeRetried(Exception exception) =>
-        _invoker is { Pipeline: not null, OnFailureOnly: true } && CallFaults.IsTransient(exception) && IsSafeToSendAgain(exception);
+        _environment is { Pipeline: not null, OnFailureOnly: true } && CallFaults.IsTransient(exception) && IsSafeToSendAgain(exception);
 
     // What the call ends with when that is not the failure of an attempt.
     private Exception Explain(Exception exception, CancellationToken stop)
@@ -313,7 +313,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
         var status = _disposed ? CallErrors.Disposed
             : token.IsCancellationRequested ? CallErrors.Cancelled(token)
             : CallErrors.DeadlineExceeded(_current?.Failure);
-        return _invoker.Pool.ThrowsOperationCanceled && !_disposed
+        return _environment.Pool.ThrowsOperationCanceled && !_disposed
             ? new OperationCanceledException(status.Detail, status.DebugException, token)
             : new RpcException(status);
     }
@@ -434,7 +434,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
                     return Last;
                 }
 
-                call._invoker.Pool.CountRetry();
+                call._environment.Pool.CountRetry();
             }
 
             _tried = true;
@@ -461,7 +461,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
 
         private async ValueTask<ChannelLease> LeaseAsync(CancellationToken cancellationToken)
         {
-            var pool = call._invoker.Pool;
+            var pool = call._environment.Pool;
             try
             {
                 // A call that waits for ready waits for its deadline alone.

@@ -10,19 +10,19 @@ internal sealed partial class PoolingInvokerLog(ILoggerFactory? factory)
     private readonly ILogger _logger = (factory ?? NullLoggerFactory.Instance).CreateLogger("PoolingInvoker.ChannelPool");
 
     [LoggerMessage(EventId = 1, EventName = "ChannelCreated", Level = LogLevel.Debug, Message = "Channel {Channel} created because {Reason}.")]
-    public partial void Created(PooledChannel channel, string reason);
+    public partial void Created(object channel, string reason);
 
     [LoggerMessage(EventId = 10, EventName = "ChannelReplaced", Level = LogLevel.Information, Message = "Channel {Channel} created in place of {Replaced} because {Reason}.")]
-    public partial void Replaced(PooledChannel channel, PooledChannel replaced, string reason);
+    public partial void Replaced(object channel, object replaced, string reason);
 
     [LoggerMessage(EventId = 2, EventName = "ChannelClosed", Level = LogLevel.Debug, Message = "Channel {Channel} closed.")]
-    public partial void Closed(PooledChannel channel);
+    public partial void Closed(object channel);
 
     [LoggerMessage(EventId = 3, EventName = "ReplacementFailed", Level = LogLevel.Warning, Message = "Channel {Channel} stays: no replacement could be made.")]
-    public partial void ReplacementFailed(PooledChannel channel, Exception exception);
+    public partial void ReplacementFailed(object channel, Exception exception);
 
     [LoggerMessage(EventId = 4, EventName = "PolicyThrew", Level = LogLevel.Warning, Message = "The policy could not judge channel {Channel}, which is replaced.")]
-    public partial void PolicyThrew(PooledChannel channel, Exception exception);
+    public partial void PolicyThrew(object channel, Exception exception);
 
     [LoggerMessage(EventId = 5, EventName = "LeaseHeldLong", Level = LogLevel.Warning, Message = "A lease is out for {Age}, longer than Pool.LeakDetectionThreshold. It was taken at: {Stack}")]
     public partial void LeaseHeldLong(TimeSpan age, StackTrace stack);
