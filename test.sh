@@ -16,8 +16,18 @@ status=0
 for project in PoolingInvoker.Tests PoolingInvoker.FunctionalTests; do
   printf '\n== %s\n' "$project"
   dotnet test "tests/$project" --no-build --configuration Debug --logger "trx;LogFileName=$project.trx" --results-directory "$results" \
-    --blame-hang-timeout 5m --blame-hang-dump-type none || status=1
+    --collect "XPlat Code Coverage" --settings coverage.runsettings --blame-hang-timeout 5m --blame-hang-dump-type none || status=1
 done
+
+printf '\n== coverage of Calls/ and Pool/\n'
+dotnet tool restore > /dev/null && dotnet reportgenerator "-reports:$results/*/coverage.cobertura.xml" "-targetdir:$results/coverage" \
+  "-reporttypes:Cobertura;TextSummary" "-filefilters:+*/Calls/*;+*/Pool/*" -verbosity:Error || status=1
+grep -E "^ +(Line|Branch) coverage|^ +PoolingInvoker\." "$results/coverage/Summary.txt"
+printf 'Not covered:\n'
+awk -F '"' '
+  /<class / { file = $4; sub(/.*\/src\/PoolingInvoker\//, "", file) }
+  /<line / && $4 == 0 && !(file ":" $2 in seen) { seen[file ":" $2]; lines[file] = lines[file] " " $2 }
+  END { for (file in lines) print "  " file ":" lines[file] }' "$results/coverage/Cobertura.xml" | sort
 
 # Each results file has a line <Counters total="3" executed="3" passed="3" failed="0" …>.
 count() { sed -n "s/.*<Counters .*\b$1=\"\([0-9]*\)\".*/\1/p" "$results"/*.trx | awk '{ sum += $1 } END { print sum + 0 }'; }

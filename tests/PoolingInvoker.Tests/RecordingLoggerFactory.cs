@@ -1,0 +1,30 @@
+using System.Collections.Concurrent;
+using Microsoft.Extensions.Logging;
+
+namespace PoolingInvoker.Tests;
+
+/// <summary>Keeps what the pool writes into its log.</summary>
+internal sealed class RecordingLoggerFactory : ILoggerFactory, ILogger
+{
+    private readonly ConcurrentQueue<(string Event, string Message)> _entries = new();
+
+    public IReadOnlyList<(string Event, string Message)> Entries => [.. _entries];
+
+    public void AddProvider(ILoggerProvider provider)
+    {
+    }
+
+    public ILogger CreateLogger(string categoryName) => this;
+
+    public void Dispose()
+    {
+    }
+
+    public IDisposable? BeginScope<TState>(TState state)
+        where TState : notnull => null;
+
+    public bool IsEnabled(LogLevel logLevel) => true;
+
+    public void Log<TState>(LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter) =>
+        _entries.Enqueue((eventId.Name ?? "", formatter(state, exception)));
+}
