@@ -3,7 +3,7 @@ using Grpc.Core;
 namespace PoolingInvoker;
 
 /// <summary>One try of a call: a lease, and the call on the leased channel.</summary>
-internal sealed class CallAttempt<TRequest, TResponse>
+internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     where TRequest : class
     where TResponse : class
 {
@@ -12,15 +12,14 @@ internal sealed class CallAttempt<TRequest, TResponse>
     private const int Abandoned = 2;
 
     private readonly object _call;
-    private readonly CallCompletion _completion;
     private readonly TaskCompletionSource<TResponse>? _outcome;
     private int _state;
 
     /// <summary>Starts the call. What the channel throws at once is thrown, and the lease has come back by then.</summary>
     public CallAttempt(ChannelLease lease, PooledCall<TRequest, TResponse> call)
+        : base(lease)
     {
         Channel = lease.Pooled;
-        _completion = new CallCompletion(lease);
         try
         {
             var invoker = lease.CallInvoker;
@@ -47,7 +46,7 @@ internal sealed class CallAttempt<TRequest, TResponse>
         catch (Exception exception)
         {
             // A channel that is disposed was disposed behind the pool's back.
-            _completion.Complete(exception is ObjectDisposedException ? LeaseOutcome.ChannelFailed : LeaseOutcome.Unknown);
+            Complete(exception is ObjectDisposedException ? LeaseOutcome.ChannelFailed : LeaseOutcome.Unknown);
             throw;
         }
 
@@ -55,7 +54,6 @@ internal sealed class CallAttempt<TRequest, TResponse>
         {
             _outcome = new TaskCompletionSource<TResponse>(TaskCreationOptions.RunContinuationsAsynchronously);
             Outcome = _outcome.Task;
-            Outcome.Observe();
             _ = _call is AsyncClientStreamingCall<TRequest, TResponse> { ResponseAsync: var response }
                 ? WatchResponseAsync(response)
                 : WatchHeadersAsync(call.Options, call.TimeProvider);
@@ -158,7 +156,7 @@ internal sealed class CallAttempt<TRequest, TResponse>
     public void Complete(Exception? exception)
     {
         exception = Failure ?? exception;
-        _completion.Complete(
+        Complete(
             exception is null || CallFaults.IsAnswer(exception) ? LeaseOutcome.Answered
             : CallFaults.IsChannelFault(exception) ? LeaseOutcome.ChannelFailed
             : LeaseOutcome.Unknown);
@@ -177,8 +175,9 @@ internal sealed class CallAttempt<TRequest, TResponse>
         }
     }
 
-    // Whether the call on the channel is over, also if nobody reads it.
-    private bool IsOver()
+    protected override void EndedUnread() => _outcome!.TrySetException(new RpcException(GetStatus()));
+
+    protected override bool IsOver()
     {
         try
         {
@@ -215,7 +214,7 @@ internal sealed class CallAttempt<TRequest, TResponse>
         try
         {
             await ResponseHeadersAsync.ConfigureAwait(false);
-            _completion.Watch(options, time, IsOver, () => _outcome!.TrySetException(new RpcException(GetStatus())));
+            WatchUnread(options, time);
         }
 #pragma warning disable CA1031 // Whoever waits for the outcome gets the exception.
         catch (Exception exception)

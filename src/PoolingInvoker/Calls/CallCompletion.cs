@@ -17,21 +17,41 @@ using Grpc.Core;
 namespace PoolingInvoker;
 
 /// <summary>The end of one attempt: the one place that gives its lease back.</summary>
-internal sealed class CallCompletion(ChannelLease lease)
+internal abstract class CallCompletion(ChannelLease lease)
 {
     // How long after a deadline or a cancellation the channel may take to end its call, before it is looked at again.
     private static readonly TimeSpan LookAgain = TimeSpan.FromMilliseconds(1);
 
-    private readonly object _lock = new();
+    // Guarded by a lock on this object, which the library alone knows.
     private bool _completed;
     private ITimer? _timer;
     private CancellationTokenRegistration _registration;
 
-    public void Complete(LeaseOutcome outcome)
+    /// <summary>How long it is to a deadline, as a timer takes it.</summary>
+    public static TimeSpan DueTime(DateTime? deadline, TimeProvider time)
+    {
+        if (deadline is not { } value || value == DateTime.MaxValue)
+        {
+            return Timeout.InfiniteTimeSpan;
+        }
+
+        var due = value - time.GetUtcNow().UtcDateTime;
+        return due < TimeSpan.Zero ? TimeSpan.Zero
+            : due > ChannelPoolOptions.LongestWait ? ChannelPoolOptions.LongestWait
+            : due;
+    }
+
+    /// <summary>Whether the channel has ended the call, also if nobody reads it.</summary>
+    protected abstract bool IsOver();
+
+    /// <summary>The call has ended with nobody reading it.</summary>
+    protected abstract void EndedUnread();
+
+    protected void Complete(LeaseOutcome outcome)
     {
         ITimer? timer;
         CancellationTokenRegistration registration;
-        lock (_lock)
+        lock (this)
         {
             _completed = true;
             (timer, _timer) = (_timer, null);
@@ -48,7 +68,7 @@ internal sealed class CallCompletion(ChannelLease lease)
     /// Completes when the deadline has passed or the token has fired and the channel has ended its call: never before that, or the
     /// channel could be given away or disposed under the call.
     /// </summary>
-    public void Watch(CallOptions options, TimeProvider time, Func<bool> isOver, Action completed)
+    protected void WatchUnread(CallOptions options, TimeProvider time)
     {
         var due = DueTime(options.Deadline, time);
         if (due == Timeout.InfiniteTimeSpan && !options.CancellationToken.CanBeCanceled)
@@ -59,7 +79,7 @@ internal sealed class CallCompletion(ChannelLease lease)
         using (ExecutionContext.SuppressFlow())
         {
             var timer = time.CreateTimer(_ => Look(), state: null, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
-            lock (_lock)
+            lock (this)
             {
                 if (_completed)
                 {
@@ -76,32 +96,18 @@ internal sealed class CallCompletion(ChannelLease lease)
 
         void Look()
         {
-            if (isOver())
+            if (IsOver())
             {
                 Complete(LeaseOutcome.Unknown);
-                completed();
+                EndedUnread();
                 return;
             }
 
-            lock (_lock)
+            lock (this)
             {
                 var next = options.CancellationToken.IsCancellationRequested ? LookAgain : DueTime(options.Deadline, time);
                 _timer?.Change(next > LookAgain ? next : LookAgain, Timeout.InfiniteTimeSpan);
             }
         }
-    }
-
-    /// <summary>How long it is to a deadline, as a timer takes it.</summary>
-    public static TimeSpan DueTime(DateTime? deadline, TimeProvider time)
-    {
-        if (deadline is not { } value || value == DateTime.MaxValue)
-        {
-            return Timeout.InfiniteTimeSpan;
-        }
-
-        var due = value - time.GetUtcNow().UtcDateTime;
-        return due < TimeSpan.Zero ? TimeSpan.Zero
-            : due > ChannelPoolOptions.LongestWait ? ChannelPoolOptions.LongestWait
-            : due;
     }
 }

@@ -16,7 +16,8 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
     where TResponse : class
 {
     private readonly CallEnvironment _environment;
-    private readonly object _lock = new();
+
+    // Guarded by a lock on this object, which the library alone knows.
     private CallAttempt<TRequest, TResponse>? _current;
     private TaskCompletionSource? _changed; // completes when there is another attempt, or the call has ended; made when somebody waits
     private bool _ended; // no more attempts are made
@@ -56,6 +57,8 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
     /// <summary>Whether the application has said that no more requests come.</summary>
     public bool AreRequestsComplete => Volatile.Read(ref _requestsComplete);
 
+    private bool HasOneResponse => Kind is MethodType.Unary or MethodType.ClientStreaming;
+
     private bool HasEnded => Volatile.Read(ref _ended);
 
     /// <summary>Starts the call. What a bare channel would throw at once is thrown here.</summary>
@@ -79,13 +82,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
             }
         }
 
-        _response = RunAsync();
-        if (Kind is MethodType.ServerStreaming or MethodType.DuplexStreaming)
-        {
-            _response.Observe(); // nobody sees it: a stream shows its failures to who reads
-        }
-
-        return _response;
+        return _response = RunAsync();
     }
 
     public Status GetStatus() =>
@@ -117,7 +114,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
     {
         CallAttempt<TRequest, TResponse>? current;
         CancellationTokenSource? stop;
-        lock (_lock)
+        lock (this)
         {
             _disposed = true;
             current = _current;
@@ -149,7 +146,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
     public Task CompleteRequestsAsync()
     {
         CallAttempt<TRequest, TResponse>? current;
-        lock (_lock)
+        lock (this)
         {
             _requestsComplete = true;
             current = _current;
@@ -167,7 +164,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
         while (true)
         {
             Task changed;
-            lock (_lock)
+            lock (this)
             {
                 if (_current != failed)
                 {
@@ -236,7 +233,12 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
                 if (!MayBeRetried(exception))
                 {
                     End(exception);
-                    throw;
+                    if (HasOneResponse)
+                    {
+                        throw;
+                    }
+
+                    return default!; // a stream shows its failures to who reads it
                 }
 
                 inHand = exception;
@@ -245,7 +247,11 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
 
         var outcome = await RunSlowlyAsync(inHand).ConfigureAwait(false);
         End(outcome.Exception);
-        outcome.ThrowIfException();
+        if (HasOneResponse)
+        {
+            outcome.ThrowIfException();
+        }
+
         return outcome.Result!;
     }
 
@@ -255,7 +261,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
         using var stop = new CancellationTokenSource(CallCompletion.DueTime(Options.Deadline, TimeProvider), TimeProvider);
         using var registration = Options.CancellationToken.UnsafeRegister(static state => ((CancellationTokenSource)state!).Cancel(), stop);
         bool disposed;
-        lock (_lock)
+        lock (this)
         {
             _stop = stop;
             disposed = _disposed;
@@ -291,7 +297,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
         }
         finally
         {
-            lock (_lock)
+            lock (this)
             {
                 _stop = null;
             }
@@ -323,7 +329,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
         TaskCompletionSource? changed;
         bool disposed;
         bool complete;
-        lock (_lock)
+        lock (this)
         {
             _current = attempt;
             (changed, _changed) = (_changed, null);
@@ -346,7 +352,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
     private void End(Exception? failure)
     {
         TaskCompletionSource? changed;
-        lock (_lock)
+        lock (this)
         {
             _failure = failure;
             _ended = true;
