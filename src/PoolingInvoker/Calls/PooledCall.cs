@@ -82,7 +82,20 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
             }
         }
 
-        return _response = RunAsync();
+        var response = RunAsync();
+        bool ended;
+        lock (this)
+        {
+            _response = response;
+            ended = _ended;
+        }
+
+        if (ended)
+        {
+            ObserveCancellation(response);
+        }
+
+        return response;
     }
 
     public Status GetStatus() =>
@@ -352,14 +365,26 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
     private void End(Exception? failure)
     {
         TaskCompletionSource? changed;
+        Task<TResponse>? response;
         lock (this)
         {
             _failure = failure;
             _ended = true;
             (changed, _changed) = (_changed, null);
+            response = _response;
         }
 
         changed?.SetResult();
+        ObserveCancellation(response);
+    }
+
+    // Whoever has cancelled a call, or let its deadline pass, need not look at how it ended: so it is on a bare channel.
+    private void ObserveCancellation(Task<TResponse>? response)
+    {
+        if (_failure is OperationCanceledException or RpcException { StatusCode: StatusCode.Cancelled or StatusCode.DeadlineExceeded })
+        {
+            response?.Observe();
+        }
     }
 
     private async Task<Metadata> ReadHeadersAsync()
