@@ -23,22 +23,23 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         try
         {
             var invoker = lease.CallInvoker;
+            var options = call.AttemptOptions;
             switch (call.Kind)
             {
                 case MethodType.Unary:
-                    var unary = invoker.AsyncUnaryCall(call.Method, call.Host, call.Options, call.Request!);
+                    var unary = invoker.AsyncUnaryCall(call.Method, call.Host, options, call.Request!);
                     (_call, Outcome) = (unary, unary.ResponseAsync);
                     break;
                 case MethodType.ClientStreaming:
-                    var clientStreaming = invoker.AsyncClientStreamingCall(call.Method, call.Host, call.Options);
+                    var clientStreaming = invoker.AsyncClientStreamingCall(call.Method, call.Host, options);
                     (_call, RequestStream) = (clientStreaming, clientStreaming.RequestStream);
                     break;
                 case MethodType.ServerStreaming:
-                    var serverStreaming = invoker.AsyncServerStreamingCall(call.Method, call.Host, call.Options, call.Request!);
+                    var serverStreaming = invoker.AsyncServerStreamingCall(call.Method, call.Host, options, call.Request!);
                     (_call, ResponseStream) = (serverStreaming, serverStreaming.ResponseStream);
                     break;
                 default:
-                    var duplex = invoker.AsyncDuplexStreamingCall(call.Method, call.Host, call.Options);
+                    var duplex = invoker.AsyncDuplexStreamingCall(call.Method, call.Host, options);
                     (_call, ResponseStream, RequestStream) = (duplex, duplex.ResponseStream, duplex.RequestStream);
                     break;
             }
@@ -48,6 +49,11 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
             // A channel that is disposed was disposed behind the pool's back.
             Complete(exception is ObjectDisposedException ? LeaseOutcome.ChannelFailed : LeaseOutcome.Unknown);
             throw;
+        }
+
+        if (RequestStream is not null && call.WriteOptions != RequestStream.WriteOptions)
+        {
+            RequestStream.WriteOptions = call.WriteOptions;
         }
 
         if (Outcome is null)
@@ -76,6 +82,12 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     public IAsyncStreamReader<TResponse>? ResponseStream { get; }
 
     public bool IsCommitted => Volatile.Read(ref _state) == Committed;
+
+    /// <summary>Whether a stream of responses has got as far as its headers: what ends it later is known to its reader alone.</summary>
+    public bool HasHeaders { get; private set; }
+
+    /// <summary>Whether the driver has ended this attempt, which says nothing about the call: another one may come.</summary>
+    public bool EndedByDriver { get; private set; }
 
     public Task<Metadata> ResponseHeadersAsync => _call switch
     {
@@ -127,8 +139,15 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
             return false;
         }
 
-        Dispose();
+        EndByDriver();
         return true;
+    }
+
+    /// <summary>Ends this attempt, but not the call.</summary>
+    public void EndByDriver()
+    {
+        EndedByDriver = true;
+        Dispose();
     }
 
     /// <summary>A reader or writer of the application has met this failure.</summary>
@@ -139,8 +158,30 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
             Complete(exception);
         }
 
-        _outcome?.TrySetException(exception);
+        if (ResponseStream is not null)
+        {
+            _outcome!.TrySetException(exception);
+        }
     }
+
+    /// <summary>
+    /// Whether the channel ends the call in these moments. Where it says first that there are no headers, or that a write has failed,
+    /// the end is on its way.
+    /// </summary>
+    public async ValueTask<bool> EndsAsync()
+    {
+        var over = IsOver();
+        for (var yields = 0; yields < 1000 && !over; yields++)
+        {
+            await Task.Yield();
+            over = IsOver();
+        }
+
+        return over;
+    }
+
+    /// <summary>Takes the lease back from a call that goes on without it.</summary>
+    public void TakeLeaseBack() => Complete(LeaseOutcome.Unknown);
 
     /// <summary>The driver has seen the outcome.</summary>
     public void OutcomeSeen(Exception? failure)
@@ -158,8 +199,9 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         exception = Failure ?? exception;
         Complete(
             exception is null || CallFaults.IsAnswer(exception) ? LeaseOutcome.Answered
-            : CallFaults.IsChannelFault(exception) ? LeaseOutcome.ChannelFailed
-            : LeaseOutcome.Unknown);
+            : !CallFaults.IsChannelFault(exception) ? LeaseOutcome.Unknown
+            : CallFaults.NeverLeft(exception) ? LeaseOutcome.CouldNotConnect
+            : LeaseOutcome.ChannelFailed);
     }
 
     /// <summary>Ends the call on the channel, which is a no-op if it is over, and gives the lease back.</summary>
@@ -214,6 +256,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         try
         {
             await ResponseHeadersAsync.ConfigureAwait(false);
+            HasHeaders = true;
             WatchUnread(options, time);
         }
 #pragma warning disable CA1031 // Whoever waits for the outcome gets the exception.
@@ -222,11 +265,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         {
             // The channel says that there are no headers before it ends the call. The lease must not go back before that, or the
             // channel could be disposed under the call, which then would end with that.
-            for (var yields = 0; yields < 1000 && !IsOver(); yields++)
-            {
-                await Task.Yield();
-            }
-
+            await EndsAsync().ConfigureAwait(false);
             Complete(exception);
             _outcome!.TrySetException(exception);
         }

@@ -10,6 +10,9 @@
 //  duplex             as server streaming: the response side ends the call, whether the request side is complete or not
 //  every kind         an exception of the channel when the call is started
 //
+// A client stream whose call object and writer are collected before its requests are complete is not ended: its response may still be
+// awaited, which nobody can know, and come. Only its lease is taken back.
+//
 // The gate is ChannelLease: whoever comes first gives it back, the others do nothing. Law 1: every lease is returned exactly once,
 // whatever ends the call.
 using Grpc.Core;
@@ -26,6 +29,9 @@ internal abstract class CallCompletion(ChannelLease lease)
     private bool _completed;
     private ITimer? _timer;
     private CancellationTokenRegistration _registration;
+
+    /// <summary>Whether the lease has gone back.</summary>
+    public bool IsCompleted => Volatile.Read(ref _completed);
 
     /// <summary>How long it is to a deadline, as a timer takes it.</summary>
     public static TimeSpan DueTime(DateTime? deadline, TimeProvider time)

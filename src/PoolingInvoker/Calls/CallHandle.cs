@@ -11,7 +11,7 @@ internal sealed class CallHandle<TRequest, TResponse>(PooledCall<TRequest, TResp
     where TResponse : class
 {
     // Made once for each pair of types, as the delegates of a bare channel are.
-    public static readonly Func<object, Task<Metadata>> GetResponseHeadersAsync = static state => CallOf(state).GetResponseHeadersAsync();
+    public static readonly Func<object, Task<Metadata>> GetResponseHeadersAsync = static state => CallOf(state).GetResponseHeadersAsync(holder: state);
     public static readonly Func<object, Status> GetStatus = static state => CallOf(state).GetStatus();
     public static readonly Func<object, Metadata> GetTrailers = static state => CallOf(state).GetTrailers();
     public static readonly Action<object> DisposeCall = static state =>
@@ -23,6 +23,7 @@ internal sealed class CallHandle<TRequest, TResponse>(PooledCall<TRequest, TResp
         }
     };
 
+    // Not on the thread of the finalizers, which what ends a call could hold up.
     ~CallHandle() => ThreadPool.UnsafeQueueUserWorkItem(static call => call.Reclaim(), call, preferLocal: false);
 
     public PooledCall<TRequest, TResponse> Call => call;

@@ -3,6 +3,7 @@ using Grpc.Core;
 namespace PoolingInvoker;
 
 /// <summary>The responses of a call. Until the first one it follows the call from attempt to attempt; then it passes through.</summary>
+/// <remarks>A read under way keeps the handle alive: the application may have nothing left of the call but the task of that read.</remarks>
 internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TRequest, TResponse> handle) : IAsyncStreamReader<TResponse>
     where TRequest : class
     where TResponse : class
@@ -20,7 +21,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
         return ReadFirstAsync(cancellationToken);
     }
 
-    private static async Task<bool> ReadAsync(CallAttempt<TRequest, TResponse> attempt, CancellationToken cancellationToken)
+    private async Task<bool> ReadAsync(CallAttempt<TRequest, TResponse> attempt, CancellationToken cancellationToken)
     {
         bool more;
         try
@@ -33,18 +34,13 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
             throw;
         }
 
-        if (!more)
-        {
-            attempt.Complete(exception: null);
-        }
-
-        return more;
+        return Seen(attempt, more);
     }
 
     private async Task<bool> ReadFirstAsync(CancellationToken cancellationToken)
     {
         var call = handle.Call;
-        var attempt = await call.FirstAttemptAsync(cancellationToken).ConfigureAwait(false);
+        var attempt = (await call.NextAttemptAsync(failed: null, cancellationToken).ConfigureAwait(false))!;
         while (true)
         {
             try
@@ -52,22 +48,17 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
                 var more = await attempt.ResponseStream!.MoveNext(cancellationToken).ConfigureAwait(false);
                 if (attempt.TryCommit())
                 {
-                    if (!more)
-                    {
-                        attempt.Complete(exception: null);
-                    }
-
-                    return more;
+                    return Seen(attempt, more);
                 }
 
-                attempt = (await call.NextAttemptAsync(attempt).ConfigureAwait(false))!;
+                attempt = (await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false))!;
             }
             catch (Exception exception) when (exception is not InvalidOperationException || exception is ObjectDisposedException)
             {
                 // Statement order is important: where no other attempt may follow, this one is the call before its failure is seen.
-                var mayMoveOn = !attempt.IsCommitted && call.MayMoveOn(exception);
+                var mayMoveOn = !attempt.IsCommitted && (attempt.EndedByDriver || call.MayMoveOn(exception));
                 attempt.ReportFailure(exception);
-                var next = mayMoveOn || !attempt.TryCommit() ? await call.NextAttemptAsync(attempt).ConfigureAwait(false) : null;
+                var next = mayMoveOn || !attempt.TryCommit() ? await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) : null;
                 if (next is null)
                 {
                     throw;
@@ -76,5 +67,16 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
                 attempt = next;
             }
         }
+    }
+
+    private bool Seen(CallAttempt<TRequest, TResponse> attempt, bool more)
+    {
+        if (!more)
+        {
+            attempt.Complete(exception: null);
+        }
+
+        GC.KeepAlive(handle);
+        return more;
     }
 }

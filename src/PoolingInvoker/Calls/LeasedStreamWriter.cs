@@ -6,24 +6,17 @@ namespace PoolingInvoker;
 /// The requests of a call. The first one can be written before there is a channel, and is written again if the attempt that it was
 /// written to fails under it: the application has not had it back. When it is through it passes through.
 /// </summary>
+/// <remarks>A write under way keeps the handle alive: the application may have nothing left of the call but the task of that write.</remarks>
 internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TRequest, TResponse> handle) : IClientStreamWriter<TRequest>
     where TRequest : class
     where TResponse : class
 {
-    private WriteOptions? _writeOptions = handle.Call.Options.WriteOptions;
     private int _writing;
 
     public WriteOptions? WriteOptions
     {
-        get => handle.Call.Settled?.RequestStream is { } stream ? stream.WriteOptions : _writeOptions;
-        set
-        {
-            _writeOptions = value;
-            if (handle.Call.Settled?.RequestStream is { } stream)
-            {
-                stream.WriteOptions = value;
-            }
-        }
+        get => handle.Call.Settled?.RequestStream is { } stream ? stream.WriteOptions : handle.Call.WriteOptions;
+        set => handle.Call.SetWriteOptions(value);
     }
 
     public Task WriteAsync(TRequest message) => WriteAsync(message, CancellationToken.None);
@@ -32,7 +25,8 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
     {
         if (handle.Call.Settled?.RequestStream is { } stream)
         {
-            return stream.WriteAsync(message, cancellationToken);
+            var writing = stream.WriteAsync(message, cancellationToken);
+            return writing.IsCompleted ? writing : KeepAliveAsync(writing);
         }
 
         handle.Call.ThrowIfDisposed();
@@ -49,30 +43,40 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
             : Task.FromException(new InvalidOperationException("Can't complete the client stream writer because the previous write is in progress."));
     }
 
+    private async Task KeepAliveAsync(Task writing)
+    {
+        await writing.ConfigureAwait(false);
+        GC.KeepAlive(handle);
+    }
+
     private async Task WriteFirstAsync(TRequest message, CancellationToken cancellationToken)
     {
         try
         {
             var call = handle.Call;
-            var attempt = await call.FirstAttemptAsync(cancellationToken).ConfigureAwait(false);
+            var attempt = (await call.NextAttemptAsync(failed: null, cancellationToken).ConfigureAwait(false))!;
             while (true)
             {
                 try
                 {
-                    attempt.RequestStream!.WriteOptions = _writeOptions;
-                    await attempt.RequestStream.WriteAsync(message, cancellationToken).ConfigureAwait(false);
+                    await attempt.RequestStream!.WriteAsync(message, cancellationToken).ConfigureAwait(false);
                     if (attempt.TryCommit())
                     {
                         return;
                     }
 
-                    attempt = (await call.NextAttemptAsync(attempt).ConfigureAwait(false))!;
+                    attempt = (await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false))!;
                 }
-                catch (Exception exception) when (!attempt.IsCommitted && CallFaults.IsTransient(exception) && call.MayMoveOn(exception))
+                catch (Exception exception) when (!attempt.IsCommitted && (attempt.EndedByDriver || (CallFaults.IsTransient(exception) && call.MayMoveOn(exception))))
                 {
-                    // Only the transport: what the application has done wrong, such as a message that cannot be written, is not over.
+                    // What the application has done wrong, such as a message that cannot be written, does not end the call.
+                    if (!attempt.EndedByDriver && !attempt.HasHeaders && !await attempt.EndsAsync().ConfigureAwait(false))
+                    {
+                        throw;
+                    }
+
                     attempt.ReportFailure(exception);
-                    var next = await call.NextAttemptAsync(attempt).ConfigureAwait(false);
+                    var next = await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false);
                     if (next is null)
                     {
                         throw;
@@ -85,6 +89,7 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
         finally
         {
             Volatile.Write(ref _writing, 0);
+            GC.KeepAlive(handle);
         }
     }
 }

@@ -35,6 +35,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
         Method = method;
         Host = host;
         Options = options;
+        WriteOptions = options.WriteOptions;
         Request = request;
     }
 
@@ -47,6 +48,15 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
     public CallOptions Options { get; }
 
     public TRequest? Request { get; }
+
+    /// <summary>
+    /// The options of an attempt. A call that waits for ready does so here, without a lease and from channel to channel, and not on the
+    /// channel that it happened to get.
+    /// </summary>
+    public CallOptions AttemptOptions => Options.IsWaitForReady ? Options.WithWaitForReady(false) : Options;
+
+    /// <summary>What the application has set on the writer.</summary>
+    public WriteOptions? WriteOptions { get; private set; }
 
     public TimeProvider TimeProvider => _environment.Pool.TimeProvider;
 
@@ -70,7 +80,8 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
             throw new InvalidOperationException($"The deadline of a call must be in UTC, or DateTime.MaxValue or DateTime.MinValue. It is of kind {deadline.Kind}.");
         }
 
-        if (_environment.OnFailureOnly && _environment.Pool.TryLease(out var lease))
+        _environment.Pool.ThrowIfDisposed();
+        if (_environment.OnFailureOnly && !Options.IsWaitForReady && _environment.Pool.TryLease(out var lease))
         {
             try
             {
@@ -98,29 +109,44 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
         return response;
     }
 
-    public Status GetStatus() =>
-        Settled is { } settled ? settled.GetStatus()
-        : !HasEnded ? throw new InvalidOperationException("Unable to get the status because the call is not complete.")
-        : _failure is RpcException rpc ? rpc.Status
-        : new Status(StatusCode.Cancelled, string.Empty, _failure);
+    public Status GetStatus()
+    {
+        // Statement order is important: a call that ends meanwhile has an attempt that it has ended with.
+        var ended = HasEnded;
+        return Settled is { } settled ? settled.GetStatus()
+            : ended ? (_failure is RpcException rpc ? rpc.Status : new Status(StatusCode.Cancelled, string.Empty, _failure))
+            : !_disposed ? throw new InvalidOperationException("Unable to get the status because the call is not complete.")
+            : _current is { EndedByDriver: false } current ? current.GetStatus()
+            : CallErrors.Disposed;
+    }
 
     public Metadata GetTrailers() =>
         Settled?.GetTrailers() ?? throw new InvalidOperationException("Can't get the call trailers because the call has not completed successfully.");
 
-    public Task<Metadata> GetResponseHeadersAsync()
+    /// <param name="holder">What the application holds of the call, which stays until it has the headers.</param>
+    public Task<Metadata> GetResponseHeadersAsync(object holder)
     {
-        if (Settled is { } settled)
+        if (Settled?.ResponseHeadersAsync is { IsCompleted: true } headers)
         {
-            return settled.ResponseHeadersAsync;
+            return headers;
         }
 
         if (_headers is null)
         {
-            _headers = ReadHeadersAsync();
+            _headers = ReadHeadersAsync(holder);
             _headers.Observe();
         }
 
         return _headers;
+    }
+
+    public void SetWriteOptions(WriteOptions? options)
+    {
+        WriteOptions = options;
+        if (_current?.RequestStream is { } stream)
+        {
+            stream.WriteOptions = options;
+        }
     }
 
     public void Dispose()
@@ -134,7 +160,15 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
             stop = _stop;
         }
 
-        stop?.Cancel();
+        try
+        {
+            stop?.Cancel();
+        }
+        catch (ObjectDisposedException)
+        {
+            // There was nothing left to end.
+        }
+
         current?.Dispose();
         if (_response is { IsCompletedSuccessfully: false } response)
         {
@@ -142,17 +176,25 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
         }
     }
 
-    /// <summary>The application has dropped the call without ending it.</summary>
+    /// <summary>The application has dropped its call object, reader and writer.</summary>
     public void Reclaim()
     {
-        if (_disposed || (Kind == MethodType.ClientStreaming && _requestsComplete))
+        var current = _current;
+        if (_disposed || current is { IsCompleted: true } || (Kind == MethodType.ClientStreaming && (AreRequestsComplete || current is null)))
         {
-            return; // it can still end in good order
+            return; // it has ended, or still can in good order
         }
 
         _environment.Pool.CountReclaimedLeak();
         _environment.Pool.Log.LeakReclaimed(Method.FullName);
-        Dispose();
+        if (Kind == MethodType.ClientStreaming)
+        {
+            current!.TakeLeaseBack();
+        }
+        else
+        {
+            Dispose();
+        }
     }
 
     /// <summary>The requests are complete: at once, or when there is an attempt to complete them on.</summary>
@@ -165,14 +207,23 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
             current = _current;
         }
 
-        return current is null ? Task.CompletedTask : current.RequestStream!.CompleteAsync();
+        try
+        {
+            return current is null ? Task.CompletedTask : current.RequestStream!.CompleteAsync();
+        }
+        catch (ObjectDisposedException) when (current!.EndedByDriver)
+        {
+            return Task.CompletedTask; // they are completed on the next attempt
+        }
     }
 
     /// <summary>
     /// Waits for another attempt than this one, or for the first. Null if there will be none: then what this one threw is what the call
     /// ends with. Throws if the call ends with something else.
     /// </summary>
-    public async ValueTask<CallAttempt<TRequest, TResponse>?> NextAttemptAsync(CallAttempt<TRequest, TResponse>? failed)
+    /// <param name="failed">The attempt that is no good, or null for the first.</param>
+    /// <param name="cancellationToken">That of a read or a write: as on a bare channel it ends the call.</param>
+    public async ValueTask<CallAttempt<TRequest, TResponse>?> NextAttemptAsync(CallAttempt<TRequest, TResponse>? failed, CancellationToken cancellationToken = default)
     {
         while (true)
         {
@@ -192,39 +243,35 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
                 changed = (_changed ??= new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously)).Task;
             }
 
-            await changed.ConfigureAwait(false);
+            try
+            {
+                await changed.WaitAsync(cancellationToken).ConfigureAwait(false);
+            }
+            catch (OperationCanceledException)
+            {
+                Dispose();
+                if (_environment.Pool.ThrowsOperationCanceled)
+                {
+                    throw;
+                }
+
+                throw new RpcException(CallErrors.Cancelled(cancellationToken));
+            }
         }
     }
 
     /// <summary>A call that was disposed before it had a channel takes no more; one that has a channel asks that.</summary>
     public void ThrowIfDisposed() => ObjectDisposedException.ThrowIf(_disposed && _current is null, this);
 
-    /// <summary>The first attempt, once there is a lease for it. The token is that of a read or a write: as on a bare channel it ends the call.</summary>
-    public ValueTask<CallAttempt<TRequest, TResponse>> FirstAttemptAsync(CancellationToken cancellationToken)
-    {
-        return _current is { } current ? ValueTask.FromResult(current) : WaitAsync();
-
-        async ValueTask<CallAttempt<TRequest, TResponse>> WaitAsync()
-        {
-            try
-            {
-                return (await NextAttemptAsync(failed: null).AsTask().WaitAsync(cancellationToken).ConfigureAwait(false))!;
-            }
-            catch (OperationCanceledException) when (cancellationToken.IsCancellationRequested && !_environment.Pool.ThrowsOperationCanceled)
-            {
-                Dispose();
-                throw new RpcException(CallErrors.Cancelled(cancellationToken));
-            }
-        }
-    }
-
     /// <summary>Whether a failure that a reader or writer has met may be followed by another attempt.</summary>
-    public bool MayMoveOn(Exception exception) => _environment.Pipeline is not null && IsSafeToSendAgain(exception);
+    public bool MayMoveOn(Exception exception) =>
+        (_environment.Pipeline is not null || WaitsForReady(exception)) && IsSafeToSendAgain(exception);
 
     /// <summary>Law 7: at most once, unless told.</summary>
     public bool IsSafeToSendAgain(Exception? outcome) =>
         !_disposed
         && _current is not { IsCommitted: true }
+        && outcome is not NoChannelException { IsTransient: false }
         && ((outcome is not null && CallFaults.NeverLeft(outcome)) || _environment.Idempotency.IsIdempotent(Method, typeof(TRequest), typeof(TResponse)));
 
     private async Task<TResponse> RunAsync()
@@ -350,16 +397,23 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
             complete = _requestsComplete;
         }
 
+        // Statement order is important: whoever waits goes on, whatever the channel says below.
+        changed?.SetResult();
         if (disposed)
         {
             attempt.Dispose();
         }
         else if (complete)
         {
-            attempt.RequestStream!.CompleteAsync().Observe();
+            try
+            {
+                attempt.RequestStream!.CompleteAsync().Observe();
+            }
+            catch (ObjectDisposedException)
+            {
+                // Ended already, by whoever was told of it above.
+            }
         }
-
-        changed?.SetResult();
     }
 
     private void End(Exception? failure)
@@ -387,7 +441,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
         }
     }
 
-    private async Task<Metadata> ReadHeadersAsync()
+    private async Task<Metadata> ReadHeadersAsync(object holder)
     {
         var attempt = _current ?? await NextAttemptAsync(failed: null).ConfigureAwait(false);
         while (true)
@@ -395,14 +449,21 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
             try
             {
                 var headers = await attempt!.ResponseHeadersAsync.ConfigureAwait(false);
-                if (attempt.TryCommit())
+                if (!await IsRefusedAsync(attempt).ConfigureAwait(false) && attempt.TryCommit())
+                {
+                    GC.KeepAlive(holder);
+                    return headers;
+                }
+
+                var next = await NextAttemptAsync(attempt).ConfigureAwait(false);
+                if (next is null)
                 {
                     return headers;
                 }
 
-                attempt = await NextAttemptAsync(attempt).ConfigureAwait(false);
+                attempt = next;
             }
-            catch (Exception exception) when (!attempt!.IsCommitted && MayMoveOn(exception))
+            catch (Exception exception) when (!attempt!.IsCommitted && (attempt.EndedByDriver || MayMoveOn(exception)))
             {
                 // The driver sees this failure too: it is one of the whole attempt.
                 var next = await NextAttemptAsync(attempt).ConfigureAwait(false);
@@ -416,9 +477,31 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
         }
     }
 
+    // A server that refuses a call in its headers (Trailers-Only) has not answered it: another attempt may. The channel gives the headers
+    // first, and then the failure.
+    private async ValueTask<bool> IsRefusedAsync(CallAttempt<TRequest, TResponse> attempt)
+    {
+        if (!HasOneResponse || attempt.IsCommitted || _environment.Pipeline is null)
+        {
+            return false;
+        }
+
+        for (var yields = 0; yields < 1000 && !attempt.Outcome.IsCompleted; yields++)
+        {
+            await Task.Yield();
+        }
+
+        return attempt.Outcome is { IsFaulted: true, Exception.InnerException: { } failure } && MayMoveOn(failure);
+    }
+
+    private bool WaitsForReady(Exception? exception) => Options.IsWaitForReady && exception is not null && CallFaults.IsNotConnected(exception);
+
     /// <summary>The attempts that are made on the slow path, one after the other.</summary>
     private sealed class Execution(PooledCall<TRequest, TResponse> call, CancellationToken stop)
     {
+        private static readonly TimeSpan FirstPause = TimeSpan.FromMilliseconds(50);
+        private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
+
         private bool _tried;
 
         /// <summary>The outcome of the last attempt.</summary>
@@ -473,8 +556,31 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
             return Last;
         }
 
-        /// <summary>One attempt: a lease, not on the channel that failed last, and the call on it.</summary>
+        /// <summary>One attempt; with a call that waits for ready as many as it takes until there is a connection.</summary>
         public async ValueTask TryAsync(CancellationToken cancellationToken)
+        {
+            await TryOnceAsync(cancellationToken).ConfigureAwait(false);
+            for (var pause = FirstPause; call.WaitsForReady(Last.Exception); pause = pause * 2 < LongestPause ? pause * 2 : LongestPause)
+            {
+                try
+                {
+                    await Task.Delay(pause, call.TimeProvider, cancellationToken).ConfigureAwait(false);
+                }
+                catch (OperationCanceledException exception)
+                {
+                    Last = Outcome.FromException<TResponse>(exception);
+                    return;
+                }
+
+                if (call._current?.TryAbandon() != false)
+                {
+                    await TryOnceAsync(cancellationToken).ConfigureAwait(false);
+                }
+            }
+        }
+
+        // A lease, not on the channel that failed last, and the call on it.
+        private async ValueTask TryOnceAsync(CancellationToken cancellationToken)
         {
             try
             {
@@ -514,7 +620,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
                     var (attempt, stop) = ((CallAttempt<TRequest, TResponse>, CancellationToken))state!;
                     if (!stop.IsCancellationRequested)
                     {
-                        attempt.Dispose();
+                        attempt.EndByDriver();
                     }
                 },
                 (attempt, stop));

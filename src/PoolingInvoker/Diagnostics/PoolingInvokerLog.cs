@@ -7,7 +7,7 @@ namespace PoolingInvoker;
 /// <summary>What the pool writes into the log: a diary of its channels, each event with its reason.</summary>
 internal sealed partial class PoolingInvokerLog(ILoggerFactory? factory)
 {
-    private readonly ILogger _logger = (factory ?? NullLoggerFactory.Instance).CreateLogger("PoolingInvoker.ChannelPool");
+    private readonly ILogger _logger = factory is null ? NullLogger.Instance : new GuardedLogger(factory.CreateLogger("PoolingInvoker.ChannelPool"));
 
     [LoggerMessage(EventId = 1, EventName = "ChannelCreated", Level = LogLevel.Debug, Message = "Channel {Channel} created because {Reason}.")]
     public partial void Created(object channel, string reason);
@@ -38,4 +38,32 @@ internal sealed partial class PoolingInvokerLog(ILoggerFactory? factory)
 
     [LoggerMessage(EventId = 9, EventName = "IsIdempotentThrew", Level = LogLevel.Error, Message = "IsIdempotent threw for {Method}, which is taken for not idempotent.")]
     public partial void IsIdempotentThrew(string method, Exception exception);
+
+    [LoggerMessage(EventId = 11, EventName = "CreationFailed", Level = LogLevel.Warning, Message = "No channel could be made.")]
+    public partial void CreationFailed(Exception exception);
+
+    [LoggerMessage(EventId = 12, EventName = "CloseFailed", Level = LogLevel.Warning, Message = "Closing channel {Channel} failed.")]
+    public partial void CloseFailed(object channel, Exception exception);
+
+    // A log that cannot be written costs no lease.
+    private sealed class GuardedLogger(ILogger inner) : ILogger
+    {
+        public IDisposable? BeginScope<TState>(TState state)
+            where TState : notnull => null;
+
+        public bool IsEnabled(LogLevel logLevel) => inner.IsEnabled(logLevel);
+
+        public void Log<TState>(LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter)
+        {
+            try
+            {
+                inner.Log(logLevel, eventId, state, exception, formatter);
+            }
+#pragma warning disable CA1031 // There is nowhere left to say so.
+            catch
+#pragma warning restore CA1031
+            {
+            }
+        }
+    }
 }

@@ -60,6 +60,9 @@ internal enum LeaseOutcome
     /// <summary>A server answered.</summary>
     Answered,
 
-    /// <summary>The channel failed the call.</summary>
+    /// <summary>There was no connection, or so it looks: it may be that of a token server.</summary>
+    CouldNotConnect,
+
+    /// <summary>The connection broke.</summary>
     ChannelFailed,
 }

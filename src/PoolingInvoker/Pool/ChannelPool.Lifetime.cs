@@ -17,20 +17,20 @@ public partial class ChannelPool
     {
         while (TryReserveMinimum())
         {
-            CreateAndLease(replaced: null).Dispose();
+            CreateAndLease(mayWait: false, out _)?.Dispose();
         }
 
-        var connecting = new List<Task>();
+        List<PooledChannel> channels = [];
         lock (_lock)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
             for (var i = 0; i < _active.Count; i++)
             {
-                connecting.Add(_active[i].ConnectAsync(cancellationToken));
+                channels.Add(_active[i]);
             }
         }
 
-        await Task.WhenAll(connecting).ConfigureAwait(false);
+        await Task.WhenAll(channels.Select(channel => channel.ConnectAsync(cancellationToken))).ConfigureAwait(false);
     }
 
     /// <summary>

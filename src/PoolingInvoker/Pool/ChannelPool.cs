@@ -53,6 +53,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     private int _draining;
     private int _leases;
     private int _lastId;
+    private bool _lastCreationFailed;
     private bool _disposed;
     private long _created;
     private long _replaced;
@@ -132,12 +133,14 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     {
         var acquiring = AcquireAsync(CancellationToken.None);
         var lease = acquiring.IsCompleted ? acquiring.Result : acquiring.AsTask().GetAwaiter().GetResult();
+        var channel = lease.Pooled;
         lock (_lock)
         {
-            lease.Pooled.ExplicitLeases.Push(lease);
+            // From here on another thread that returns this channel may take this lease back for its own: they are all the same.
+            channel.ExplicitLeases.Push(lease);
         }
 
-        return lease.Channel;
+        return channel.Channel;
     }
 
     /// <summary>Gives back a channel that <see cref="Get"/> gave.</summary>
@@ -152,6 +155,11 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         {
             if (!_channels.TryGetValue(obj, out var channel))
             {
+                if (_disposed)
+                {
+                    return; // closed with the pool
+                }
+
                 throw new ArgumentException(
                     $"The channel to {obj.Target} is not one of this pool's, or has been returned before and is closed. Return what Get gave, once.",
                     nameof(obj));
@@ -174,14 +182,12 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     /// <exception cref="InvalidOperationException">The policy did not make a channel.</exception>
     public bool TryAcquire([NotNullWhen(true)] out ChannelLease? lease)
     {
-        if (!TryTake(avoid: null, mayWait: false, out var channel, out _, out var create))
-        {
-            lease = null;
-            return false;
-        }
-
-        lease = create ? CreateAndLease(channel) : NewLease(channel!);
-        return true;
+        var taken = TryTake(avoid: null, mayWait: false);
+        lease = taken.Channel is { } channel ? NewLease(channel)
+            : taken.Replaces is { } old ? ReplaceAndLease(old)
+            : taken.Creates ? CreateAndLease(mayWait: false, out _)
+            : null;
+        return lease is not null;
     }
 
     /// <summary>
@@ -206,9 +212,15 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
 
         try
         {
-            return TryTake(avoid, mayWait: true, out var channel, out var waiter, out var create)
-                ? new ValueTask<ChannelLease>(create ? CreateAndLease(channel) : NewLease(channel!))
-                : new ValueTask<ChannelLease>(WaitAsync(waiter!));
+            var taken = TryTake(avoid, mayWait: timeout != TimeSpan.Zero);
+            var waiter = taken.Waiter;
+            var lease = taken.Channel is { } channel ? NewLease(channel)
+                : taken.Replaces is { } old ? ReplaceAndLease(old)
+                : taken.Creates ? CreateAndLease(mayWait: timeout != TimeSpan.Zero, out waiter)
+                : null;
+            return lease is not null ? new ValueTask<ChannelLease>(lease)
+                : waiter is not null ? new ValueTask<ChannelLease>(WaitAsync(waiter))
+                : throw TimedOut(timeout);
         }
 #pragma warning disable CA1031 // The exception reaches the caller, through the task.
         catch (Exception exception)
@@ -234,18 +246,23 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             }
 
             // Granted, perhaps in the moment in which the time was up; or the pool was disposed.
-            var granted = await waiter.Task.ConfigureAwait(false);
-            return granted is null ? CreateAndLease(replaced: null) : NewLease(granted);
+            if (await waiter.Task.ConfigureAwait(false) is { } granted)
+            {
+                return NewLease(granted);
+            }
+
+            return CreateAndLease(mayWait: true, out var again) ?? await WaitAsync(again!).ConfigureAwait(false);
         }
     }
 
     /// <summary>Takes a lease on a channel that has room, without making one: the fast path of a call.</summary>
     internal bool TryLease([NotNullWhen(true)] out ChannelLease? lease)
     {
+        PooledChannel? channel;
         lock (_lock)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
-            var channel = _active.Count + _creating < _options.MinPoolSize ? null : _active.Pick(avoid: null);
+            channel = _active.Count + _creating < _options.MinPoolSize ? null : _active.Pick(avoid: null);
             if (channel is null || ReasonToReplaceUnsynchronized(channel, thorough: false) is not null)
             {
                 lease = null;
@@ -254,10 +271,13 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
 
             LeaseUnsynchronized(channel);
             AssertLawsUnsynchronized();
-            lease = NewLease(channel);
-            return true;
         }
+
+        lease = NewLease(channel);
+        return true;
     }
+
+    internal void ThrowIfDisposed() => ObjectDisposedException.ThrowIf(Volatile.Read(ref _disposed), this);
 
     /// <summary>Takes the numbers of this moment.</summary>
     public ChannelPoolStatistics GetStatistics()
@@ -293,7 +313,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     internal void Return(ChannelLease lease, PooledChannel channel, LeaseOutcome outcome)
     {
         _leakDetector?.Returned(lease);
-        var good = IsGood(channel);
+        var good = IsGood(channel) && outcome != LeaseOutcome.ChannelFailed && (outcome != LeaseOutcome.CouldNotConnect || channel.IsConnected);
         var closes = false;
         string? reason;
         lock (_lock)
@@ -312,7 +332,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
                 }
             }
 
-            channel.Failed |= !good || outcome == LeaseOutcome.ChannelFailed;
+            channel.Failed |= !good;
             _active.Update(channel);
             reason = ReasonToReplaceUnsynchronized(channel, thorough: outcome != LeaseOutcome.Answered);
             if (reason is not null)
@@ -339,47 +359,43 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         }
     }
 
-    // Takes a lease, or a place in line, or (create) the right to make a channel: in place of `channel`, if that is one that is to go.
-    private bool TryTake(PooledChannel? avoid, bool mayWait, out PooledChannel? channel, out LeaseWaiter? waiter, out bool create)
+    private Taken TryTake(PooledChannel? avoid, bool mayWait)
     {
         lock (_lock)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
-            waiter = null;
-            channel = null;
-            create = false;
-            if (_active.Count + _creating < _options.MinPoolSize)
+            mayWait = mayWait && _waiters.Count < _options.MaxCallsWaiting;
+            Taken taken = default;
+            if (_active.Count + _creating >= _options.MinPoolSize && _active.Pick(avoid) is { } channel)
             {
-                create = true;
-                _creating++;
-            }
-            else if ((channel = _active.Pick(avoid)) is not null)
-            {
-                create = ReasonToReplaceUnsynchronized(channel, thorough: true) is not null;
-                if (create)
+                if (ReasonToReplaceUnsynchronized(channel, thorough: true) is not null)
                 {
                     BeginReplacingUnsynchronized(channel);
+                    taken = new Taken { Replaces = channel };
                 }
                 else
                 {
                     LeaseUnsynchronized(channel);
+                    taken = new Taken { Channel = channel };
                 }
             }
-            else if (MayCreateUnsynchronized(newCallers: 1))
+            else if (_active.Count + _creating < _options.MinPoolSize || MayCreateUnsynchronized(newCallers: 1, mayWait))
             {
-                create = true;
                 _creating++;
+                taken = new Taken { Creates = true };
             }
             else if (mayWait)
             {
-                waiter = _waiters.Count < _options.MaxCallsWaiting
-                    ? _waiters.Enqueue()
-                    : throw new TooManyWaitingException(
-                        $"No channel is free and too many calls wait for one already ({CountsUnsynchronized()}). Raise {KnobsUnsynchronized()} or Pool.MaxCallsWaiting ({_options.MaxCallsWaiting}).");
+                taken = new Taken { Waiter = _waiters.Enqueue() };
+            }
+            else if (_waiters.Count >= _options.MaxCallsWaiting)
+            {
+                throw new TooManyWaitingException(
+                    $"No channel is free and too many calls wait for one already ({CountsUnsynchronized()}). Raise {KnobsUnsynchronized()} or Pool.MaxCallsWaiting ({_options.MaxCallsWaiting}).");
             }
 
             AssertLawsUnsynchronized();
-            return create || channel is not null;
+            return taken;
         }
     }
 
@@ -390,45 +406,62 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         return lease;
     }
 
-    // Makes the channel that was reserved under the lock, and takes the first lease on it.
-    private ChannelLease CreateAndLease(PooledChannel? replaced)
+    // Makes the channel that was reserved under the lock, and takes the first lease on it. If it cannot be made but there are others, a
+    // lease on one of them will do, and if they are full the head of the line. Null if there is no lease, and no waiter if none was asked for.
+    private ChannelLease? CreateAndLease(bool mayWait, out LeaseWaiter? waiter)
     {
-        if (replaced is not null)
-        {
-            return NewLease(Replace(replaced, "it was found broken", andLease: true) ?? throw Disposed());
-        }
-
+        waiter = null;
         var created = CreateChannel(out var error);
-        bool published;
+        PooledChannel? leased = null;
+        bool disposed;
         lock (_lock)
         {
             _creating--;
-            published = created is not null && !_disposed;
-            if (published)
+            disposed = _disposed;
+            _lastCreationFailed = created is null;
+            if (!disposed)
             {
-                PublishUnsynchronized(created!);
-                LeaseUnsynchronized(created!);
+                if (created is not null)
+                {
+                    PublishUnsynchronized(created);
+                }
+
+                leased = created ?? _active.Pick(avoid: null);
+                if (leased is not null)
+                {
+                    LeaseUnsynchronized(leased);
+                }
+                else if (mayWait && _active.Count > 0)
+                {
+                    waiter = _waiters.EnqueueFirst();
+                }
             }
 
-            ServeWaitersUnsynchronized(); // also if there is no channel: then the next in line makes one
+            ServeWaitersUnsynchronized();
             CompleteDisposeUnsynchronized();
             AssertLawsUnsynchronized();
         }
 
-        if (published)
+        if (disposed && created is not null)
         {
-            _log.Created(created!, "calls need it");
-            return NewLease(created!);
+            DisposeChannel(created);
         }
 
         if (created is null)
         {
-            throw error!;
+            _log.CreationFailed(error!);
+        }
+        else if (!disposed)
+        {
+            _log.Created(created, "calls need it");
         }
 
-        DisposeChannel(created);
-        throw Disposed();
+        return leased is not null ? NewLease(leased)
+            : waiter is not null ? null
+            : throw (disposed ? Disposed() : error!);
     }
+
+    private ChannelLease ReplaceAndLease(PooledChannel old) => NewLease(Replace(old, "it was found broken", andLease: true) ?? throw Disposed());
 
     // Makes the replacement of a channel in state Replacing; the old one stays if none can be made. Returns the channel on which a
     // lease was taken, or null if none was asked for or the pool is disposed.
@@ -548,14 +581,23 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
 
     private void DisposeChannel(PooledChannel channel)
     {
+        try
+        {
+            channel.Channel.Dispose();
+            _log.Closed(channel);
+        }
+#pragma warning disable CA1031 // Whoever gives the last lease back has nothing to do with what a handler of the user's throws.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            _log.CloseFailed(channel, exception);
+        }
+
         lock (_lock)
         {
             _channels.Remove(channel.Channel);
             CompleteDisposeUnsynchronized();
         }
-
-        _log.Closed(channel);
-        channel.Channel.Dispose();
     }
 
     private void LeaseUnsynchronized(PooledChannel channel)
@@ -612,10 +654,12 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         _active.Update(channel);
     }
 
-    // Whether one more channel is of use: there is space for it, and those on their way do not carry all who wait.
-    private bool MayCreateUnsynchronized(int newCallers) =>
+    // Whether one more channel is of use: there is space for it, and those on their way do not carry all who wait, or the new caller
+    // cannot wait for them. Those in line make none while that fails, as long as there are channels that will have room.
+    private bool MayCreateUnsynchronized(int newCallers, bool mayWait = true) =>
         _active.Count + _creating < _options.MaxPoolSize
-        && _waiters.Count + newCallers + _creating > (_creating + _replacing) * (long)Capacity;
+        && (!mayWait || _waiters.Count + newCallers + _creating > (_creating + _replacing) * (long)Capacity)
+        && (newCallers > 0 || !_lastCreationFailed || _active.Count == 0);
 
     private void ServeWaitersUnsynchronized()
     {
@@ -641,14 +685,25 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     // The time of a waiter is up: throws, unless it has been granted something in this moment.
     private void LeaveLine(LeaseWaiter waiter, TimeSpan timeout)
     {
+        bool left;
         lock (_lock)
         {
-            if (_waiters.Remove(waiter))
-            {
-                throw new TimeoutException(
-                    $"No channel became free within {timeout.TotalSeconds:0.###} s ({CountsUnsynchronized()}). Raise {KnobsUnsynchronized()} or Pool.AcquireTimeout.",
-                    _lastCreationError);
-            }
+            left = _waiters.Remove(waiter);
+        }
+
+        if (left)
+        {
+            throw TimedOut(timeout);
+        }
+    }
+
+    private TimeoutException TimedOut(TimeSpan timeout)
+    {
+        lock (_lock)
+        {
+            return new TimeoutException(
+                $"No channel became free within {timeout.TotalSeconds:0.###} s ({CountsUnsynchronized()}). Raise {KnobsUnsynchronized()} or Pool.AcquireTimeout.",
+                _lastCreationError);
         }
     }
 
@@ -687,6 +742,18 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         $"Pool.MaxPoolSize ({_options.MaxPoolSize}), Pool.MaxConcurrentCallsPerChannel ({Capacity})";
 
     private ObjectDisposedException Disposed() => new(GetType().FullName);
+
+    /// <summary>What a caller gets: a lease on a channel, the right to replace or to make one, a place in line, or nothing.</summary>
+    private readonly struct Taken
+    {
+        public PooledChannel? Channel { get; init; }
+
+        public PooledChannel? Replaces { get; init; }
+
+        public bool Creates { get; init; }
+
+        public LeaseWaiter? Waiter { get; init; }
+    }
 
     [Conditional("DEBUG")]
     private void AssertLawsUnsynchronized()

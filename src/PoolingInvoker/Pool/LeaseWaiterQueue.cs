@@ -20,6 +20,14 @@ internal sealed class LeaseWaiterQueue
         return waiter;
     }
 
+    /// <summary>For a caller that was served and could not use it: it was here before those in line.</summary>
+    public LeaseWaiter EnqueueFirst()
+    {
+        var waiter = new LeaseWaiter();
+        waiter.Node = _waiters.AddFirst(waiter);
+        return waiter;
+    }
+
     public LeaseWaiter Dequeue()
     {
         var waiter = _waiters.First!.Value;

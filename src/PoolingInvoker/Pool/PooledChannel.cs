@@ -53,6 +53,9 @@ internal sealed class PooledChannel
     /// <summary>The place in <see cref="ActiveChannels"/>.</summary>
     public int Index { get; set; } = -1;
 
+    /// <summary>Whether the channel says that it is connected.</summary>
+    public bool IsConnected => _tellsState && Channel.State == ConnectivityState.Ready;
+
     public bool HasRoom => State == PooledChannelState.Active && Leases < Capacity;
 
     /// <summary>

@@ -32,7 +32,8 @@ internal static class CallFaults
 
         // A connection that could not be made: bare from the connectivity of GrpcChannel, wrapped from the handler itself. On a
         // connection that was made, socket errors come wrapped in an IOException.
-        if (cause is SocketException { SocketErrorCode: not (SocketError.ConnectionReset or SocketError.ConnectionAborted) })
+        if (cause is SocketException { SocketErrorCode: not (SocketError.ConnectionReset or SocketError.ConnectionAborted) }
+            || (cause is TimeoutException && exception is RpcException { StatusCode: StatusCode.Unavailable }))
         {
             return true;
         }
@@ -60,8 +61,13 @@ internal static class CallFaults
     public static bool IsChannelFault(Exception exception) =>
         TransportFailure(exception) is not null and not HttpProtocolException;
 
-    /// <summary>Whether a server, or a proxy before it, has answered.</summary>
-    public static bool IsAnswer(Exception exception) => exception is RpcException { Status.DebugException: null };
+    /// <summary>Whether a server, or a proxy before it, has answered. A deadline or a cancellation can be of the client's making.</summary>
+    public static bool IsAnswer(Exception exception) =>
+        exception is RpcException { Status.DebugException: null, StatusCode: not (StatusCode.Cancelled or StatusCode.DeadlineExceeded) };
+
+    /// <summary>Whether there was no connection: a call that waits for ready waits for it.</summary>
+    public static bool IsNotConnected(Exception exception) => exception is NoChannelException { IsTransient: true }
+        || (exception is RpcException { StatusCode: StatusCode.Unavailable } && NeverLeft(exception) && TransportFailure(exception) is not HttpProtocolException);
 
     // The writer of a request stream throws what the transport threw; all else comes inside of an RpcException.
     private static Exception? Cause(Exception exception) => exception switch

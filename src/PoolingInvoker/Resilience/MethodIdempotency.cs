@@ -13,10 +13,10 @@ namespace PoolingInvoker;
 /// </summary>
 internal sealed class MethodIdempotency(Func<IMethod, bool>? isIdempotent, PoolingInvokerLog log)
 {
-    private readonly ConcurrentDictionary<IMethod, bool> _known = new();
+    private readonly ConcurrentDictionary<string, bool> _known = new(StringComparer.Ordinal);
 
     public bool IsIdempotent(IMethod method, Type requestType, Type responseType) =>
-        _known.TryGetValue(method, out var known) ? known : _known.GetOrAdd(method, Find(method, requestType, responseType));
+        _known.TryGetValue(method.FullName, out var known) ? known : _known.GetOrAdd(method.FullName, Find(method, requestType, responseType));
 
     private bool Find(IMethod method, Type requestType, Type responseType)
     {

@@ -335,6 +335,22 @@ public sealed class RetryTests : IDisposable
         Assert.Equal(0, pool.GetStatistics().CallsInFlight);
     }
 
+    [Theory]
+    [InlineData("GetName")]
+    [InlineData("Rename")]
+    public async Task AChannelThatWasDisposedBehindThePoolsBack_TakesNothing_AndAnotherDoes(string method)
+    {
+        _server.ThenName("anna").ThenName("anna");
+        var (client, pool) = NewClient();
+        await CallAsync(client, method).Soon();
+        var lease = await pool.AcquireAsync().Soon();
+        lease.Channel.Dispose();
+        await CallAsync(client, method).Soon();
+        Assert.Equal([1, 2], _server.Requests.Select(static request => request.Channel));
+        lease.Dispose();
+        Assert.Equal(1, pool.GetStatistics().ChannelsReplaced);
+    }
+
     [Fact]
     public async Task ABlockingCall_IsTriedAgainToo()
     {
