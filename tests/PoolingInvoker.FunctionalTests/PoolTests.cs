@@ -36,7 +36,8 @@ public sealed class PoolTests
         // When a call reaches the server, all before it in line have been served before: up to 7 of them may still be on their way.
         var arrived = server.Journal.Executed.Select(int.Parse).ToList();
         Assert.Equal(Callers * Rounds, arrived.Distinct().Count());
-        Assert.All(arrived.Index(), static arrival => Assert.True(arrival.Index >= arrival.Item - (MaxPoolSize - 1), $"{arrival.Item} was served as number {arrival.Index}"));
+        Assert.All(arrived.Select(static (item, index) => (item, index)), static arrival =>
+            Assert.True(arrival.index >= arrival.item - (MaxPoolSize - 1), $"{arrival.item} was served as number {arrival.index}"));
         Assert.Equal(MaxPoolSize, server.Journal.PeakCallsInFlight);
         Assert.Equal(MaxPoolSize, server.Journal.PeakConnections);
         Assert.Equal(0, invoker.Pool.GetStatistics().CallsInFlight);

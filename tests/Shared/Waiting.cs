@@ -14,12 +14,14 @@ internal static class Waiting
     public static Task<T> Soon<T>(this ValueTask<T> task) => task.AsTask().WaitAsync(Long);
 
     /// <summary>Waits for a fact that shows on another thread.</summary>
-    public static async Task Until(Func<bool> condition, [CallerArgumentExpression(nameof(condition))] string what = "")
+    public static Task Until(Func<bool> condition, [CallerArgumentExpression(nameof(condition))] string what = "") => Until(Long, condition, what);
+
+    public static async Task Until(TimeSpan within, Func<bool> condition, [CallerArgumentExpression(nameof(condition))] string what = "")
     {
         var since = TimeProvider.System.GetTimestamp();
         while (!condition())
         {
-            if (TimeProvider.System.GetElapsedTime(since) > Long)
+            if (TimeProvider.System.GetElapsedTime(since) > within)
             {
                 Assert.Fail($"It did not become true that {what}.");
             }

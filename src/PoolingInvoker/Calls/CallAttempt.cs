@@ -180,9 +180,6 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         return over;
     }
 
-    /// <summary>Takes the lease back from a call that goes on without it.</summary>
-    public void TakeLeaseBack() => Complete(LeaseOutcome.Unknown);
-
     /// <summary>The driver has seen the outcome.</summary>
     public void OutcomeSeen(Exception? failure)
     {

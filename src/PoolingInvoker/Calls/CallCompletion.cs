@@ -10,8 +10,8 @@
 //  duplex             as server streaming: the response side ends the call, whether the request side is complete or not
 //  every kind         an exception of the channel when the call is started
 //
-// A client stream whose call object and writer are collected before its requests are complete is not ended: its response may still be
-// awaited, which nobody can know, and come. Only its lease is taken back.
+// A client stream whose call object and writer are collected before its requests are complete is ended half a minute later: its
+// response may still be awaited, which nobody can know, and come.
 //
 // The gate is ChannelLease: whoever comes first gives it back, the others do nothing. Law 1: every lease is returned exactly once,
 // whatever ends the call.

@@ -15,6 +15,8 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
     where TRequest : class
     where TResponse : class
 {
+    private static readonly TimeSpan ResponseGrace = TimeSpan.FromSeconds(30);
+
     private readonly CallEnvironment _environment;
 
     // Guarded by a lock on this object, which the library alone knows.
@@ -27,6 +29,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
     private CancellationTokenSource? _stop; // ends waits for a lease, and backoff
     private Task<TResponse>? _response;
     private Task<Metadata>? _headers;
+    private ITimer? _grace;
 
     public PooledCall(CallEnvironment environment, MethodType kind, Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest? request)
     {
@@ -176,25 +179,31 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
         }
     }
 
-    /// <summary>The application has dropped its call object, reader and writer.</summary>
+    /// <summary>
+    /// The application has dropped its call object, reader and writer. A client stream may have its response awaited all the same, which
+    /// nobody can know: it gets a while longer for that.
+    /// </summary>
     public void Reclaim()
     {
-        var current = _current;
-        if (_disposed || current is { IsCompleted: true } || (Kind == MethodType.ClientStreaming && (AreRequestsComplete || current is null)))
+        if (Kind != MethodType.ClientStreaming)
         {
-            return; // it has ended, or still can in good order
+            EndDropped();
+        }
+        else if (!AreRequestsComplete && !_response!.IsCompleted)
+        {
+            _grace = TimeProvider.CreateTimer(static call => ((PooledCall<TRequest, TResponse>)call!).EndDropped(), this, ResponseGrace, Timeout.InfiniteTimeSpan);
+        }
+    }
+
+    private void EndDropped()
+    {
+        if (!_disposed && _current is { IsCompleted: false })
+        {
+            _environment.Pool.CountReclaimedLeak();
+            _environment.Pool.Log.LeakReclaimed(Method.FullName);
         }
 
-        _environment.Pool.CountReclaimedLeak();
-        _environment.Pool.Log.LeakReclaimed(Method.FullName);
-        if (Kind == MethodType.ClientStreaming)
-        {
-            current!.TakeLeaseBack();
-        }
-        else
-        {
-            Dispose();
-        }
+        Dispose(); // also what waits for a lease or for another attempt; and it does nothing to what has ended
     }
 
     /// <summary>The requests are complete: at once, or when there is an attempt to complete them on.</summary>
@@ -428,6 +437,7 @@ internal sealed class PooledCall<TRequest, TResponse> : IRetryableCall
             response = _response;
         }
 
+        _grace?.Dispose();
         changed?.SetResult();
         ObserveCancellation(response);
     }

@@ -12,7 +12,7 @@ using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
 
-namespace PoolingInvoker.FunctionalTests.Contract;
+namespace PoolingInvoker.ContractTests;
 
 /// <summary>
 /// A server that ends calls in every way there is: each request says in its header <c>ending</c> what is to become of it. It speaks
