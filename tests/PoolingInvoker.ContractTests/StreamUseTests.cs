@@ -1,3 +1,4 @@
+using System.Reflection;
 using System.Runtime.CompilerServices;
 using System.Text;
 using Grpc.Core;
@@ -156,6 +157,38 @@ public sealed class StreamUseTests(ContractServer server) : IClassFixture<Contra
             Assert.Same(given, call.RequestStream.WriteOptions);
             await call.RequestStream.CompleteAsync().Soon();
             await call.ResponseAsync.Soon();
+        }
+    }
+
+    [Fact]
+    public async Task TheDebugger_ShowsWhatItShowsOfABareChannel()
+    {
+        var shown = new List<string[]>();
+        foreach (var invoker in Both())
+        {
+            var (options, id) = Options(Ending.HangBeforeHeaders);
+            using var unary = invoker.AsyncUnaryCall(NewMethod(MethodType.Unary), null, options, "hello");
+            using var server1 = invoker.AsyncServerStreamingCall(NewMethod(MethodType.ServerStreaming), null, options, "hello");
+            using var client = invoker.AsyncClientStreamingCall(NewMethod(MethodType.ClientStreaming), null, options);
+            using var duplex = invoker.AsyncDuplexStreamingCall(NewMethod(MethodType.DuplexStreaming), null, options);
+            await server.Reached(id).Soon();
+            await Waiting.Until(() => invoker is not PoolingCallInvoker pool || pool.Pool.GetStatistics().CallsInFlight == 4);
+            shown.Add([Shown(unary), Shown(server1), Shown(client), Shown(duplex)]);
+        }
+
+        Assert.Equal(shown[0], shown[1]);
+        Assert.All(shown[1], static line => Assert.Matches(@"^Channel = 127\.0\.0\.1:\d+, Method = /contract/\w+, IsComplete = false \| Channel=GrpcChannel Method=\w+ Request=\w*$", line));
+
+        // Its display line and its properties are private, and for the debugger alone.
+        static string Shown(object call)
+        {
+            const BindingFlags Hidden = BindingFlags.Instance | BindingFlags.NonPublic | BindingFlags.Public;
+            var line = (string)call.GetType().GetMethod("DebuggerToString", Hidden)!.Invoke(call, null)!;
+            var proxy = call.GetType().GetNestedTypes(BindingFlags.NonPublic).Single(static type => type.Name.EndsWith("DebugView", StringComparison.Ordinal));
+            var view = Activator.CreateInstance(proxy.MakeGenericType(call.GetType().GetGenericArguments()), call)!;
+            var method = view.GetType().GetProperty("Method")!.GetValue(view);
+            return $"{line} | Channel={view.GetType().GetProperty("Channel")!.GetValue(view)?.GetType().Name}"
+                + $" Method={method?.GetType().GetProperty("Name")!.GetValue(method)} Request={view.GetType().GetProperty("Request")?.GetValue(view)}";
         }
     }
 

@@ -1,3 +1,4 @@
+using System.Collections;
 using Grpc.Core;
 
 namespace PoolingInvoker;
@@ -6,7 +7,7 @@ namespace PoolingInvoker;
 /// What the application holds of a stream: its call object, reader and writer lead here, and nothing of the pool does. So when the
 /// application drops all of them without ending the call it is collected, and the call is ended for it.
 /// </summary>
-internal sealed class CallHandle<TRequest, TResponse>(PooledCall<TRequest, TResponse> call)
+internal sealed class CallHandle<TRequest, TResponse>(PooledCall<TRequest, TResponse> call) : IEnumerable<KeyValuePair<string, object>>
     where TRequest : class
     where TResponse : class
 {
@@ -27,6 +28,10 @@ internal sealed class CallHandle<TRequest, TResponse>(PooledCall<TRequest, TResp
     ~CallHandle() => ThreadPool.UnsafeQueueUserWorkItem(static call => call.Reclaim(), call, preferLocal: false);
 
     public PooledCall<TRequest, TResponse> Call => call;
+
+    public IEnumerator<KeyValuePair<string, object>> GetEnumerator() => call.GetEnumerator();
+
+    IEnumerator IEnumerable.GetEnumerator() => GetEnumerator();
 
     // A unary call ends without the application's doing: it needs no handle, and its call object holds the call itself.
     private static PooledCall<TRequest, TResponse> CallOf(object state) =>

@@ -1,3 +1,4 @@
+using System.Collections;
 using Grpc.Core;
 
 namespace PoolingInvoker;
@@ -10,7 +11,7 @@ namespace PoolingInvoker;
 /// the current attempt, and when that fails them they ask <see cref="NextAttemptAsync"/> whether there is another. An attempt becomes the
 /// call (it is settled) when it commits, and also when it has failed and no other one follows.
 /// </remarks>
-internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall
+internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, IEnumerable<KeyValuePair<string, object>>
     where TRequest : class
     where TResponse : class
 {
@@ -110,6 +111,23 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall
 
         return response;
     }
+
+    /// <summary>What the debugger shows of a call object, as that of a bare channel gives it.</summary>
+    public IEnumerator<KeyValuePair<string, object>> GetEnumerator()
+    {
+        if (_current is { } current)
+        {
+            yield return new KeyValuePair<string, object>("Channel", current.Channel.Channel);
+        }
+
+        yield return new KeyValuePair<string, object>("Method", Method);
+        if (Kind == MethodType.Unary)
+        {
+            yield return new KeyValuePair<string, object>("Request", Request!);
+        }
+    }
+
+    IEnumerator IEnumerable.GetEnumerator() => GetEnumerator();
 
     public Status GetStatus()
     {
