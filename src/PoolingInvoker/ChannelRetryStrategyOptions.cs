@@ -10,8 +10,9 @@ namespace PoolingInvoker;
 /// </summary>
 /// <remarks>
 /// The preset <see cref="RetryStrategyOptions{TResult}.ShouldHandle"/> handles a failure of the transport and the status
-/// <c>Unavailable</c>, when sending the call again is safe: it never left, or its method is idempotent; and for a stream, no message
-/// has been delivered. A predicate of your own may handle more or fewer outcomes. It cannot make an unsafe call be sent again.
+/// <c>Unavailable</c>, when sending the call again is safe: it never left, or its method is idempotent; and the application has read
+/// nothing of it, neither a message nor the headers, and has got no request through. A predicate of your own may handle more or fewer
+/// outcomes. It cannot make an unsafe call be sent again.
 /// </remarks>
 public class ChannelRetryStrategyOptions : RetryStrategyOptions
 {

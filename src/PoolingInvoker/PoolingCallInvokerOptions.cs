@@ -22,15 +22,16 @@ public sealed class PoolingCallInvokerOptions
     /// attempt, on a channel leased for it. For the retry in it, add <see cref="ChannelRetryStrategyOptions"/>.
     /// </summary>
     /// <remarks>
-    /// Whatever the pipeline asks for, a call that may have reached a server is not sent again unless its method is idempotent, nor is
-    /// a stream that has delivered its first message: the pipeline then gets the outcome of the last attempt once more.
+    /// Whatever the pipeline asks for, a call that may have reached a server is not sent again unless its method is idempotent, nor is a
+    /// stream that has delivered its first message or written its first request, nor a call whose response headers the application has
+    /// read: the pipeline then gets the outcome of the last attempt once more. For a stream the pipeline is over at that point.
     /// </remarks>
     /// <value>The default value is <see langword="null"/>.</value>
     public Action<ResiliencePipelineBuilder>? ConfigurePipeline { get; set; }
 
     /// <summary>
     /// Gets or sets which methods are safe to run twice. It has the last word over the <c>idempotency_level</c> of the .proto.
-    /// It is asked once a method, after its first failure.
+    /// It is asked after the first failure of a method, and as a rule once.
     /// </summary>
     /// <value>
     /// The default value is <see langword="null"/>: idempotent is what the .proto marks <c>NO_SIDE_EFFECTS</c> or <c>IDEMPOTENT</c>,

@@ -11,7 +11,7 @@ public partial class ChannelPool
     /// </summary>
     /// <param name="cancellationToken">Ends the wait; what is connected stays connected.</param>
     /// <exception cref="HttpRequestException">A channel could not connect on its first attempt.</exception>
-    /// <exception cref="InvalidOperationException">The policy did not make a channel.</exception>
+    /// <exception cref="InvalidOperationException">The policy did not make a channel, and there is none. What <see cref="ChannelPoolOptions.ConfigureChannel"/> throws is thrown as it is.</exception>
     /// <exception cref="ObjectDisposedException">The pool is disposed.</exception>
     public async Task ConnectAsync(CancellationToken cancellationToken = default)
     {

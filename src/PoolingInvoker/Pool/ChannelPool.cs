@@ -16,8 +16,9 @@
 //  1. Lease law. Every lease is returned exactly once (ChannelLease holds the gate).
 //  2. Capacity. 0 <= leases <= capacity on every channel, counted at the pick. Channels, with those being made, are never more than
 //     MaxPoolSize; draining ones are counted apart.
-//  3. No lost wake-up. Nobody waits while an active channel has room, or while one could be made that nobody else is making.
-//     Waiters are served first come, first served. A cancelled waiter takes nothing.
+//  3. No lost wake-up. Nobody waits while an active channel has room, or while one could be made that nobody else is making; when the
+//     last one could not be made, those in line wait for the channels that there are. Waiters are served first come, first served. A
+//     cancelled waiter takes nothing.
 //  4. Draining. A draining channel is never leased again; it is disposed on its last return, never before. The replacement is
 //     published before the old one starts to drain.
 //  5. No foreign code under the lock: no channel creation, no dispose, no user callback, no continuation of a waiter.
@@ -64,7 +65,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     /// <summary>
     /// Makes a pool whose channels <paramref name="policy"/> makes and judges: <c>Create</c> gives a new channel, and <c>Return</c>
     /// says after each call whether the channel is still good. <see cref="ChannelPoolOptions.ConfigureChannel"/> and
-    /// <see cref="ChannelPoolOptions.ConfigureHandler"/> are not used.
+    /// <see cref="ChannelPoolOptions.ConfigureHandler"/> cannot be set: they change channels that the pool makes itself.
     /// </summary>
     /// <param name="policy">Makes each channel anew, and does not dial in <c>Create</c>: callers wait for it.</param>
     /// <param name="options">The options, or <see langword="null"/> for the defaults.</param>
@@ -179,7 +180,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     /// <param name="lease">The lease; dispose it to give it back.</param>
     /// <returns>Whether there was room on a channel, or a channel could be made.</returns>
     /// <exception cref="ObjectDisposedException">The pool is disposed.</exception>
-    /// <exception cref="InvalidOperationException">The policy did not make a channel.</exception>
+    /// <exception cref="InvalidOperationException">The policy did not make a channel, and there is none. What <see cref="ChannelPoolOptions.ConfigureChannel"/> throws is thrown as it is.</exception>
     public bool TryAcquire([NotNullWhen(true)] out ChannelLease? lease)
     {
         var taken = TryTake(avoid: null, mayWait: false);
@@ -196,7 +197,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     /// <param name="cancellationToken">Ends the wait.</param>
     /// <returns>The lease; dispose it to give it back.</returns>
     /// <exception cref="TimeoutException">No channel became free within <see cref="ChannelPoolOptions.AcquireTimeout"/>.</exception>
-    /// <exception cref="InvalidOperationException"><see cref="ChannelPoolOptions.MaxCallsWaiting"/> calls wait already, or the policy did not make a channel.</exception>
+    /// <exception cref="InvalidOperationException"><see cref="ChannelPoolOptions.MaxCallsWaiting"/> calls wait already, or the policy did not make a channel, and there is none. What <see cref="ChannelPoolOptions.ConfigureChannel"/> throws is thrown as it is.</exception>
     /// <exception cref="ObjectDisposedException">The pool is disposed, or was while this call waited.</exception>
     /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was cancelled.</exception>
     public ValueTask<ChannelLease> AcquireAsync(CancellationToken cancellationToken = default) =>
