@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds everything, checks the style, and runs all tests. Needs the .NET SDK that global.json names, and nothing else.
+# Builds everything, checks the style, and runs all tests. Needs the .NET SDK that global.json names, and
+# etcd, which it installs where apt-get can.
 # The last line says how many tests passed and failed; the exit code is 0 only if none failed or was left out.
 set -uo pipefail
 cd "$(dirname "$0")" || exit 1
@@ -8,12 +9,27 @@ rm -rf "$results"
 
 step() { printf '\n== %s\n' "$*"; "$@" || { printf '\nfailed: %s\n0 passed, 1 failed\n' "$*"; exit 1; }; }
 
+# Some tests start an etcd of their own, in a process that they end.
+install_etcd() {
+  command -v apt-get > /dev/null || { echo "There is no etcd on the PATH, and no apt-get to install it with. Please install etcd."; return 1; }
+  # The package would start it as a service.
+  [ ! -d /run/systemd/system ] || systemctl --quiet mask etcd.service
+  local log
+  if ! log=$(apt-get update 2>&1 && DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=120 etcd-server 2>&1); then
+    printf '%s\n' "$log" | tail -n 20
+    echo "There is no etcd on the PATH, and apt-get could not install etcd-server (is this user root?)."
+    return 1
+  fi
+}
+command -v etcd > /dev/null || step install_etcd
+
 step dotnet build PoolingInvoker.sln --configuration Debug
 step dotnet build src/PoolingInvoker --configuration Release
 step dotnet format PoolingInvoker.sln --verify-no-changes --no-restore
 
 status=0
-for project in PoolingInvoker.Tests PoolingInvoker.ContractTests PoolingInvoker.FunctionalTests; do
+for project in PoolingInvoker.Tests PoolingInvoker.Interleavings PoolingInvoker.ContractTests PoolingInvoker.FunctionalTests PoolingInvoker.DropInTests; do
   printf '\n== %s\n' "$project"
   dotnet test "tests/$project" --no-build --configuration Debug --logger "trx;LogFileName=$project.trx" --results-directory "$results" \
     --collect "XPlat Code Coverage" --settings coverage.runsettings --blame-hang-timeout 5m --blame-hang-dump-type none || status=1

@@ -365,9 +365,11 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         lock (_lock)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
-            mayWait = mayWait && _waiters.Count < _options.MaxCallsWaiting;
+            var hasPlace = mayWait && _waiters.Count < _options.MaxCallsWaiting;
+            var isBelowMinimum = _active.Count + _creating < _options.MinPoolSize;
+            var mayCreate = isBelowMinimum || MayCreateUnsynchronized(newCallers: 1, hasPlace);
             Taken taken = default;
-            if (_active.Count + _creating >= _options.MinPoolSize && _active.Pick(avoid) is { } channel)
+            if (!isBelowMinimum && _active.Pick(avoid) is { } channel)
             {
                 if (ReasonToReplaceUnsynchronized(channel, thorough: true) is not null)
                 {
@@ -380,16 +382,22 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
                     taken = new Taken { Channel = channel };
                 }
             }
-            else if (_active.Count + _creating < _options.MinPoolSize || MayCreateUnsynchronized(newCallers: 1, mayWait))
+            else if (mayCreate && _waiters.Count == 0)
             {
                 _creating++;
                 taken = new Taken { Creates = true };
             }
-            else if (mayWait)
+            else if (hasPlace)
             {
                 taken = new Taken { Waiter = _waiters.Enqueue() };
+                if (mayCreate)
+                {
+                    // What the newcomer may have made goes to whoever is first in line.
+                    _creating++;
+                    _waiters.Dequeue().SetResult(null);
+                }
             }
-            else if (_waiters.Count >= _options.MaxCallsWaiting)
+            else if (mayWait)
             {
                 throw new TooManyWaitingException(
                     $"No channel is free and too many calls wait for one already ({CountsUnsynchronized()}). Raise {KnobsUnsynchronized()} or Pool.MaxCallsWaiting ({_options.MaxCallsWaiting}).");

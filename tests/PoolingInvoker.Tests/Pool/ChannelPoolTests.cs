@@ -160,6 +160,29 @@ public sealed class ChannelPoolTests : IDisposable
     }
 
     [Fact]
+    public async Task TryAcquire_GivesNothing_AlsoWhenTheLineIsFull()
+    {
+        var pool = NewPool(capacity: 1, max: 1, maxWaiting: 0);
+        _ = await pool.AcquireAsync().Soon();
+        Assert.False(pool.TryAcquire(out _));
+    }
+
+    [Fact]
+    public async Task ANewcomer_DoesNotOvertakeThoseInLine_WhenChannelsCanBeMadeAgain()
+    {
+        var pool = NewPool(capacity: 1, max: 2);
+        _ = await pool.AcquireAsync().Soon();
+        _policy.OnCreate = static () => throw new TimeoutException("no dial tone");
+        var first = pool.AcquireAsync().AsTask();
+        AssertPool(pool, inFlight: 1, waiting: 1);
+
+        _policy.OnCreate = StubPolicy.NewChannel;
+        var second = pool.AcquireAsync().AsTask();
+        (await first.Soon()).Dispose();
+        (await second.Soon()).Dispose();
+    }
+
+    [Fact]
     public async Task MaxCallsWaiting_RefusesAtOnce()
     {
         var pool = NewPool(capacity: 1, max: 1, maxWaiting: 1);
@@ -382,13 +405,13 @@ public sealed class ChannelPoolTests : IDisposable
         var second = pool.AcquireAsync().AsTask();
         var third = pool.AcquireAsync().AsTask();
         Assert.Equal(1, created);
-        var fourth = await pool.AcquireAsync().Soon(); // one more than that channel will carry
-        Assert.Equal(2, created);
+        var fourth = pool.AcquireAsync().AsTask(); // one more than that channel will carry: the first in line makes another
+        (await second.Soon()).Dispose();
+        Assert.Equal(2, Volatile.Read(ref created));
 
         mayGoOn.Set();
-        var leases = await Task.WhenAll(first, second, third).Soon();
-        AssertPool(pool, channels: 2, inFlight: 4);
-        fourth.Dispose();
+        var leases = await Task.WhenAll(first, third, fourth).Soon();
+        AssertPool(pool, channels: 2, inFlight: 3);
         Array.ForEach(leases, static lease => lease.Dispose());
         AssertPool(pool, channels: 2, idle: 2, inFlight: 0);
     }

@@ -1,0 +1,171 @@
+using System.Diagnostics;
+using Microsoft.Extensions.Time.Testing;
+using PoolingInvoker.Testing;
+
+namespace PoolingInvoker.Interleavings;
+
+/// <summary>
+/// Real threads: what the scheduler does not know of, such as the memory of the machine. Callers do what they like to a small pool, and a
+/// clock of the test's makes its channels old and idle meanwhile; after every thousand operations they stop, and all that can be told of
+/// a pool that nobody uses has to be so. Every tenth time it is disposed while they go on.
+/// </summary>
+public sealed class StressTests(ITestOutputHelper output)
+{
+    private const int Callers = 8;
+    private const int OperationsARound = 1000;
+
+    private readonly FakeTimeProvider _time = new();
+    private long _served;
+    private long _refused;
+
+    [Fact]
+    public async Task TheLawsHold()
+    {
+        var seed = Environment.TickCount;
+        output.WriteLine($"Seed {seed}.");
+        var since = Stopwatch.GetTimestamp();
+        var rounds = 0;
+        Witness? pool = null;
+        while (Stopwatch.GetElapsedTime(since).TotalSeconds < Budget.StressSeconds)
+        {
+            pool ??= NewPool();
+            var disposes = ++rounds % 10 == 0;
+            Misbehave(pool, new Random(seed + rounds));
+            var left = OperationsARound;
+            bool GoesOn() => Interlocked.Decrement(ref left) >= 0;
+            var callers = Enumerable.Range(0, Callers)
+                .Select(caller => new Random((seed * 31) + (rounds * Callers) + caller))
+                .Select(random => Task.Run(() => CallAsync(pool, random, GoesOn)))
+                .ToList();
+            if (disposes)
+            {
+                callers.Add(Task.Run(async () =>
+                {
+                    await Waiting.Until(() => Volatile.Read(ref left) < OperationsARound / 2);
+                    pool.IsClosing = true;
+                    await pool.Pool.DisposeAsync();
+                    pool.CheckAllDisposed();
+                }));
+            }
+
+            var calling = Task.WhenAll(callers);
+            await Task.Run(async () =>
+            {
+                while (!calling.IsCompleted)
+                {
+                    _time.Advance(TimeSpan.FromMilliseconds(0.1));
+                    await Task.Yield();
+                }
+            }).Soon();
+            await calling;
+            Behave(pool);
+            if (disposes)
+            {
+                pool.CheckTheEnd();
+                pool = null;
+            }
+            else
+            {
+                pool.CheckQuiet();
+            }
+        }
+
+        pool?.CheckTheEnd();
+        output.WriteLine($"{rounds} rounds of {OperationsARound} operations by {Callers} callers: {_served} served, {_refused} refused.");
+        Assert.True(_served > _refused, "Most operations are served.");
+    }
+
+    private Witness NewPool() => new(new ChannelPoolOptions
+    {
+        TimeProvider = _time,
+        MinPoolSize = 1,
+        MaxPoolSize = 3,
+        MaxConcurrentCallsPerChannel = 2,
+        AcquireTimeout = TimeSpan.FromMilliseconds(20),
+        DrainTimeout = Timeout.InfiniteTimeSpan,
+        PooledChannelIdleTimeout = TimeSpan.FromMilliseconds(30),
+        PooledChannelLifetime = TimeSpan.FromMilliseconds(100),
+    });
+
+    private static void Misbehave(Witness pool, Random random)
+    {
+        bool OneIn(int n)
+        {
+            lock (random)
+            {
+                return random.Next(n) == 0;
+            }
+        }
+
+        pool.Policy.OnReturn = _ => !OneIn(50);
+        pool.Policy.OnCreate = () =>
+        {
+            if (OneIn(10))
+            {
+                throw new TimeoutException("no dial tone");
+            }
+        };
+    }
+
+    private static void Behave(Witness pool)
+    {
+        pool.Policy.OnReturn = static _ => true;
+        pool.Policy.OnCreate = static () => { };
+    }
+
+    private async Task CallAsync(Witness pool, Random random, Func<bool> goesOn)
+    {
+        while (goesOn())
+        {
+            try
+            {
+                await CallAsync(pool, random);
+                Interlocked.Increment(ref _served);
+            }
+            catch (Exception exception) when (exception is OperationCanceledException or TimeoutException or ObjectDisposedException
+                or InvalidOperationException { InnerException: TimeoutException })
+            {
+                Interlocked.Increment(ref _refused);
+            }
+        }
+    }
+
+    private static async Task CallAsync(Witness pool, Random random)
+    {
+        if (random.Next(4) == 0)
+        {
+            pool.TryAcquire(fast: random.Next(2) == 0);
+            return;
+        }
+
+        using var cancellation = new CancellationTokenSource();
+        var acquiring = pool.AcquireAsync(cancellation.Token);
+        if (random.Next(5) == 0)
+        {
+            _ = Task.Run(cancellation.Cancel);
+        }
+
+        var lease = await acquiring;
+        if (random.Next(2) == 0)
+        {
+            await Task.Yield();
+        }
+
+        switch (random.Next(20))
+        {
+            case 0:
+                pool.Return(lease, LeaseOutcome.ChannelFailed);
+                break;
+            case 1: // two at once
+                pool.Leaves(lease);
+                await Task.WhenAll(Task.Run(lease.Dispose), Task.Run(lease.Dispose));
+                break;
+            case < 10:
+                pool.Return(lease, LeaseOutcome.Answered);
+                break;
+            default:
+                pool.Return(lease);
+                break;
+        }
+    }
+}
