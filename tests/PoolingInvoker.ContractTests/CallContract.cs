@@ -88,10 +88,10 @@ public abstract class CallContract(ContractServer server, CallKind kind) : IClas
         Assert.NotEmpty(bare);
 
         // The first call makes the channel and starts when it has it; the second one finds it and starts at once.
-        var first = await new Conversation(pool, kind, server).RunAsync(scenario);
+        var first = await new Conversation(pool, kind, server, whenOver: () => NothingIsLeftAsync(pool)).RunAsync(scenario);
         Assert.Equal(bare, first);
         await NothingIsLeftAsync(pool);
-        var second = await new Conversation(pool, kind, server).RunAsync(scenario);
+        var second = await new Conversation(pool, kind, server, whenOver: () => NothingIsLeftAsync(pool)).RunAsync(scenario);
         Assert.Equal(bare, second);
         await NothingIsLeftAsync(pool);
     }
