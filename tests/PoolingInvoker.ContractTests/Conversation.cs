@@ -167,9 +167,10 @@ public sealed class Conversation(
     {
         if (call.Response is not null)
         {
-            // Disposed between the headers and the response, the call on a bare channel ends as one that is disposed, or stumbles in one of
-            // several ways over a response that is: which, depends on how far it has come.
-            await Step("response", scenario.Dispose == Point.AfterHeaders ? () => AnyFailure(call.Response) : () => call.Response);
+            // Ended by the caller between the headers and the response, the call on a bare channel ends as one that is disposed or cancelled,
+            // or stumbles over a response that is: which, depends on how far it has come.
+            var endedInBetween = scenario.Dispose == Point.AfterHeaders || scenario.Cancel == Point.AfterHeaders;
+            await Step("response", endedInBetween ? () => EndedByCaller(call.Response) : () => call.Response);
             return;
         }
 
@@ -252,10 +253,12 @@ public sealed class Conversation(
 
     private string Describe(Status status) => $"{status.StatusCode} '{status.Detail}'{Causes(status.DebugException)}";
 
-    private static async Task<string> AnyFailure(Task<string> response)
+    private async Task<string> EndedByCaller(Task<string> response)
     {
-        await Assert.ThrowsAsync<RpcException>(() => response);
-        return "failed";
+        var exception = await Assert.ThrowsAsync<RpcException>(() => response);
+        return exception is { StatusCode: StatusCode.Cancelled } or { Status.DebugException: IOException or ObjectDisposedException }
+            ? "ended by the caller"
+            : Describe(exception);
     }
 
     private string Describe(Exception exception) => exception switch

@@ -11,6 +11,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     private const int Committed = 1;
     private const int Abandoned = 2;
 
+    private readonly PooledCall<TRequest, TResponse> _owner;
     private readonly object _call;
     private readonly TaskCompletionSource<TResponse>? _outcome;
     private int _state;
@@ -19,6 +20,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     public CallAttempt(ChannelLease lease, PooledCall<TRequest, TResponse> call)
         : base(lease)
     {
+        _owner = call;
         Channel = lease.Pooled;
         try
         {
@@ -193,10 +195,11 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     /// <summary>The call is over, with this exception or in good order: the lease goes back.</summary>
     public void Complete(Exception? exception)
     {
+        // A caller that ends the call in the middle of something may make the channel say that the connection broke.
         exception = Failure ?? exception;
         Complete(
             exception is null || CallFaults.IsAnswer(exception) ? LeaseOutcome.Answered
-            : !CallFaults.IsChannelFault(exception) ? LeaseOutcome.Unknown
+            : !CallFaults.IsChannelFault(exception) || _owner.IsEndedByCaller ? LeaseOutcome.Unknown
             : CallFaults.NeverLeft(exception) ? LeaseOutcome.CouldNotConnect
             : LeaseOutcome.ChannelFailed);
     }

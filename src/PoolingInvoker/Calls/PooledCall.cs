@@ -70,6 +70,10 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     /// <summary>Whether the application has said that no more requests come.</summary>
     public bool AreRequestsComplete => Volatile.Read(ref _requestsComplete);
 
+    /// <summary>Whether the caller has ended the call, by Dispose, its token or its deadline.</summary>
+    public bool IsEndedByCaller =>
+        _disposed || Options.CancellationToken.IsCancellationRequested || CallCompletion.DueTime(Options.Deadline, TimeProvider) == TimeSpan.Zero;
+
     private bool HasOneResponse => Kind is MethodType.Unary or MethodType.ClientStreaming;
 
     private bool HasEnded => Volatile.Read(ref _ended);

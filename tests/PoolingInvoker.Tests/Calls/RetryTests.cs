@@ -362,6 +362,23 @@ public sealed class RetryTests : IDisposable
     }
 
     [Fact]
+    public async Task WhatACallerBreaks_IsNoFaultOfTheChannel()
+    {
+        // A cancellation that meets the channel as it begins to read makes it say that the connection broke.
+        using var cancellation = new CancellationTokenSource();
+        _server.ThenName("anna").Then(_ =>
+        {
+            cancellation.Cancel();
+            return Task.FromException<HttpResponseMessage>(new IOException("The request was aborted."));
+        });
+        var (client, pool) = NewClient();
+        await CallAsync(client, "GetName").Soon();
+        await Assert.ThrowsAsync<RpcException>(() => client.GetNameAsync(new GetNameRequest(), cancellationToken: cancellation.Token).ResponseAsync.Soon());
+        Assert.Equal(0, pool.GetStatistics().ChannelsReplaced);
+        Assert.Equal(2, _server.Requests.Count);
+    }
+
+    [Fact]
     public async Task AChannelThatThrowsOperationCanceled_KeepsItsExceptions()
     {
         _server.ConfigureChannel = static options => options.ThrowOperationCanceledOnCancellation = true;
