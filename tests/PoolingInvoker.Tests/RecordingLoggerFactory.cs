@@ -10,6 +10,9 @@ internal sealed class RecordingLoggerFactory : ILoggerFactory, ILogger
 
     public IReadOnlyList<(string Event, string Message)> Entries => [.. _entries];
 
+    /// <summary>What is done at each entry, on the thread that writes it.</summary>
+    public Action OnEntry { get; set; } = static () => { };
+
     public void AddProvider(ILoggerProvider provider)
     {
     }
@@ -25,6 +28,9 @@ internal sealed class RecordingLoggerFactory : ILoggerFactory, ILogger
 
     public bool IsEnabled(LogLevel logLevel) => true;
 
-    public void Log<TState>(LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter) =>
+    public void Log<TState>(LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter)
+    {
         _entries.Enqueue((eventId.Name ?? "", formatter(state, exception)));
+        OnEntry();
+    }
 }

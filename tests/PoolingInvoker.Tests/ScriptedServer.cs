@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.Collections.Concurrent;
+using System.IO.Pipelines;
 using System.Net;
 using Google.Protobuf;
 using Grpc.Core;
@@ -15,7 +16,7 @@ namespace PoolingInvoker.Tests;
 /// </summary>
 internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
 {
-    private readonly ConcurrentQueue<Func<CancellationToken, Task<HttpResponseMessage>>> _script = new();
+    private readonly ConcurrentQueue<Exchange> _script = new();
     private readonly ConcurrentQueue<(int Channel, HttpRequestMessage Request)> _requests = new();
     private int _channels;
 
@@ -24,13 +25,43 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
 
     public Action<GrpcChannelOptions>? ConfigureChannel { get; set; }
 
-    public ScriptedServer Then(Func<CancellationToken, Task<HttpResponseMessage>> answer)
-    {
-        _script.Enqueue(answer);
-        return this;
-    }
+    public ScriptedServer Then(Func<CancellationToken, Task<HttpResponseMessage>> answer) => Then((_, token) => answer(token), Task.CompletedTask);
 
     public ScriptedServer ThenReply(params IMessage[] messages) => Then(_ => Task.FromResult(Reply(messages)));
+
+    /// <summary>Nothing before <paramref name="until"/>, and then these messages.</summary>
+    public ScriptedServer ThenReplyAfter(Task until, params IMessage[] messages) => Then(async token =>
+    {
+        await until.WaitAsync(token);
+        return Reply(messages);
+    });
+
+    /// <summary>These messages, when all requests are here.</summary>
+    public ScriptedServer ThenReplyAfterRequests(params IMessage[] messages) => Then(
+        async (sending, _) =>
+        {
+            await sending;
+            return Reply(messages);
+        },
+        Task.CompletedTask);
+
+    /// <summary>A message, and another one after a pause, during which no requests are taken: a write waits.</summary>
+    public ScriptedServer ThenPause(IMessage before, Task pause, IMessage after) => Then(
+        (_, _) =>
+        {
+            var body = new Pipe();
+            _ = WriteAsync(body.Writer);
+            return Task.FromResult(Reply(new StreamContent(body.Reader.AsStream())));
+
+            async Task WriteAsync(PipeWriter writer)
+            {
+                await writer.WriteAsync(Frames([before]), CancellationToken.None);
+                await pause;
+                await writer.WriteAsync(Frames([after]), CancellationToken.None);
+                await writer.CompleteAsync();
+            }
+        },
+        pause);
 
     public ScriptedServer ThenName(string name) => ThenReply(new GetNameReply { Name = name });
 
@@ -43,15 +74,22 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
         ThenThrow(new HttpRequestException(HttpRequestError.ConnectionError, "refused", new System.Net.Sockets.SocketException(111)));
 
     /// <summary>The connection broke when the request was on its way.</summary>
-    public ScriptedServer ThenBreak() =>
-        ThenThrow(new HttpRequestException(HttpRequestError.ResponseEnded, "broken", new HttpIOException(HttpRequestError.ResponseEnded)));
+    public ScriptedServer ThenBreak() => ThenThrow(Broken());
 
     /// <summary>No answer until the call is cancelled.</summary>
-    public ScriptedServer ThenHang() => Then(static async token =>
-    {
-        await Task.Delay(Timeout.InfiniteTimeSpan, TimeProvider.System, token);
-        throw new InvalidOperationException();
-    });
+    public ScriptedServer ThenHang() => Then(NoResponse, Task.CompletedTask);
+
+    /// <summary>No answer until the call is cancelled, and no request is taken: a write waits.</summary>
+    public ScriptedServer ThenTakeNothing() => Then(NoResponse, new TaskCompletionSource().Task);
+
+    /// <summary>The connection breaks: to who writes at once, and to who waits for the response after <paramref name="until"/>.</summary>
+    public ScriptedServer ThenBreakUnderTheWriter(Task until) => Then(
+        async (_, token) =>
+        {
+            await until.WaitAsync(token);
+            throw Broken();
+        },
+        Task.FromException(new IOException("broken")));
 
     /// <summary>Headers, these messages, and then the connection breaks.</summary>
     public ScriptedServer ThenBreakAfter(params IMessage[] messages) => Then(_ =>
@@ -71,12 +109,23 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
 
     public bool Return(GrpcChannel obj) => true;
 
+    private static HttpRequestException Broken() =>
+        new(HttpRequestError.ResponseEnded, "broken", new HttpIOException(HttpRequestError.ResponseEnded));
+
+    private static async Task<HttpResponseMessage> NoResponse(Task sending, CancellationToken cancellationToken)
+    {
+        await Task.Delay(Timeout.InfiniteTimeSpan, TimeProvider.System, cancellationToken);
+        throw new InvalidOperationException();
+    }
+
     private static HttpResponseMessage Headers() => new(HttpStatusCode.OK) { Version = HttpVersion.Version20 };
 
-    private static HttpResponseMessage Reply(IMessage[] messages)
+    private static HttpResponseMessage Reply(IMessage[] messages) => Reply(new ByteArrayContent(Frames(messages)));
+
+    private static HttpResponseMessage Reply(HttpContent content)
     {
         var response = Headers();
-        response.Content = new ByteArrayContent(Frames(messages));
+        response.Content = content;
         response.Content.Headers.ContentType = new("application/grpc");
         response.TrailingHeaders.Add("grpc-status", "0");
         return response;
@@ -106,27 +155,44 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
         return stream.ToArray();
     }
 
+    private ScriptedServer Then(Func<Task, CancellationToken, Task<HttpResponseMessage>> answer, Task taken)
+    {
+        _script.Enqueue(new Exchange(answer, taken));
+        return this;
+    }
+
+    /// <summary>What happens to one request.</summary>
+    /// <param name="Answer">Gives the response; it is told when all of the request has been sent.</param>
+    /// <param name="Taken">When the request is taken: a write waits for it, and fails if it does.</param>
+    private sealed record Exchange(Func<Task, CancellationToken, Task<HttpResponseMessage>> Answer, Task Taken);
+
     private sealed class Handler(ScriptedServer server, int channel) : HttpMessageHandler
     {
         protected override async Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
         {
             server._requests.Enqueue((channel, request));
-            if (!server._script.TryDequeue(out var answer))
+            if (!server._script.TryDequeue(out var exchange))
             {
                 throw new InvalidOperationException("The script is over: no further request was expected.");
             }
 
             // As the real handler does, the request is sent while the response is waited for.
-            var sending = request.Content!.CopyToAsync(Stream.Null, cancellationToken);
+            var sending = request.Content!.CopyToAsync(new Connection(exchange.Taken), cancellationToken);
             try
             {
-                return await answer(cancellationToken);
+                return await exchange.Answer(sending, cancellationToken);
             }
             finally
             {
                 _ = sending.ContinueWith(static task => task.Exception, TaskScheduler.Default);
             }
         }
+    }
+
+    private sealed class Connection(Task taken) : MemoryStream
+    {
+        public override async ValueTask WriteAsync(ReadOnlyMemory<byte> buffer, CancellationToken cancellationToken = default) =>
+            await taken.WaitAsync(cancellationToken);
     }
 
     private sealed class BreakingStream(byte[] content) : MemoryStream(content)

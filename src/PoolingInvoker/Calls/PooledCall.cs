@@ -16,6 +16,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     where TResponse : class
 {
     private static readonly TimeSpan ResponseGrace = TimeSpan.FromSeconds(30);
+    private static readonly TimeSpan HeadersGrace = TimeSpan.FromMilliseconds(20);
 
     private readonly CallEnvironment _environment;
 
@@ -349,11 +350,8 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
             return false;
         }
 
-        for (var yields = 0; yields < 1000 && !attempt.Outcome.IsCompleted; yields++)
-        {
-            await Task.Yield();
-        }
-
+        // By the clock of the machine: what is waited for is the machine.
+        await Task.WhenAny(attempt.Outcome, Task.Delay(HeadersGrace, TimeProvider.System)).ConfigureAwait(false);
         return attempt.Outcome is { IsFaulted: true, Exception.InnerException: { } failure } && MayMoveOn(failure);
     }
 }

@@ -51,7 +51,19 @@ internal sealed partial class PoolingInvokerLog(ILoggerFactory? factory)
         public IDisposable? BeginScope<TState>(TState state)
             where TState : notnull => null;
 
-        public bool IsEnabled(LogLevel logLevel) => inner.IsEnabled(logLevel);
+        public bool IsEnabled(LogLevel logLevel)
+        {
+            try
+            {
+                return inner.IsEnabled(logLevel);
+            }
+#pragma warning disable CA1031 // As below.
+            catch
+#pragma warning restore CA1031
+            {
+                return false;
+            }
+        }
 
         public void Log<TState>(LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter)
         {

@@ -199,6 +199,7 @@ public partial class ChannelPool
                 }
             }
 
+            ServeWaitersUnsynchronized(); // there is space for another one
             AssertLawsUnsynchronized();
         }
 

@@ -19,7 +19,7 @@ public sealed class AllocationTests(ITestOutputHelper output)
     {
         var bare = Measure(static client => client.GetNameAsync(new GetNameRequest()).ResponseAsync.GetAwaiter().GetResult());
         output.WriteLine($"{bare.Bare} bytes a call on a bare channel, {bare.Pooled} through the pool: {bare.Pooled - bare.Bare} on top");
-        Assert.InRange(bare.Pooled - bare.Bare, 0, 480);
+        Assert.InRange(bare.Pooled - bare.Bare, 0, 700);
     }
 
     [Fact]

@@ -233,6 +233,20 @@ public sealed class ChannelPoolTests : IDisposable
     }
 
     [Fact]
+    public async Task GetAndReturn_RaceOnAChannelThatTheyShare()
+    {
+        var pool = NewPool(capacity: 100, max: 1);
+        await Task.WhenAll(Enumerable.Range(0, 4).Select(_ => Task.Run(() =>
+        {
+            for (var i = 0; i < 100_000; i++)
+            {
+                pool.Return(pool.Get());
+            }
+        }))).Soon();
+        AssertPool(pool, channels: 1, idle: 1, inFlight: 0);
+    }
+
+    [Fact]
     public async Task AfterDispose_NothingIsGivenOut_AndLateReturnsAreHarmless()
     {
         var pool = NewPool(capacity: 1, max: 2);
@@ -357,6 +371,69 @@ public sealed class ChannelPoolTests : IDisposable
         Assert.Contains("in the pool already", exception.InnerException!.Message, StringComparison.Ordinal);
         AssertPool(pool, channels: 1, inFlight: 1);
         lease.Dispose();
+    }
+
+    [Fact]
+    public async Task WhenTheMinimumCannotBeMade_TheChannelsThatThereAreDo()
+    {
+        var pool = NewPool(capacity: 2, min: 2);
+        var first = await pool.AcquireAsync().Soon();
+        _policy.OnCreate = static () => throw new TimeoutException("no dial tone");
+        var second = await pool.AcquireAsync().Soon();
+        Assert.Same(first.Channel, second.Channel);
+        Assert.Throws<InvalidOperationException>(() => pool.TryAcquire(out _)); // the one that there is has no room
+        AssertPool(pool, channels: 1, inFlight: 2);
+
+        first.Dispose();
+        Assert.True(pool.TryAcquire(out var third));
+        third.Dispose();
+        second.Dispose();
+    }
+
+    [Fact]
+    public async Task AFailedCreation_LeavesThoseInLineWhereTheyAre()
+    {
+        var pool = NewPool(capacity: 1, max: 2);
+        var held = await pool.AcquireAsync().Soon();
+        _policy.OnCreate = static () => throw new TimeoutException("no dial tone");
+        var waiting = Enumerable.Range(0, 5).Select(_ => pool.AcquireAsync().AsTask()).ToList();
+
+        // With each that comes the first in line tries, and then goes on waiting.
+        await Waiting.Until(() => pool.GetStatistics() is { Channels: 1, CallsWaiting: 5 });
+        Assert.All(waiting, static waiter => Assert.False(waiter.IsCompleted));
+
+        for (var i = 0; i < 5; i++)
+        {
+            held.Dispose();
+            held = await waiting[i].Soon();
+            AssertPool(pool, channels: 1, inFlight: 1, waiting: 4 - i);
+        }
+
+        held.Dispose();
+    }
+
+    [Theory]
+    [InlineData("AcquireTimeout")]
+    [InlineData("MaxCallsWaiting")]
+    public async Task WhileAChannelIsMade_WhoCannotWaitForItMakesAnother(string nowait)
+    {
+        var pool = nowait == "AcquireTimeout" ? NewPool(capacity: 10, acquireTimeout: TimeSpan.Zero) : NewPool(capacity: 10, maxWaiting: 0);
+        using var creating = new ManualResetEventSlim();
+        using var mayGoOn = new ManualResetEventSlim();
+        _policy.OnCreate = () =>
+        {
+            creating.Set();
+            mayGoOn.Wait(Waiting.Long);
+            return StubPolicy.NewChannel();
+        };
+        var first = Task.Run(() => pool.AcquireAsync().AsTask());
+        Assert.True(creating.Wait(Waiting.Long));
+        _policy.OnCreate = StubPolicy.NewChannel;
+        (await pool.AcquireAsync().Soon()).Dispose();
+
+        mayGoOn.Set();
+        (await first.Soon()).Dispose();
+        AssertPool(pool, channels: 2, idle: 2, inFlight: 0);
     }
 
     [Fact]

@@ -1,0 +1,145 @@
+using Grpc.Core;
+using Polly;
+using PoolingInvoker.Protos;
+using PoolingInvoker.Testing;
+
+namespace PoolingInvoker.Tests.Calls;
+
+/// <summary>Calls that end on this side: by their Dispose, a token or a deadline, or with the pool.</summary>
+public sealed class DisposeTests : ScriptedCalls
+{
+    [Theory]
+    [InlineData("unary", true)]
+    [InlineData("unary", false)]
+    [InlineData("stream", true)]
+    [InlineData("stream", false)]
+    public async Task AfterDispose_TheStatusIsThereAtOnce(string kind, bool pooled)
+    {
+        using var channel = Server.Create();
+        var (client, pool) = NewClient();
+        (await pool.AcquireAsync().Soon()).Dispose();
+        client = pooled ? client : new User.UserClient(channel);
+        for (var i = 0; i < 200; i++)
+        {
+            Server.ThenHang();
+            Assert.Equal(StatusCode.Cancelled, DisposeAndGetStatus());
+        }
+
+        StatusCode DisposeAndGetStatus()
+        {
+            if (kind == "unary")
+            {
+                var call = client.GetNameAsync(new GetNameRequest());
+                call.Dispose();
+                return call.GetStatus().StatusCode;
+            }
+
+            var stream = client.ListNames(new ListNamesRequest());
+            stream.Dispose();
+            return stream.GetStatus().StatusCode;
+        }
+    }
+
+    [Fact]
+    public async Task Dispose_RacesWithTheEndOfTheSlowPath()
+    {
+        const int Calls = 6000;
+        for (var i = 0; i < Calls; i++)
+        {
+            Server.ThenReply(new ChatMessage { Text = "a" });
+        }
+
+        // Over a pipeline of the user's own every call takes the slow path. It ends, on another thread, with the first message.
+        var (client, _) = NewClient(static options => options.ConfigurePipeline = static pipeline => pipeline.AddTimeout(TimeSpan.FromHours(1)));
+        await Task.WhenAll(Enumerable.Range(0, 2).Select(_ => Task.Run(async () =>
+        {
+            for (var i = 0; i < Calls / 2; i++)
+            {
+                var call = client.Chat();
+                Assert.True(await call.ResponseStream.MoveNext(CancellationToken.None));
+                Thread.SpinWait(i % 400);
+                call.Dispose();
+            }
+        }))).Soon();
+    }
+
+    [Fact]
+    public void ADisposedPool_SaysSoAtOnce_AlsoWithAPipeline()
+    {
+        var (client, pool) = NewClient(static options => options.ConfigurePipeline = static pipeline => pipeline.AddTimeout(TimeSpan.FromSeconds(1)));
+        pool.Dispose();
+        Assert.Throws<ObjectDisposedException>(() => client.GetNameAsync(new GetNameRequest()));
+        Assert.Throws<ObjectDisposedException>(() => client.Chat());
+    }
+
+    [Theory]
+    [InlineData("read")]
+    [InlineData("complete")]
+    public async Task TheLastStreamOfADrainingPool_BehavesAfterItsEnd(string what)
+    {
+        for (var i = 0; i < 20; i++)
+        {
+            Server.ThenReply(new ChatMessage { Text = "a" });
+            var (client, pool) = NewClient();
+            using var call = client.Chat();
+            Assert.True(await call.ResponseStream.MoveNext(CancellationToken.None).Soon());
+            var draining = pool.DisposeAsync();
+            Assert.False(await call.ResponseStream.MoveNext(CancellationToken.None).Soon());
+            if (what == "read")
+            {
+                Assert.False(await call.ResponseStream.MoveNext(CancellationToken.None).Soon());
+            }
+            else
+            {
+                await call.RequestStream.CompleteAsync().Soon();
+            }
+
+            await draining.AsTask().Soon();
+            Assert.Equal(StatusCode.OK, call.GetStatus().StatusCode);
+        }
+    }
+
+    [Fact]
+    public async Task ACancelledRead_EndsACallThatWaits_AlsoWhereChannelsThrowOperationCanceled()
+    {
+        await using var invoker = PoolingCallInvoker.ForAddress("http://users:5000", new PoolingCallInvokerOptions
+        {
+            Pool =
+            {
+                MaxPoolSize = 1,
+                MaxConcurrentCallsPerChannel = 1,
+                ConfigureChannel = static options => options.ThrowOperationCanceledOnCancellation = true,
+            },
+        });
+        using var taken = await invoker.Pool.AcquireAsync().Soon();
+        using var call = new User.UserClient(invoker).ListNames(new ListNamesRequest());
+        using var cancellation = new CancellationTokenSource();
+        var reading = call.ResponseStream.MoveNext(cancellation.Token);
+        Assert.Equal(1, invoker.Pool.GetStatistics().CallsWaiting);
+
+        await cancellation.CancelAsync();
+        var exception = await Assert.ThrowsAnyAsync<OperationCanceledException>(() => reading.Soon());
+        Assert.Equal(cancellation.Token, exception.CancellationToken);
+        await Waiting.Until(() => invoker.Pool.GetStatistics().CallsWaiting == 0);
+    }
+
+    [Theory]
+    [InlineData("dispose")]
+    [InlineData("deadline")]
+    public async Task AnEndOnThisSide_IsNoAnswerOfTheServer(string how)
+    {
+        Server.ThenHang();
+        var (client, pool) = NewClient();
+        (await pool.AcquireAsync().Soon()).Dispose();
+        var deadline = how == "deadline" ? TimeProvider.System.GetUtcNow().UtcDateTime : (DateTime?)null;
+        var call = client.GetNameAsync(new GetNameRequest(), deadline: deadline);
+        if (how == "dispose")
+        {
+            call.Dispose();
+        }
+
+        await Assert.ThrowsAsync<RpcException>(() => call.ResponseAsync.Soon());
+        using var lease = await pool.AcquireAsync().Soon();
+        Assert.False(lease.Pooled.Proven);
+    }
+}

@@ -1,0 +1,49 @@
+using Microsoft.Extensions.Time.Testing;
+using PoolingInvoker.Protos;
+using PoolingInvoker.Testing;
+
+namespace PoolingInvoker.Tests.Calls;
+
+/// <summary>Calls through pools over scripted exchanges, in virtual time. None of them leaves a lease behind.</summary>
+public abstract class ScriptedCalls : IAsyncDisposable
+{
+    private readonly List<ChannelPool> _pools = [];
+
+    private protected FakeTimeProvider Time { get; } = new(DateTimeOffset.UtcNow);
+
+    private protected ScriptedServer Server { get; } = new();
+
+    public async ValueTask DisposeAsync()
+    {
+        foreach (var pool in _pools)
+        {
+            await Waiting.Until(() => pool.GetStatistics() is { CallsInFlight: 0, CallsWaiting: 0 });
+            await pool.DisposeAsync();
+        }
+
+        GC.SuppressFinalize(this);
+    }
+
+    private protected (User.UserClient Client, ChannelPool Pool) NewClient(Action<PoolingCallInvokerOptions>? configure = null)
+    {
+        // However much virtual time passes while another thread makes a channel, it is waited for.
+        var options = new PoolingCallInvokerOptions
+        {
+            Pool = { TimeProvider = Time, AcquireTimeout = Timeout.InfiniteTimeSpan, PooledChannelLifetime = Timeout.InfiniteTimeSpan },
+        };
+        configure?.Invoke(options);
+        var pool = new ChannelPool(Server, options.Pool);
+        _pools.Add(pool);
+        return (new User.UserClient(new PoolingCallInvoker(pool, options)), pool);
+    }
+
+    /// <summary>Lets the virtual time pass that the backoff takes.</summary>
+    private protected Task Elapse(Task ending) => Elapse(() => ending.IsCompleted);
+
+    /// <inheritdoc cref="Elapse(Task)"/>
+    private protected Task Elapse(Func<bool> condition) => Waiting.Until(() =>
+    {
+        Time.Advance(TimeSpan.FromMilliseconds(50));
+        return condition();
+    });
+}

@@ -1,0 +1,110 @@
+using System.Collections.Concurrent;
+using System.Runtime.CompilerServices;
+using PoolingInvoker.Protos;
+using PoolingInvoker.Testing;
+
+namespace PoolingInvoker.Tests.Calls;
+
+/// <summary>
+/// What the caller has ended, nobody need look at: no exception of it is reported as unobserved. Those reports are of the whole process,
+/// so nothing else runs meanwhile.
+/// </summary>
+[Collection(nameof(UnobservedTests))]
+public sealed class UnobservedTests : ScriptedCalls
+{
+    private readonly ConcurrentQueue<Exception> _unobserved = new();
+
+    [Fact]
+    public async Task AReadThatIsCancelledBeforeThereIsALease()
+    {
+        var (client, pool) = NewClient(static options => (options.Pool.MaxPoolSize, options.Pool.MaxConcurrentCallsPerChannel) = (1, 1));
+        using var taken = await pool.AcquireAsync().Soon();
+        await LeavesNothingUnobservedAsync(async () =>
+        {
+            await CancelAsync(client).Soon();
+            await Waiting.Until(() => pool.GetStatistics().CallsWaiting == 0);
+        });
+
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        static async Task CancelAsync(User.UserClient client)
+        {
+            using var cancellation = new CancellationTokenSource();
+            using var call = client.ListNames(new ListNamesRequest());
+            var reading = call.ResponseStream.MoveNext(cancellation.Token);
+            await cancellation.CancelAsync();
+            await reading.ContinueWith(static task => Assert.NotNull(task.Exception), TaskScheduler.Default);
+        }
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task ACancelledUnaryCallThatNobodyAwaits(bool pooled)
+    {
+        Server.ThenHang();
+        using var channel = Server.Create();
+        var (client, pool) = NewClient();
+        await LeavesNothingUnobservedAsync(async () =>
+        {
+            Cancel(pooled ? client : new User.UserClient(channel));
+            await Waiting.Until(() => pool.GetStatistics().CallsInFlight == 0);
+        });
+
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        static void Cancel(User.UserClient client)
+        {
+            using var cancellation = new CancellationTokenSource();
+            _ = client.GetNameAsync(new GetNameRequest(), cancellationToken: cancellation.Token);
+            cancellation.Cancel();
+        }
+    }
+
+    private async Task LeavesNothingUnobservedAsync(Func<Task> act)
+    {
+        Collect(); // what others have left
+        TaskScheduler.UnobservedTaskException += OnUnobserved;
+        try
+        {
+            await act();
+
+            // Failures that are left here, one after the other, are reported: by then the others have been too.
+            for (var i = 1; i <= 5; i++)
+            {
+                Leave();
+                await Waiting.Until(() =>
+                {
+                    Collect();
+                    return _unobserved.Count(IsLeftHere) >= i;
+                });
+            }
+        }
+        finally
+        {
+            TaskScheduler.UnobservedTaskException -= OnUnobserved;
+        }
+
+        Assert.All(_unobserved, static exception => Assert.True(IsLeftHere(exception), exception.ToString()));
+
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        static void Leave() => _ = Task.FromException(new InvalidTimeZoneException());
+
+        static bool IsLeftHere(Exception exception) => exception is InvalidTimeZoneException;
+    }
+
+    private void OnUnobserved(object? sender, UnobservedTaskExceptionEventArgs arguments)
+    {
+        foreach (var exception in arguments.Exception.InnerExceptions)
+        {
+            _unobserved.Enqueue(exception);
+        }
+    }
+
+    private static void Collect()
+    {
+        GC.Collect();
+        GC.WaitForPendingFinalizers();
+    }
+}
+
+[CollectionDefinition(nameof(UnobservedTests), DisableParallelization = true)]
+public sealed class UnobservedTestsRunAlone;
