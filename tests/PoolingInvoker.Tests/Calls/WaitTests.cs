@@ -15,7 +15,7 @@ public sealed class WaitTests : IDisposable
 
     public WaitTests()
     {
-        _pool = new ChannelPool(_server, new ChannelPoolOptions { MaxPoolSize = 1, MaxConcurrentCallsPerChannel = 1, MaxCallsWaiting = 2, TimeProvider = _time });
+        _pool = new ChannelPool(_server, new ChannelPoolOptions { MaxPoolSize = 1, MaxConcurrentCallsPerChannel = 1, MaxCallsWaiting = 2, PooledChannelLifetime = Timeout.InfiniteTimeSpan, TimeProvider = _time });
         _client = new User.UserClient(new PoolingCallInvoker(_pool));
     }
 
