@@ -137,6 +137,9 @@ public abstract class ResponseStreamContract(ContractServer server, CallKind kin
     public Task DisposedInMidStream() => SameAsBareAsync(new Scenario(Ending.HangAfterMessage) { Dispose = Point.AfterMessage });
 
     [Fact]
+    public Task DisposedAndNotRead() => SameAsBareAsync(new Scenario(Ending.HangAfterHeaders) { Dispose = Point.AfterHeaders, Reads = false });
+
+    [Fact]
     public Task CancelledAndNotRead_BeforeHeaders() => SameAsBareAsync(new Scenario(Ending.HangBeforeHeaders) { Cancel = Point.BeforeHeaders, Reads = false });
 
     [Fact]
