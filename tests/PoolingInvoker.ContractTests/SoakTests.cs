@@ -146,6 +146,9 @@ public sealed class SoakTests(ContractServer server, ITestOutputHelper output) :
                 return await ReadAsync(server.ResponseStream, end, server.Dispose);
             case 1:
                 var client = invoker.AsyncClientStreamingCall(ClientStreaming, null, options);
+
+                // A connection that breaks fails the response too. Who is not there to see it, as on a bare channel, would leave it unseen.
+                _ = client.ResponseAsync.ContinueWith(static response => response.Exception, TaskScheduler.Default);
                 await client.RequestStream.WriteAsync("hello");
                 if (end == 0 && random.Next(20) == 0)
                 {
