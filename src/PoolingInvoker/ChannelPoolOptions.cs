@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using Grpc.Core;
 using Grpc.Net.Client;
 using Microsoft.Extensions.Logging;
 
@@ -95,6 +96,31 @@ public sealed class ChannelPoolOptions
     public Action<SocketsHttpHandler>? ConfigureHandler { get; set; }
 
     /// <summary>
+    /// Gets or sets how long the calls on a channel may wait, while nothing at all comes from its connection, before the channel is asked for
+    /// a sign of life: with an HTTP/2 PING (RFC 9113, section 6.7), or with <see cref="Probe"/>. Meanwhile it is chosen only if there is no
+    /// other. One that answers is left alone for four times as long, and again; a slow method is not disturbed. After three pings in one
+    /// silence there is one in five minutes, so that no server takes offence.
+    /// </summary>
+    /// <value>The default value is 1 second. <see cref="Timeout.InfiniteTimeSpan"/> turns it off.</value>
+    public TimeSpan ProbeDelay { get; set; } = TimeSpan.FromSeconds(1);
+
+    /// <summary>
+    /// Gets or sets how long the pool waits for the sign of life. A channel that gives none is given up: it is replaced, and its calls end
+    /// with <c>Unavailable</c>, as if the server had gone, so that those that are idempotent are sent again. If no other channel, or less
+    /// than a quarter of them, shows life, a server must first have answered on a fresh one.
+    /// </summary>
+    /// <value>The default value is 1 second. Must be positive.</value>
+    public TimeSpan ProbeTimeout { get; set; } = TimeSpan.FromSeconds(1);
+
+    /// <summary>
+    /// Gets or sets a small call that is made in place of the ping, and on a fresh channel in place of a call of
+    /// <c>grpc.health.v1.Health/Check</c>. That the server answers counts, not what: a status that it sends is an answer. For channels over
+    /// a transport of your own it is the only way to ask.
+    /// </summary>
+    /// <value>The default value is <see langword="null"/>.</value>
+    public Func<CallInvoker, CancellationToken, Task>? Probe { get; set; }
+
+    /// <summary>
     /// Gets or sets where the pool writes its log, under the category <c>PoolingInvoker.ChannelPool</c>.
     /// </summary>
     /// <value>The default value is <see langword="null"/>: no log.</value>
@@ -105,6 +131,18 @@ public sealed class ChannelPoolOptions
     /// </summary>
     /// <value>The default value is <see cref="TimeProvider.System"/>.</value>
     public TimeProvider TimeProvider { get; set; } = TimeProvider.System;
+
+    internal void Configure(GrpcChannelOptions options)
+    {
+        ConfigureChannel?.Invoke(options);
+        if (options.Credentials is { } credentials)
+        {
+            options.Credentials = new CallersChannelCredentials(credentials);
+        }
+    }
+
+    internal Task<bool> IsAnsweredAsync(CallInvoker invoker, CancellationToken cancellationToken) =>
+        ChannelProbe.IsAnsweredAsync(Probe ?? ChannelProbe.CheckHealthAsync, invoker, cancellationToken);
 
     internal ChannelPoolOptions ValidatedCopy()
     {
@@ -140,6 +178,12 @@ public sealed class ChannelPoolOptions
         if (LeakDetectionThreshold < TimeSpan.Zero)
         {
             throw Invalid($"LeakDetectionThreshold is {LeakDetectionThreshold}. It must be positive, or zero to turn leak detection off.");
+        }
+
+        RequireAge(ProbeDelay);
+        if (ProbeTimeout <= TimeSpan.Zero || ProbeTimeout > LongestWait)
+        {
+            throw Invalid($"ProbeTimeout is {ProbeTimeout}. It must be positive, and at most {LongestWait}. To turn probes off set ProbeDelay to Timeout.InfiniteTimeSpan.");
         }
 
         if (TimeProvider is null)

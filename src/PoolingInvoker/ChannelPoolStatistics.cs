@@ -27,6 +27,9 @@ public readonly record struct ChannelPoolStatistics
     /// <summary>Gets how many channels were made to take the place of one that failed or grew old.</summary>
     public long ChannelsReplaced { get; init; }
 
+    /// <summary>Gets how many channels were given up because nothing came from them any more, nor an answer to a probe.</summary>
+    public long ChannelsGivenUp { get; init; }
+
     /// <summary>Gets the number of attempts that were not the first of their call.</summary>
     public long Retries { get; init; }
 

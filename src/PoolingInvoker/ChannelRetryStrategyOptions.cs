@@ -5,14 +5,15 @@ using Polly.Retry;
 namespace PoolingInvoker;
 
 /// <summary>
-/// Polly's retry, preset for calls that failed because of their channel: 3 retries, from 50 ms with jitter, doubled each time up to
-/// one second.
+/// Polly's retry, preset for calls that failed because of their channel: 3 retries, the first of them at once if another channel is
+/// ready, the others from 50 ms with jitter, doubled each time up to one second.
 /// </summary>
 /// <remarks>
 /// The preset <see cref="RetryStrategyOptions{TResult}.ShouldHandle"/> handles a failure of the transport and the status
-/// <c>Unavailable</c>, when sending the call again is safe: it never left, or its method is idempotent; and the application has read
-/// nothing of it, neither a message nor the headers, and has got no request through. A predicate of your own may handle more or fewer
-/// outcomes. It cannot make an unsafe call be sent again.
+/// <c>Unavailable</c>, when sending the call again is safe: it never left, or its method is idempotent; and the call is not committed.
+/// A predicate of your own may handle more or fewer outcomes. It cannot make an unsafe call be sent again. The preset
+/// <see cref="RetryStrategyOptions{TResult}.DelayGenerator"/> waits as long as a server asks with <c>grpc-retry-pushback-ms</c> (gRFC A6);
+/// the same is waited for, at the least, with one of your own.
 /// </remarks>
 public class ChannelRetryStrategyOptions : RetryStrategyOptions
 {
@@ -29,6 +30,7 @@ public class ChannelRetryStrategyOptions : RetryStrategyOptions
         Delay = TimeSpan.FromMilliseconds(50);
         MaxDelay = TimeSpan.FromSeconds(1);
         ShouldHandle = Preset;
+        DelayGenerator = static arguments => ValueTask.FromResult(CallResilience.DelayBeforeRetry(arguments));
     }
 
     /// <summary>Gets or sets how often a call is sent again at the most, its first attempt not counted.</summary>

@@ -1,4 +1,7 @@
+using System.Collections.ObjectModel;
+using Google.Protobuf.Reflection;
 using Grpc.Core;
+using Grpc.Net.Client.Configuration;
 using Polly;
 
 namespace PoolingInvoker;
@@ -23,8 +26,9 @@ public sealed class PoolingCallInvokerOptions
     /// </summary>
     /// <remarks>
     /// Whatever the pipeline asks for, a call that may have reached a server is not sent again unless its method is idempotent, nor is a
-    /// stream that has delivered its first message or written its first request, nor a call whose response headers the application has
-    /// read: the pipeline then gets the outcome of the last attempt once more. For a stream the pipeline is over at that point.
+    /// call that is committed (its first message is delivered, its headers are read, or its requests outgrew the buffer), nor one whose
+    /// server asked not to, nor any when <see cref="RetryThrottling"/> has no tokens left: the pipeline then gets the outcome of the last
+    /// attempt once more. For a stream the pipeline is over when it is committed.
     /// </remarks>
     /// <value>The default value is <see langword="null"/>.</value>
     public Action<ResiliencePipelineBuilder>? ConfigurePipeline { get; set; }
@@ -35,7 +39,42 @@ public sealed class PoolingCallInvokerOptions
     /// </summary>
     /// <value>
     /// The default value is <see langword="null"/>: idempotent is what the .proto marks <c>NO_SIDE_EFFECTS</c> or <c>IDEMPOTENT</c>,
-    /// as far as the messages of the method come from the same .proto file as its service.
+    /// as far as the service is one of <see cref="ServiceDescriptors"/>, or a message of the method comes from the same .proto file.
     /// </value>
     public Func<IMethod, bool>? IsIdempotent { get; set; }
+
+    /// <summary>
+    /// Gets the services whose <c>idempotency_level</c> counts although the messages of their methods come from other .proto files, as in
+    /// <c>options.ServiceDescriptors.Add(User.Descriptor)</c>. The others are found through their messages.
+    /// </summary>
+    /// <value>Empty by default.</value>
+    public ICollection<ServiceDescriptor> ServiceDescriptors { get; } = [];
+
+    /// <summary>
+    /// Gets what holds for single methods in place of <see cref="Retry"/> and <see cref="ConfigurePipeline"/>.
+    /// </summary>
+    /// <value>Empty by default.</value>
+    public ICollection<PooledMethodConfig> MethodConfigs { get; } = new Collection<PooledMethodConfig>();
+
+    /// <summary>
+    /// Gets or sets the budget of retries and hedges of the whole pool, so that a server in trouble is not buried under them (gRFC A6). A
+    /// failed attempt that another one could follow takes one token, a call that succeeds gives <c>TokenRatio</c> back, and while no more
+    /// than half of <c>MaxTokens</c> are left no call is sent again. A request that never left costs nothing. Invokers over the same pool
+    /// share the budget of the first of them.
+    /// </summary>
+    /// <value>The default value is 1,000 tokens with a ratio of 0.1. <see langword="null"/> turns it off. Both must be positive.</value>
+    public RetryThrottlingPolicy? RetryThrottling { get; set; } = new() { MaxTokens = 1_000, TokenRatio = 0.1 };
+
+    /// <summary>
+    /// Gets or sets how many bytes of requests a client stream or duplex call keeps for another attempt. One that has written more is
+    /// committed: it is not sent again.
+    /// </summary>
+    /// <value>The default value is 1 MiB. Zero keeps nothing.</value>
+    public long MaxRetryBufferPerCallSize { get; set; } = 1024 * 1024;
+
+    /// <summary>
+    /// Gets or sets how many bytes of requests all calls over the pool keep together. A call for which there is no space is committed.
+    /// </summary>
+    /// <value>The default value is 16 MiB. Zero keeps nothing.</value>
+    public long MaxRetryBufferSize { get; set; } = 16 * 1024 * 1024;
 }

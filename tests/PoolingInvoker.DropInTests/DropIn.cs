@@ -48,7 +48,12 @@ public static class DropIn
 
     public static PoolingCallInvoker NewPool(Uri address, PoolKind kind, Func<IMethod, bool>? isIdempotent = null, TimeProvider? time = null)
     {
-        var options = new PoolingCallInvokerOptions { IsIdempotent = isIdempotent, Pool = { TimeProvider = time ?? TimeProvider.System } };
+        // No server answers a probe in virtual time.
+        var options = new PoolingCallInvokerOptions
+        {
+            IsIdempotent = isIdempotent,
+            Pool = { TimeProvider = time ?? TimeProvider.System, ProbeDelay = time is null ? TimeSpan.FromSeconds(1) : Timeout.InfiniteTimeSpan },
+        };
         switch (kind)
         {
             case PoolKind.Exclusive:

@@ -81,6 +81,7 @@ public sealed class StressTests(ITestOutputHelper output)
         MinPoolSize = 1,
         MaxPoolSize = 3,
         MaxConcurrentCallsPerChannel = 2,
+        ProbeDelay = Timeout.InfiniteTimeSpan,
         AcquireTimeout = TimeSpan.FromMilliseconds(20),
         DrainTimeout = Timeout.InfiniteTimeSpan,
         PooledChannelIdleTimeout = TimeSpan.FromMilliseconds(30),

@@ -1,7 +1,8 @@
 using System.Collections.Concurrent;
 using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
 
-namespace PoolingInvoker.Tests;
+namespace PoolingInvoker.Testing;
 
 /// <summary>Keeps what the pool writes into its log.</summary>
 internal sealed class RecordingLoggerFactory : ILoggerFactory, ILogger
@@ -17,7 +18,7 @@ internal sealed class RecordingLoggerFactory : ILoggerFactory, ILogger
     {
     }
 
-    public ILogger CreateLogger(string categoryName) => this;
+    public ILogger CreateLogger(string categoryName) => categoryName.StartsWith("PoolingInvoker", StringComparison.Ordinal) ? this : NullLogger.Instance;
 
     public void Dispose()
     {

@@ -33,7 +33,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
                     (_call, Outcome) = (unary, unary.ResponseAsync);
                     break;
                 case MethodType.ClientStreaming:
-                    var clientStreaming = invoker.AsyncClientStreamingCall(call.Method, call.Host, options);
+                    var clientStreaming = invoker.AsyncClientStreamingCall(ReplayableMethods<TRequest, TResponse>.Of(call.Method), call.Host, options);
                     (_call, RequestStream) = (clientStreaming, clientStreaming.RequestStream);
                     break;
                 case MethodType.ServerStreaming:
@@ -41,7 +41,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
                     (_call, ResponseStream) = (serverStreaming, serverStreaming.ResponseStream);
                     break;
                 default:
-                    var duplex = invoker.AsyncDuplexStreamingCall(call.Method, call.Host, options);
+                    var duplex = invoker.AsyncDuplexStreamingCall(ReplayableMethods<TRequest, TResponse>.Of(call.Method), call.Host, options);
                     (_call, ResponseStream, RequestStream) = (duplex, duplex.ResponseStream, duplex.RequestStream);
                     break;
             }
@@ -62,7 +62,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         {
             _outcome = new TaskCompletionSource<TResponse>(TaskCreationOptions.RunContinuationsAsynchronously);
             Outcome = _outcome.Task;
-            _ = _call is AsyncClientStreamingCall<TRequest, TResponse> { ResponseAsync: var response }
+            _ = _call is AsyncClientStreamingCall<ReplayableRequest<TRequest>, TResponse> { ResponseAsync: var response }
                 ? WatchResponseAsync(response)
                 : WatchHeadersAsync(call.Options, call.TimeProvider);
         }
@@ -79,7 +79,10 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     /// <summary>The exception that the outcome ended with.</summary>
     public Exception? Failure { get; private set; }
 
-    public IClientStreamWriter<TRequest>? RequestStream { get; }
+    public IClientStreamWriter<ReplayableRequest<TRequest>>? RequestStream { get; }
+
+    /// <summary>Completes when the requests of earlier attempts have been written to this one, or one of them could not be.</summary>
+    public Task Replayed { get; set; } = Task.CompletedTask;
 
     public IAsyncStreamReader<TResponse>? ResponseStream { get; }
 
@@ -94,27 +97,27 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     public Task<Metadata> ResponseHeadersAsync => _call switch
     {
         AsyncUnaryCall<TResponse> call => call.ResponseHeadersAsync,
-        AsyncClientStreamingCall<TRequest, TResponse> call => call.ResponseHeadersAsync,
+        AsyncClientStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.ResponseHeadersAsync,
         AsyncServerStreamingCall<TResponse> call => call.ResponseHeadersAsync,
-        AsyncDuplexStreamingCall<TRequest, TResponse> call => call.ResponseHeadersAsync,
+        AsyncDuplexStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.ResponseHeadersAsync,
         _ => throw new InvalidOperationException(),
     };
 
     public Status GetStatus() => _call switch
     {
         AsyncUnaryCall<TResponse> call => call.GetStatus(),
-        AsyncClientStreamingCall<TRequest, TResponse> call => call.GetStatus(),
+        AsyncClientStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.GetStatus(),
         AsyncServerStreamingCall<TResponse> call => call.GetStatus(),
-        AsyncDuplexStreamingCall<TRequest, TResponse> call => call.GetStatus(),
+        AsyncDuplexStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.GetStatus(),
         _ => throw new InvalidOperationException(),
     };
 
     public Metadata GetTrailers() => _call switch
     {
         AsyncUnaryCall<TResponse> call => call.GetTrailers(),
-        AsyncClientStreamingCall<TRequest, TResponse> call => call.GetTrailers(),
+        AsyncClientStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.GetTrailers(),
         AsyncServerStreamingCall<TResponse> call => call.GetTrailers(),
-        AsyncDuplexStreamingCall<TRequest, TResponse> call => call.GetTrailers(),
+        AsyncDuplexStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.GetTrailers(),
         _ => throw new InvalidOperationException(),
     };
 
@@ -124,13 +127,18 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     /// </summary>
     public bool TryCommit()
     {
-        var committed = Interlocked.CompareExchange(ref _state, Committed, Open) != Abandoned;
-        if (committed && ResponseStream is not null)
+        var before = Interlocked.CompareExchange(ref _state, Committed, Open);
+        if (before == Open)
+        {
+            _owner.ForgetRequests();
+        }
+
+        if (before != Abandoned && ResponseStream is not null)
         {
             _outcome!.TrySetResult(null!);
         }
 
-        return committed;
+        return before != Abandoned;
     }
 
     /// <summary>Makes way for another attempt. False if the application has seen something of this one.</summary>
@@ -186,6 +194,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     public void OutcomeSeen(Exception? failure)
     {
         Failure = failure;
+        _owner.CountOutcome(failure);
         if (_outcome is null)
         {
             Complete(failure); // for a unary call that is the end
@@ -197,11 +206,14 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     {
         // A caller that ends the call in the middle of something may make the channel say that the connection broke.
         exception = Failure ?? exception;
-        Complete(
-            exception is null || CallFaults.IsAnswer(exception) ? LeaseOutcome.Answered
-            : !CallFaults.IsChannelFault(exception) || _owner.IsEndedByCaller ? LeaseOutcome.Unknown
-            : CallFaults.NeverLeft(exception) ? LeaseOutcome.CouldNotConnect
-            : LeaseOutcome.ChannelFailed);
+        Complete(exception is null ? LeaseOutcome.Answered : CallFaults.Judge(exception) switch
+        {
+            { Origin: FaultOrigin.Server, IsTransient: false } => LeaseOutcome.Answered,
+            { Origin: FaultOrigin.Server } when !_owner.IsEndedByCaller => LeaseOutcome.ServerFailed,
+            { Origin: FaultOrigin.Channel, Fate: RequestFate.NeverLeft } when !_owner.IsEndedByCaller => LeaseOutcome.CouldNotConnect,
+            { Origin: FaultOrigin.Channel } when !_owner.IsEndedByCaller => LeaseOutcome.ChannelFailed,
+            _ => LeaseOutcome.Unknown,
+        });
     }
 
     /// <summary>Ends the call on the channel, which is a no-op if it is over, and gives the lease back.</summary>
@@ -219,7 +231,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
 
     protected override void EndedUnread() => _outcome!.TrySetException(new RpcException(GetStatus()));
 
-    protected override bool IsOver()
+    public override bool IsOver()
     {
         try
         {
@@ -257,6 +269,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         {
             await ResponseHeadersAsync.ConfigureAwait(false);
             HasHeaders = true;
+            Answered();
             WatchUnread(options, time);
         }
 #pragma warning disable CA1031 // Whoever waits for the outcome gets the exception.

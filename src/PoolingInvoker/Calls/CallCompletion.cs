@@ -48,10 +48,13 @@ internal abstract class CallCompletion(ChannelLease lease)
     }
 
     /// <summary>Whether the channel has ended the call, also if nobody reads it.</summary>
-    protected abstract bool IsOver();
+    public abstract bool IsOver();
 
     /// <summary>The call has ended with nobody reading it.</summary>
     protected abstract void EndedUnread();
+
+    /// <summary>The server has begun to answer: what comes now may take as long as it likes.</summary>
+    protected void Answered() => lease.Answered();
 
     protected void Complete(LeaseOutcome outcome)
     {

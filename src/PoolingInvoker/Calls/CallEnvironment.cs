@@ -1,25 +1,89 @@
-using Polly;
+using System.Collections.Concurrent;
+using System.Runtime.CompilerServices;
+using Grpc.Core;
+using Grpc.Net.Client.Configuration;
 
 namespace PoolingInvoker;
 
 /// <summary>What all calls of one invoker share.</summary>
 internal sealed class CallEnvironment
 {
+    // Of each pool, for all invokers over it.
+    private static readonly ConditionalWeakTable<ChannelPool, RetryBudget> Budgets = [];
+    private static readonly ConditionalWeakTable<ChannelPool, ReplaySpace> Spaces = [];
+
+    private readonly CallPlan _plan;
+    private readonly Dictionary<(string? Service, string? Method), CallPlan> _plans = [];
+    private readonly ConcurrentDictionary<string, CallPlan> _planOf = new(StringComparer.Ordinal);
+    private readonly MethodIdempotency _idempotency;
+
     public CallEnvironment(ChannelPool pool, PoolingCallInvokerOptions options)
     {
         Pool = pool;
-        Pipeline = CallResilience.Build(options, pool.TimeProvider, out var onFailureOnly);
-        OnFailureOnly = onFailureOnly;
-        Idempotency = new MethodIdempotency(options.IsIdempotent, pool.Log);
+        _plan = CallResilience.Plan(options, pool.TimeProvider);
+        foreach (var config in options.MethodConfigs)
+        {
+            if (config.Names.Count == 0)
+            {
+                throw new ArgumentException("A method config names no method. Add MethodName.Default to its Names for all methods.", nameof(options));
+            }
+
+            var plan = CallResilience.Plan(config, options, pool.TimeProvider);
+            foreach (var name in config.Names)
+            {
+                if (!_plans.TryAdd(KeyOf(name), plan))
+                {
+                    throw new ArgumentException($"Two method configs name the method '{name.Method}' of the service '{name.Service}'. Name each once.", nameof(options));
+                }
+            }
+        }
+
+        _idempotency = new MethodIdempotency(options.IsIdempotent, options.ServiceDescriptors, pool.Log);
+        Budget = options.RetryThrottling is { } throttling ? Budgets.GetValue(pool, _ => NewBudget(throttling)) : null;
+        if (options.MaxRetryBufferPerCallSize < 0 || options.MaxRetryBufferSize < 0)
+        {
+            throw new ArgumentException(
+                $"MaxRetryBufferPerCallSize is {options.MaxRetryBufferPerCallSize} and MaxRetryBufferSize {options.MaxRetryBufferSize}. Both must be at least 0.",
+                nameof(options));
+        }
+
+        ReplaySpace = Spaces.GetValue(pool, _ => new ReplaySpace(options.MaxRetryBufferSize));
+        MaxReplaySize = options.MaxRetryBufferPerCallSize;
     }
 
     public ChannelPool Pool { get; }
 
-    /// <summary>What decides on further attempts; null if there are none.</summary>
-    public ResiliencePipeline? Pipeline { get; }
+    /// <summary>The tokens that retries and hedges take, or null if they are not counted.</summary>
+    public RetryBudget? Budget { get; }
 
-    /// <summary>Whether the pipeline has to be entered only when the first attempt has failed.</summary>
-    public bool OnFailureOnly { get; }
+    /// <summary>The space that all calls have for the requests that they keep.</summary>
+    public ReplaySpace ReplaySpace { get; }
 
-    public MethodIdempotency Idempotency { get; }
+    /// <summary>How many bytes of its requests one call keeps.</summary>
+    public long MaxReplaySize { get; }
+
+    /// <summary>How the attempts of a method follow each other.</summary>
+    public CallPlan PlanOf(IMethod method) => _plans.Count == 0 ? _plan
+        : _planOf.TryGetValue(method.FullName, out var plan) ? plan
+        : _planOf.GetOrAdd(method.FullName, FindPlan(method));
+
+    public bool IsIdempotent(CallPlan plan, IMethod method, Type requestType, Type responseType) =>
+        plan.IsIdempotent ?? _idempotency.IsIdempotent(method, requestType, responseType);
+
+    private CallPlan FindPlan(IMethod method) =>
+        _plans.TryGetValue((method.ServiceName, method.Name), out var plan)
+        || _plans.TryGetValue((method.ServiceName, null), out plan)
+        || _plans.TryGetValue((null, null), out plan)
+            ? plan
+            : _plan;
+
+    // In a service config an empty name is the same as none.
+    private static (string? Service, string? Method) KeyOf(MethodName name) =>
+        (string.IsNullOrEmpty(name.Service) ? null : name.Service, string.IsNullOrEmpty(name.Method) ? null : name.Method);
+
+    private static RetryBudget NewBudget(RetryThrottlingPolicy throttling) =>
+        throttling is { MaxTokens: > 0 and var maxTokens, TokenRatio: > 0 and var tokenRatio }
+            ? new RetryBudget(maxTokens, tokenRatio)
+            : throw new ArgumentException(
+                $"RetryThrottling has MaxTokens {throttling.MaxTokens} and TokenRatio {throttling.TokenRatio}. Both must be positive; set RetryThrottling to null to turn it off.");
 }

@@ -3,8 +3,8 @@ using Grpc.Core;
 namespace PoolingInvoker;
 
 /// <summary>
-/// The requests of a call. The first one can be written before there is a channel, and is written again if the attempt that it was
-/// written to fails under it: the application has not had it back. When it is through it passes through.
+/// The requests of a call. They can be written before there is a channel, and until the call is committed they are kept, and written
+/// again to the next attempt if one fails. Then they pass through.
 /// </summary>
 /// <remarks>A write under way keeps the handle alive: the application may have nothing left of the call but the task of that write.</remarks>
 internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TRequest, TResponse> handle) : IClientStreamWriter<TRequest>
@@ -23,15 +23,15 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
 
     public Task WriteAsync(TRequest message, CancellationToken cancellationToken)
     {
-        if (handle.Call.Settled?.RequestStream is { } stream)
+        if (handle.Call.Settled is { RequestStream: { } stream, Replayed.IsCompleted: true })
         {
-            var writing = stream.WriteAsync(message, cancellationToken);
+            var writing = stream.WriteAsync(new ReplayableRequest<TRequest>(message, writeOptions: null, keepsBytes: false), cancellationToken);
             return writing.IsCompleted ? writing : KeepAliveAsync(writing);
         }
 
         handle.Call.ThrowIfDisposed();
         return handle.Call.AreRequestsComplete ? Task.FromException(new InvalidOperationException("Can't write the message because the request stream is complete."))
-            : Interlocked.Exchange(ref _writing, 1) == 0 ? WriteFirstAsync(message, cancellationToken)
+            : Interlocked.Exchange(ref _writing, 1) == 0 ? WriteUncommittedAsync(message, cancellationToken)
             : Task.FromException(new InvalidOperationException("Can't write the message because the previous write is in progress."));
     }
 
@@ -49,18 +49,20 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
         GC.KeepAlive(handle);
     }
 
-    private async Task WriteFirstAsync(TRequest message, CancellationToken cancellationToken)
+    private async Task WriteUncommittedAsync(TRequest message, CancellationToken cancellationToken)
     {
         try
         {
             var call = handle.Call;
+            var request = new ReplayableRequest<TRequest>(message, call.WriteOptions, call.KeepsRequests);
             var attempt = (await call.NextAttemptAsync(failed: null, cancellationToken).ConfigureAwait(false))!;
             while (true)
             {
                 try
                 {
-                    await attempt.RequestStream!.WriteAsync(message, cancellationToken).ConfigureAwait(false);
-                    if (attempt.TryCommit())
+                    await call.WaitAsync(attempt.Replayed, cancellationToken).ConfigureAwait(false);
+                    await attempt.RequestStream!.WriteAsync(request, cancellationToken).ConfigureAwait(false);
+                    if (call.Keep(request, attempt))
                     {
                         return;
                     }

@@ -67,20 +67,25 @@ internal sealed partial class PooledCall<TRequest, TResponse>
         try
         {
             var execution = new Execution(this, stop.Token);
+            if (IsHedged)
+            {
+                return await RunHedgedAsync(stop.Token).ConfigureAwait(false);
+            }
+
             if (inHand is not null)
             {
                 execution.Last = Outcome.FromException<TResponse>(inHand);
             }
-            else if (_environment.OnFailureOnly)
+            else if (_plan.OnFailureOnly)
             {
                 await execution.TryAsync(stop.Token).ConfigureAwait(false);
                 inHand = execution.Last.Exception;
             }
 
-            if (!_environment.OnFailureOnly || (inHand is not null && MayBeRetried(inHand)))
+            if (!_plan.OnFailureOnly || (inHand is not null && MayBeRetried(inHand)))
             {
                 execution.IsInHand = inHand is not null;
-                await execution.EnterPipelineAsync(_environment.Pipeline!).ConfigureAwait(false);
+                await execution.EnterPipelineAsync(_plan.Pipeline!).ConfigureAwait(false);
             }
 
             return execution.Last.Exception is { } exception && !ReferenceEquals(exception, _current?.Failure)
@@ -97,7 +102,7 @@ internal sealed partial class PooledCall<TRequest, TResponse>
     }
 
     private bool MayBeRetried(Exception exception) =>
-        _environment is { Pipeline: not null, OnFailureOnly: true } && CallFaults.IsTransient(exception) && IsSafeToSendAgain(exception);
+        _plan is { Pipeline: not null, OnFailureOnly: true } && CallFaults.IsTransient(exception) && MayBeSentAgain(exception);
 
     // What the call ends with when that is not the failure of an attempt.
     private Exception Explain(Exception exception, CancellationToken stop)
@@ -119,10 +124,20 @@ internal sealed partial class PooledCall<TRequest, TResponse>
     private void Publish(CallAttempt<TRequest, TResponse> attempt)
     {
         TaskCompletionSource? changed;
+        TaskCompletionSource? replaying = null;
+        IReadOnlyList<ReplayableRequest<TRequest>> requests;
         bool disposed;
         bool complete;
         lock (this)
         {
+            requests = _log?.Requests ?? [];
+            if (requests.Count > 0)
+            {
+                replaying = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+                attempt.Replayed = replaying.Task;
+                replaying.Task.Observe();
+            }
+
             _current = attempt;
             (changed, _changed) = (_changed, null);
             disposed = _disposed;
@@ -135,16 +150,62 @@ internal sealed partial class PooledCall<TRequest, TResponse>
         {
             attempt.Dispose();
         }
-        else if (complete)
+
+        if (replaying is not null)
         {
-            try
+            _ = ReplayAsync(attempt, requests, replaying);
+        }
+        else if (complete && !disposed)
+        {
+            CompleteRequestsOf(attempt);
+        }
+    }
+
+    // Writes to an attempt what was written to those before it. A write that fails shows that the attempt has failed, which the driver
+    // sees, too.
+    private async Task ReplayAsync(CallAttempt<TRequest, TResponse> attempt, IReadOnlyList<ReplayableRequest<TRequest>> requests, TaskCompletionSource replaying)
+    {
+        try
+        {
+            var stream = attempt.RequestStream!;
+            foreach (var request in requests)
             {
-                attempt.RequestStream!.CompleteAsync().Observe();
+                stream.WriteOptions = request.WriteOptions;
+                await stream.WriteAsync(request).ConfigureAwait(false);
             }
-            catch (ObjectDisposedException)
-            {
-                // Ended already, by whoever was told of it above.
-            }
+
+            stream.WriteOptions = WriteOptions;
+        }
+#pragma warning disable CA1031 // Whoever writes next gets the exception.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            replaying.SetException(exception);
+            return;
+        }
+
+        bool complete;
+        lock (this)
+        {
+            replaying.SetResult();
+            complete = _requestsComplete;
+        }
+
+        if (complete)
+        {
+            CompleteRequestsOf(attempt);
+        }
+    }
+
+    private static void CompleteRequestsOf(CallAttempt<TRequest, TResponse> attempt)
+    {
+        try
+        {
+            attempt.RequestStream!.CompleteAsync().Observe();
+        }
+        catch (ObjectDisposedException)
+        {
+            // Ended already, by whoever was told of it.
         }
     }
 
@@ -158,6 +219,7 @@ internal sealed partial class PooledCall<TRequest, TResponse>
             _ended = true;
             (changed, _changed) = (_changed, null);
             response = _response;
+            _log?.Clear();
         }
 
         _grace?.Dispose();
@@ -174,6 +236,38 @@ internal sealed partial class PooledCall<TRequest, TResponse>
         }
     }
 
+    private async ValueTask<ChannelLease> LeaseAsync(PooledChannel? avoid, CancellationToken cancellationToken)
+    {
+        var pool = _environment.Pool;
+        try
+        {
+            // A call that waits for ready waits for its deadline alone.
+            var timeout = Options.IsWaitForReady ? Timeout.InfiniteTimeSpan : pool.AcquireTimeout;
+            return await pool.AcquireAsync(timeout, avoid, cancellationToken).ConfigureAwait(false);
+        }
+        catch (Exception exception) when (exception is not OperationCanceledException)
+        {
+            throw CallErrors.NoChannel(exception);
+        }
+    }
+
+    private static async ValueTask<Outcome<TResponse>> OutcomeOfAsync(CallAttempt<TRequest, TResponse> attempt)
+    {
+        try
+        {
+            var response = await attempt.Outcome.ConfigureAwait(false);
+            attempt.OutcomeSeen(failure: null);
+            return Outcome.FromResult(response);
+        }
+#pragma warning disable CA1031 // The pipeline judges.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            attempt.OutcomeSeen(exception);
+            return Outcome.FromException<TResponse>(exception);
+        }
+    }
+
     private bool WaitsForReady(Exception? exception) => Options.IsWaitForReady && exception is not null && CallFaults.IsNotConnected(exception);
 
     /// <summary>The attempts that are made on the slow path, one after the other.</summary>
@@ -183,6 +277,7 @@ internal sealed partial class PooledCall<TRequest, TResponse>
         private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
 
         private bool _tried;
+        private long _lastEnded = call.TimeProvider.GetTimestamp();
 
         /// <summary>The outcome of the last attempt.</summary>
         public Outcome<TResponse> Last { get; set; }
@@ -223,16 +318,30 @@ internal sealed partial class PooledCall<TRequest, TResponse>
 
             if (_tried)
             {
-                if (!call.IsSafeToSendAgain(Last.Exception) || call._current?.TryAbandon() == false)
+                // The server that asks for a pause gets it, whatever the delay of the pipeline was.
+                if (Last.Exception is { } last && CallFaults.Pushback(last) is { } pushback && call.MayBeSentAgain(last)
+                    && pushback - call.TimeProvider.GetElapsedTime(_lastEnded) is var rest && rest > TimeSpan.Zero)
+                {
+                    await Task.Delay(rest, call.TimeProvider, cancellationToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+                }
+
+                if (cancellationToken.IsCancellationRequested)
+                {
+                    return Outcome.FromException<TResponse>(new OperationCanceledException(cancellationToken));
+                }
+
+                if (!call.MayBeSentAgain(Last.Exception) || call._current?.TryAbandon() == false)
                 {
                     return Last;
                 }
 
                 call._environment.Pool.CountRetry();
+                call._previousAttempts += Last.Exception is { } failure && CallFaults.NeverLeft(failure) ? 0 : 1;
             }
 
             _tried = true;
             await TryAsync(cancellationToken).ConfigureAwait(false);
+            _lastEnded = call.TimeProvider.GetTimestamp();
             return Last;
         }
 
@@ -266,7 +375,7 @@ internal sealed partial class PooledCall<TRequest, TResponse>
         {
             try
             {
-                var attempt = new CallAttempt<TRequest, TResponse>(await LeaseAsync(cancellationToken).ConfigureAwait(false), call);
+                var attempt = new CallAttempt<TRequest, TResponse>(await call.LeaseAsync(call._current?.Channel, cancellationToken).ConfigureAwait(false), call);
                 call.Publish(attempt);
                 Last = await OutcomeAsync(attempt, cancellationToken).ConfigureAwait(false);
             }
@@ -275,21 +384,6 @@ internal sealed partial class PooledCall<TRequest, TResponse>
 #pragma warning restore CA1031
             {
                 Last = Outcome.FromException<TResponse>(exception);
-            }
-        }
-
-        private async ValueTask<ChannelLease> LeaseAsync(CancellationToken cancellationToken)
-        {
-            var pool = call._environment.Pool;
-            try
-            {
-                // A call that waits for ready waits for its deadline alone.
-                var timeout = call.Options.IsWaitForReady ? Timeout.InfiniteTimeSpan : pool.AcquireTimeout;
-                return await pool.AcquireAsync(timeout, call._current?.Channel, cancellationToken).ConfigureAwait(false);
-            }
-            catch (Exception exception) when (exception is not OperationCanceledException)
-            {
-                throw CallErrors.NoChannel(exception);
             }
         }
 
@@ -306,20 +400,10 @@ internal sealed partial class PooledCall<TRequest, TResponse>
                     }
                 },
                 (attempt, stop));
-            try
-            {
-                var response = await attempt.Outcome.ConfigureAwait(false);
-                attempt.OutcomeSeen(failure: null);
-                return Outcome.FromResult(response);
-            }
-#pragma warning disable CA1031 // The pipeline judges.
-            catch (Exception exception)
-#pragma warning restore CA1031
-            {
-                attempt.OutcomeSeen(exception);
-                return Outcome.FromException<TResponse>(
-                    cancellationToken.IsCancellationRequested && !stop.IsCancellationRequested ? new OperationCanceledException(cancellationToken) : exception);
-            }
+            var outcome = await OutcomeOfAsync(attempt).ConfigureAwait(false);
+            return outcome.Exception is not null && cancellationToken.IsCancellationRequested && !stop.IsCancellationRequested
+                ? Outcome.FromException<TResponse>(new OperationCanceledException(cancellationToken))
+                : outcome;
         }
     }
 }

@@ -1,4 +1,5 @@
 using System.Collections;
+using System.Globalization;
 using Grpc.Core;
 
 namespace PoolingInvoker;
@@ -18,7 +19,11 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     private static readonly TimeSpan ResponseGrace = TimeSpan.FromSeconds(30);
     private static readonly TimeSpan HeadersGrace = TimeSpan.FromMilliseconds(20);
 
+    private const string PreviousAttemptsHeader = "grpc-previous-rpc-attempts"; // gRFC A6
+
     private readonly CallEnvironment _environment;
+    private readonly CallPlan _plan;
+    private readonly RequestLog<TRequest>? _log; // what has been written, while it may have to be written again
 
     // Guarded by a lock on this object, which the library alone knows.
     private CallAttempt<TRequest, TResponse>? _current;
@@ -31,10 +36,15 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     private Task<TResponse>? _response;
     private Task<Metadata>? _headers;
     private ITimer? _grace;
+    private int _previousAttempts; // that may have reached a server
 
     public PooledCall(CallEnvironment environment, MethodType kind, Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest? request)
     {
         _environment = environment;
+        _plan = environment.PlanOf(method);
+        _log = kind is MethodType.ClientStreaming or MethodType.DuplexStreaming && (_plan.Pipeline is not null || options.IsWaitForReady)
+            ? new RequestLog<TRequest>(environment.ReplaySpace, environment.MaxReplaySize)
+            : null;
         Kind = kind;
         Method = method;
         Host = host;
@@ -57,7 +67,15 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     /// The options of an attempt. A call that waits for ready does so here, without a lease and from channel to channel, and not on the
     /// channel that it happened to get.
     /// </summary>
-    public CallOptions AttemptOptions => Options.IsWaitForReady ? Options.WithWaitForReady(false) : Options;
+    public CallOptions AttemptOptions
+    {
+        get
+        {
+            var options = Options.IsWaitForReady ? Options.WithWaitForReady(false) : Options;
+            options = options.Credentials is { } credentials ? options.WithCredentials(new CallersCredentials(credentials)) : options;
+            return _previousAttempts > 0 ? options.WithHeaders(WithPreviousAttempts(options.Headers)) : options;
+        }
+    }
 
     /// <summary>What the application has set on the writer.</summary>
     public WriteOptions? WriteOptions { get; private set; }
@@ -67,6 +85,9 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     /// <summary>The attempt that is the call from now on, if there is one yet.</summary>
     public CallAttempt<TRequest, TResponse>? Settled =>
         _current is { } current && (current.IsCommitted || (HasEnded && ReferenceEquals(current.Failure, _failure))) ? current : null;
+
+    /// <summary>Whether requests are kept for another attempt.</summary>
+    public bool KeepsRequests => _log is not null;
 
     /// <summary>Whether the application has said that no more requests come.</summary>
     public bool AreRequestsComplete => Volatile.Read(ref _requestsComplete);
@@ -89,7 +110,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
         }
 
         _environment.Pool.ThrowIfDisposed();
-        if (_environment.OnFailureOnly && !Options.IsWaitForReady && _environment.Pool.TryLease(out var lease))
+        if (_plan.OnFailureOnly && !IsHedged && !Options.IsWaitForReady && _environment.Pool.TryLease(out var lease))
         {
             try
             {
@@ -238,13 +259,54 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
             current = _current;
         }
 
+        if (current is not { Replayed.IsCompleted: true })
+        {
+            return Task.CompletedTask; // they are completed when there is an attempt that has them all
+        }
+
         try
         {
-            return current is null ? Task.CompletedTask : current.RequestStream!.CompleteAsync();
+            return current.RequestStream!.CompleteAsync();
         }
-        catch (ObjectDisposedException) when (current!.EndedByDriver)
+        catch (ObjectDisposedException) when (current.EndedByDriver)
         {
             return Task.CompletedTask; // they are completed on the next attempt
+        }
+    }
+
+    /// <summary>
+    /// A request is through to this attempt: it is kept for another one, or else this attempt is the call from now on. False if another
+    /// attempt has taken its place, which has yet to get the request.
+    /// </summary>
+    public bool Keep(ReplayableRequest<TRequest> request, CallAttempt<TRequest, TResponse> attempt)
+    {
+        // gRFC A6: response headers commit. A server that refuses a call sends them, too, and ends the call with them.
+        var answers = attempt.HasHeaders && !attempt.IsOver();
+        lock (this)
+        {
+            if (_current != attempt)
+            {
+                return false;
+            }
+
+            if (attempt.IsCommitted || _ended || (!answers && _log is not null && _log.TryAdd(request)))
+            {
+                return true;
+            }
+        }
+
+        return attempt.TryCommit();
+    }
+
+    /// <summary>There is no other attempt that could need the requests.</summary>
+    public void ForgetRequests()
+    {
+        if (_log is not null)
+        {
+            lock (this)
+            {
+                _log.Clear();
+            }
         }
     }
 
@@ -274,20 +336,26 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
                 changed = (_changed ??= new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously)).Task;
             }
 
-            try
-            {
-                await changed.WaitAsync(cancellationToken).ConfigureAwait(false);
-            }
-            catch (OperationCanceledException)
-            {
-                Dispose();
-                if (_environment.Pool.ThrowsOperationCanceled)
-                {
-                    throw;
-                }
+            await WaitAsync(changed, cancellationToken).ConfigureAwait(false);
+        }
+    }
 
-                throw new RpcException(CallErrors.Cancelled(cancellationToken));
+    /// <summary>Waits for the call to go on. The token is that of a read or a write: as on a bare channel it ends the call.</summary>
+    public async ValueTask WaitAsync(Task task, CancellationToken cancellationToken)
+    {
+        try
+        {
+            await task.WaitAsync(cancellationToken).ConfigureAwait(false);
+        }
+        catch (OperationCanceledException) when (cancellationToken.IsCancellationRequested)
+        {
+            Dispose();
+            if (_environment.Pool.ThrowsOperationCanceled)
+            {
+                throw;
             }
+
+            throw new RpcException(CallErrors.Cancelled(cancellationToken));
         }
     }
 
@@ -296,14 +364,63 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
 
     /// <summary>Whether a failure that a reader or writer has met may be followed by another attempt.</summary>
     public bool MayMoveOn(Exception exception) =>
-        (_environment.Pipeline is not null || WaitsForReady(exception)) && IsSafeToSendAgain(exception);
+        (_plan.Pipeline is not null || WaitsForReady(exception)) && MayBeSentAgain(exception);
 
-    /// <summary>Law 7: at most once, unless told.</summary>
-    public bool IsSafeToSendAgain(Exception? outcome) =>
+    /// <summary>
+    /// Law 7: at most once, unless told. And not if the application has seen something of the last attempt, nor if the server has asked
+    /// not to (gRFC A6), nor if the budget of the pool is spent, which what never left does not burden.
+    /// </summary>
+    public bool MayBeSentAgain(Exception? outcome) =>
         !_disposed
         && _current is not { IsCommitted: true }
         && outcome is not NoChannelException { IsTransient: false }
-        && ((outcome is not null && CallFaults.NeverLeft(outcome)) || _environment.Idempotency.IsIdempotent(Method, typeof(TRequest), typeof(TResponse)));
+        && !(outcome is not null && CallFaults.Pushback(outcome) is { } pushback && (pushback == Timeout.InfiniteTimeSpan || EndsWithin(pushback)))
+        && ((outcome is not null && CallFaults.NeverLeft(outcome)) || (IsIdempotent && _environment.Budget is not { AllowsRetry: false }));
+
+    public TimeSpan? DelayBeforeRetry(Exception? outcome, int attemptNumber) =>
+        outcome is not null && CallFaults.Pushback(outcome) is { } pushback ? pushback
+        : attemptNumber == 0 && _environment.Pool.HasReady(otherThan: _current?.Channel) ? TimeSpan.Zero
+        : null;
+
+    public bool EndsWithin(TimeSpan delay) =>
+        CallCompletion.DueTime(Options.Deadline, TimeProvider) is var left && left != Timeout.InfiniteTimeSpan && left <= delay;
+
+    /// <summary>The budget of the pool hears of the end of each attempt.</summary>
+    public void CountOutcome(Exception? failure)
+    {
+        if (_environment.Budget is not { } budget)
+        {
+            return;
+        }
+
+        if (failure is null)
+        {
+            budget.Succeeded();
+        }
+        else if (CallFaults.Judge(failure) is { IsTransient: true, Fate: RequestFate.MayHaveBeenProcessed } || CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan)
+        {
+            budget.Failed();
+        }
+    }
+
+    private bool IsIdempotent => _environment.IsIdempotent(_plan, Method, typeof(TRequest), typeof(TResponse));
+
+    private bool IsHedged => _plan.Hedging is not null && Kind == MethodType.Unary && IsIdempotent;
+
+    private Metadata WithPreviousAttempts(Metadata? headers)
+    {
+        var copy = new Metadata();
+        foreach (var entry in headers ?? [])
+        {
+            if (entry.Key != PreviousAttemptsHeader)
+            {
+                copy.Add(entry);
+            }
+        }
+
+        copy.Add(PreviousAttemptsHeader, _previousAttempts.ToString(CultureInfo.InvariantCulture));
+        return copy;
+    }
 
     private async Task<Metadata> ReadHeadersAsync(object holder)
     {
@@ -345,7 +462,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     // first, and then the failure.
     private async ValueTask<bool> IsRefusedAsync(CallAttempt<TRequest, TResponse> attempt)
     {
-        if (!HasOneResponse || attempt.IsCommitted || _environment.Pipeline is null)
+        if (!HasOneResponse || attempt.IsCommitted || _plan.Pipeline is null)
         {
             return false;
         }

@@ -45,6 +45,15 @@ internal sealed partial class PoolingInvokerLog(ILoggerFactory? factory)
     [LoggerMessage(EventId = 12, EventName = "CloseFailed", Level = LogLevel.Warning, Message = "Closing channel {Channel} failed.")]
     public partial void CloseFailed(object channel, Exception exception);
 
+    [LoggerMessage(EventId = 13, EventName = "ChannelSuspected", Level = LogLevel.Debug, Message = "Channel {Channel} is asked for a sign of life: its calls wait, and nothing comes from it.")]
+    public partial void Suspected(object channel);
+
+    [LoggerMessage(EventId = 14, EventName = "ChannelGivenUp", Level = LogLevel.Warning, Message = "Channel {Channel} given up because {Reason}. Its calls end as if the server had gone.")]
+    public partial void GivenUp(object channel, string reason);
+
+    [LoggerMessage(EventId = 15, EventName = "ServiceConfigRetries", Level = LogLevel.Warning, Message = "Pool.ConfigureChannel sets a ServiceConfig with retries or hedges. They run below those of the pool, on one channel: the attempts multiply, and they do not ask whether a method is idempotent.")]
+    public partial void ServiceConfigRetries();
+
     // A log that cannot be written costs no lease.
     private sealed class GuardedLogger(ILogger inner) : ILogger
     {

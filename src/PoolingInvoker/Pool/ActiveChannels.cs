@@ -3,17 +3,20 @@ using System.Diagnostics;
 namespace PoolingInvoker;
 
 /// <summary>
-/// The channels that count against the size of the pool, those with room in front. A pick looks at two of them, however many
-/// there are. Guarded by the lock of the pool.
+/// The channels that count against the size of the pool, in the order of their <see cref="ChannelStanding"/>. A pick looks at two of them,
+/// however many there are. Guarded by the lock of the pool.
 /// </summary>
 internal sealed class ActiveChannels(Random random)
 {
     private readonly List<PooledChannel> _channels = [];
-    private int _withRoom;
+    private readonly int[] _ends = new int[2]; // where the good ones end, and the doubtful ones; the rest is full
 
     public int Count => _channels.Count;
 
-    public bool HasRoom => _withRoom > 0;
+    public bool HasRoom => _ends[1] > 0;
+
+    /// <summary>How many are good.</summary>
+    public int Good => _ends[0];
 
     public PooledChannel this[int index] => _channels[index];
 
@@ -26,47 +29,43 @@ internal sealed class ActiveChannels(Random random)
 
     public void Remove(PooledChannel channel)
     {
-        if (channel.Index < _withRoom)
-        {
-            Swap(channel.Index, --_withRoom);
-        }
-
+        Move(channel, (int)ChannelStanding.Full);
         Swap(channel.Index, _channels.Count - 1);
         _channels.RemoveAt(_channels.Count - 1);
         channel.Index = -1;
     }
 
-    /// <summary>Has to be called after each change of the leases or the state of a channel. One that has left is left alone.</summary>
+    /// <summary>Has to be called after each change of what the standing of a channel depends on. One that has left is left alone.</summary>
     public void Update(PooledChannel channel)
     {
-        if (channel.Index < 0)
+        if (channel.Index >= 0)
         {
-            return;
-        }
-
-        var standsInFront = channel.Index < _withRoom;
-        if (channel.HasRoom && !standsInFront)
-        {
-            Swap(channel.Index, _withRoom++);
-        }
-        else if (!channel.HasRoom && standsInFront)
-        {
-            Swap(channel.Index, --_withRoom);
+            Move(channel, (int)channel.Standing);
         }
     }
 
     /// <summary>
-    /// The better of two distinct channels with room, drawn at random. <paramref name="avoid"/> is taken only when it is the only one.
+    /// The better of two distinct channels, drawn at random from the good ones, or if there are none from the doubtful ones.
+    /// <paramref name="avoid"/> is taken only when it is the only one.
     /// </summary>
     public PooledChannel? Pick(PooledChannel? avoid)
     {
-        if (_withRoom < 2)
+        var onlyAvoided = _ends[0] == 1 && _channels[0] == avoid;
+        return _ends[0] > 0 && !onlyAvoided ? Pick(avoid, 0, _ends[0])
+            : _ends[1] > _ends[0] ? Pick(avoid, _ends[0], _ends[1])
+            : onlyAvoided ? avoid
+            : null;
+    }
+
+    private PooledChannel Pick(PooledChannel? avoid, int start, int end)
+    {
+        if (end - start == 1)
         {
-            return _withRoom == 0 ? null : _channels[0];
+            return _channels[start];
         }
 
-        var first = random.Next(_withRoom);
-        var second = random.Next(_withRoom - 1);
+        var first = random.Next(start, end);
+        var second = random.Next(start, end - 1);
         second += second >= first ? 1 : 0;
         var a = _channels[first];
         var b = _channels[second];
@@ -77,7 +76,23 @@ internal sealed class ActiveChannels(Random random)
     }
 
     // A channel that fails at once has few calls, and would attract all: a failure weighs as much as all the calls it could carry.
-    private static long Weight(PooledChannel channel) => channel.Leases + (channel.Failed ? (long)channel.Capacity : 0);
+    private static long Weight(PooledChannel channel) =>
+        channel.Leases + (channel.Failed || channel.IsSuspect || channel.FailingSince is not null ? (long)channel.Capacity : 0);
+
+    // From section to section: at each boundary it changes places with the one that stands there.
+    private void Move(PooledChannel channel, int section)
+    {
+        var current = channel.Index < _ends[0] ? 0 : channel.Index < _ends[1] ? 1 : 2;
+        for (; current < section; current++)
+        {
+            Swap(channel.Index, --_ends[current]);
+        }
+
+        for (; current > section; current--)
+        {
+            Swap(channel.Index, _ends[current - 1]++);
+        }
+    }
 
     private void Swap(int left, int right)
     {

@@ -12,6 +12,7 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
     private readonly Uri _address;
     private readonly ChannelPoolOptions _options;
     private readonly ConditionalWeakTable<object, object> _transports = [];
+    private readonly ConditionalWeakTable<object, ChannelTransport> _watched = [];
     private readonly Queue<GrpcChannelOptions> _prepared = new();
 
     public AddressChannelPolicy(Uri address, ChannelPoolOptions options)
@@ -27,10 +28,15 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
             _prepared.Enqueue(Prepare());
         }
 
-        ThrowsOperationCanceled = _prepared.Peek().ThrowOperationCanceledOnCancellation;
+        var first = _prepared.Peek();
+        ThrowsOperationCanceled = first.ThrowOperationCanceledOnCancellation;
+        HasServiceConfigRetries = first.ServiceConfig?.MethodConfigs.Any(static config => config.RetryPolicy is not null || config.HedgingPolicy is not null) ?? false;
     }
 
     public string Target => _address.Authority;
+
+    /// <summary>Whether the channels retry or hedge by themselves.</summary>
+    public bool HasServiceConfigRetries { get; }
 
     public bool ThrowsOperationCanceled { get; }
 
@@ -63,8 +69,18 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
             _prepared.TryDequeue(out options);
         }
 
-        return GrpcChannel.ForAddress(_address, options ?? Prepare());
+        options ??= Prepare();
+        var channel = GrpcChannel.ForAddress(_address, options);
+        if (_watched.TryGetValue(options, out var transport))
+        {
+            _watched.Add(channel, transport);
+        }
+
+        return channel;
     }
+
+    /// <summary>What is seen of the connections of a channel; null if its transport is the user's own.</summary>
+    public ChannelTransport? TransportOf(GrpcChannel channel) => _watched.TryGetValue(channel, out var transport) ? transport : null;
 
     public bool Return(GrpcChannel obj) => true;
 
@@ -89,7 +105,7 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
         var handler = new SocketsHttpHandler { EnableMultipleHttp2Connections = false };
         _options.ConfigureHandler?.Invoke(handler);
         var options = new GrpcChannelOptions { HttpHandler = handler, DisposeHttpClient = true, LoggerFactory = _options.LoggerFactory };
-        _options.ConfigureChannel?.Invoke(options);
+        _options.Configure(options);
         if (options.HttpClient is not null && options.HttpHandler == handler)
         {
             options.HttpHandler = null;
@@ -99,6 +115,12 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
         if (transport != handler)
         {
             handler.Dispose();
+        }
+        else
+        {
+            var watched = new ChannelTransport();
+            watched.Watch(handler);
+            _watched.Add(options, watched);
         }
 
         RequireOwn(transport);

@@ -42,6 +42,18 @@ public sealed class ChannelLease : IDisposable
     /// <summary>Gives the lease back.</summary>
     public void Dispose() => Return(LeaseOutcome.Unknown);
 
+    /// <summary>Whether the call waits for nothing any more. Guarded by the lock of the pool.</summary>
+    internal bool IsAnswered { get; set; }
+
+    /// <summary>The call has begun to be answered: from now on it may be silent for as long as it likes.</summary>
+    internal void Answered()
+    {
+        if (Volatile.Read(ref _channel) is { } channel)
+        {
+            _pool.Answered(this, channel);
+        }
+    }
+
     internal void Return(LeaseOutcome outcome)
     {
         if (Interlocked.Exchange(ref _channel, null) is { } channel)
@@ -59,6 +71,9 @@ internal enum LeaseOutcome
 
     /// <summary>A server answered.</summary>
     Answered,
+
+    /// <summary>A server is there, but is not available, or reset the stream.</summary>
+    ServerFailed,
 
     /// <summary>There was no connection, or so it looks: it may be that of a token server.</summary>
     CouldNotConnect,

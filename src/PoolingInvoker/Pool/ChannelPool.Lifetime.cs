@@ -108,6 +108,7 @@ public partial class ChannelPool
         }
 
         _maintenance?.Dispose();
+        _watch.Dispose();
         closing.ForEach(DisposeChannel);
     }
 

@@ -93,6 +93,11 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         _active = new ActiveChannels(random);
         _leakDetector = validated.LeakDetectionThreshold > TimeSpan.Zero ? new LeaseLeakDetector(validated.LeakDetectionThreshold, _time, _log) : null;
         _maintenance = StartMaintenance();
+        _watch = NewWatch();
+        if (policy is AddressChannelPolicy { HasServiceConfigRetries: true })
+        {
+            _log.ServiceConfigRetries();
+        }
     }
 
     internal TimeProvider TimeProvider => _time;
@@ -278,6 +283,23 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         return true;
     }
 
+    /// <summary>Whether there is room on a channel that works, other than this one.</summary>
+    internal bool HasReady(PooledChannel? otherThan)
+    {
+        lock (_lock)
+        {
+            for (var i = 0; i < _active.Good; i++)
+            {
+                if (_active[i].IsAlive && _active[i] != otherThan)
+                {
+                    return true;
+                }
+            }
+
+            return false;
+        }
+    }
+
     internal void ThrowIfDisposed() => ObjectDisposedException.ThrowIf(Volatile.Read(ref _disposed), this);
 
     /// <summary>Takes the numbers of this moment.</summary>
@@ -300,6 +322,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
                 CallsWaiting = _waiters.Count,
                 ChannelsCreated = _created,
                 ChannelsReplaced = _replaced,
+                ChannelsGivenUp = Interlocked.Read(ref _givenUp),
                 Retries = Interlocked.Read(ref _retries),
                 LeaksReclaimed = Interlocked.Read(ref _leaksReclaimed),
             };
@@ -323,14 +346,15 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             channel.Leases--;
             _leases--;
             channel.IdleSince = _time.GetTimestamp();
-            if (outcome == LeaseOutcome.Answered)
+            channel.AnsweredLeases -= lease.IsAnswered ? 1 : 0;
+            lease.IsAnswered = true;
+            if (outcome is LeaseOutcome.Answered or LeaseOutcome.ServerFailed)
             {
-                channel.Failed = false;
-                if (!channel.Proven)
-                {
-                    channel.Proven = true;
-                    _backoff.Reset();
-                }
+                ServerAnsweredUnsynchronized(channel, fails: outcome == LeaseOutcome.ServerFailed);
+            }
+            else if (outcome != LeaseOutcome.Unknown)
+            {
+                channel.SilentSince = channel.IdleSince; // it fails aloud
             }
 
             channel.Failed |= !good;
@@ -412,6 +436,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     {
         var lease = new ChannelLease(this, channel);
         _leakDetector?.Taken(lease);
+        StartWatching();
         return lease;
     }
 
@@ -472,9 +497,9 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
 
     private ChannelLease ReplaceAndLease(PooledChannel old) => NewLease(Replace(old, "it was found broken", andLease: true) ?? throw Disposed());
 
-    // Makes the replacement of a channel in state Replacing; the old one stays if none can be made. Returns the channel on which a
-    // lease was taken, or null if none was asked for or the pool is disposed.
-    private PooledChannel? Replace(PooledChannel old, string because, bool andLease)
+    // Makes the replacement of a channel in state Replacing; the old one stays if none can be made. Returns the channel on which a lease
+    // was taken, or, if none was asked for, the replacement; null if the pool is disposed.
+    private PooledChannel? Replace(PooledChannel old, string because, bool andLease, bool onProbation = false)
     {
         var created = CreateChannel(out var error);
         if (created is null)
@@ -502,6 +527,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             else
             {
                 // Statement order is important: the pool is never without either of them.
+                created.IsOnProbation = onProbation;
                 PublishUnsynchronized(created);
                 _replaced++;
                 StartDrainingUnsynchronized(old);
@@ -539,7 +565,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             DisposeChannel(old);
         }
 
-        return leased;
+        return andLease ? leased : unwanted ? null : created;
     }
 
     private PooledChannel? CreateChannel(out Exception? error)
@@ -549,7 +575,13 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             var channel = _policy.Create() ?? throw new InvalidOperationException("it returned null");
             var lifetime = _options.PooledChannelLifetime;
             lifetime = lifetime == Timeout.InfiniteTimeSpan ? lifetime : lifetime * (1 - (0.1 * _random.NextDouble()));
-            var pooled = new PooledChannel(Interlocked.Increment(ref _lastId), channel, Capacity, _time.GetTimestamp(), lifetime);
+            var transport = (_policy as AddressChannelPolicy)?.TransportOf(channel);
+            var pooled = new PooledChannel(Interlocked.Increment(ref _lastId), channel, transport, Capacity, _time.GetTimestamp(), lifetime);
+            if (transport is not null)
+            {
+                transport.OnFirstRead = () => IsAlive(pooled);
+            }
+
             lock (_lock)
             {
                 if (!_channels.TryAdd(channel, pooled))
@@ -613,6 +645,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     {
         Debug.Assert(Monitor.IsEntered(_lock) && channel.HasRoom, "A lease needs the lock, and room.");
         channel.Leases++;
+        channel.Started++;
         _leases++;
         _active.Update(channel);
     }

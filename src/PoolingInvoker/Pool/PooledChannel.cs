@@ -11,13 +11,14 @@ internal sealed class PooledChannel
 {
     private readonly bool _tellsState;
 
-    public PooledChannel(int id, GrpcChannel channel, int capacity, long now, TimeSpan lifetime)
+    public PooledChannel(int id, GrpcChannel channel, ChannelTransport? transport, int capacity, long now, TimeSpan lifetime)
     {
         Id = id;
         Channel = channel;
+        Transport = transport;
         CallInvoker = channel.CreateCallInvoker();
         Capacity = capacity;
-        CreatedAt = IdleSince = now;
+        CreatedAt = IdleSince = SilentSince = now;
         Lifetime = lifetime;
         _tellsState = TellsState(channel);
     }
@@ -27,6 +28,9 @@ internal sealed class PooledChannel
     public GrpcChannel Channel { get; }
 
     public CallInvoker CallInvoker { get; }
+
+    /// <summary>What is seen of the connections; null where the transport is the user's own.</summary>
+    public ChannelTransport? Transport { get; }
 
     public int Capacity { get; }
 
@@ -50,6 +54,48 @@ internal sealed class PooledChannel
     /// <summary>Whether the last call on this channel failed because of it.</summary>
     public bool Failed { get; set; }
 
+    /// <summary>Whether something has come from a server since the channel was made or last failed: one call at a time finds that out.</summary>
+    public bool IsAlive { get; set; }
+
+    /// <summary>Since when the channel is spared because its server failed a call; null if it is not.</summary>
+    public long? FailingSince { get; set; }
+
+    /// <summary>Whether calls on the channel wait for an answer for too long, and nothing comes.</summary>
+    public bool IsSuspect { get; set; }
+
+    /// <summary>Whether the channel was made in place of one that fell silent, and has to show that it is alive before it gets calls.</summary>
+    public bool IsOnProbation { get; set; }
+
+    /// <summary>The calls in flight that have begun to be answered.</summary>
+    public int AnsweredLeases { get; set; }
+
+    /// <summary>The calls in flight that wait for an answer.</summary>
+    public int UnansweredLeases => Leases - AnsweredLeases;
+
+    /// <summary>How many calls were begun.</summary>
+    public long Started { get; set; }
+
+    /// <summary>How many calls were answered.</summary>
+    public long Answered { get; set; }
+
+    /// <summary>What grows with each sign of life.</summary>
+    public long SignsOfLife => Answered + (Transport?.Reads ?? 0);
+
+    /// <summary>Since when calls have waited without a sign of life, as far as the last look at the channel saw.</summary>
+    public long SilentSince { get; set; }
+
+    /// <summary>When a look at the channel last saw a sign of life.</summary>
+    public long LivedAt { get; set; }
+
+    /// <summary><see cref="SignsOfLife"/> and <see cref="Started"/> at the last look.</summary>
+    public (long SignsOfLife, long Started) Seen { get; set; }
+
+    /// <summary>How often the channel has been asked for a sign of life in this silence.</summary>
+    public int Probes { get; set; }
+
+    /// <summary>Whether it is being asked for one.</summary>
+    public bool IsProbed { get; set; }
+
     /// <summary>The place in <see cref="ActiveChannels"/>.</summary>
     public int Index { get; set; } = -1;
 
@@ -57,6 +103,12 @@ internal sealed class PooledChannel
     public bool IsConnected => _tellsState && Channel.State == ConnectivityState.Ready;
 
     public bool HasRoom => State == PooledChannelState.Active && Leases < Capacity;
+
+    /// <summary>Where the channel stands in the choice.</summary>
+    public ChannelStanding Standing =>
+        !HasRoom ? ChannelStanding.Full
+        : IsSuspect || Failed || FailingSince is not null || (!IsAlive && (Leases > 0 || IsOnProbation)) ? ChannelStanding.Doubtful
+        : ChannelStanding.Good;
 
     /// <summary>
     /// The state that is a reason to replace the channel, or null where there is none or the transport cannot tell. A channel that was

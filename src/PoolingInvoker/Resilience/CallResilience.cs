@@ -1,4 +1,6 @@
+using System.Runtime.ExceptionServices;
 using Polly;
+using Polly.Hedging;
 using Polly.Retry;
 
 namespace PoolingInvoker;
@@ -7,42 +9,54 @@ namespace PoolingInvoker;
 internal interface IRetryableCall
 {
     /// <summary>Whether the call may be sent again after its last attempt ended with this exception.</summary>
-    bool IsSafeToSendAgain(Exception? outcome);
+    bool MayBeSentAgain(Exception? outcome);
+
+    /// <summary>Whether there may be another attempt beside those under way.</summary>
+    bool MayBeHedged { get; }
+
+    /// <summary>How long to wait before the next attempt where the call knows better than a backoff; null where it does not.</summary>
+    /// <param name="outcome">What the last attempt ended with.</param>
+    /// <param name="attemptNumber">The number of retries so far.</param>
+    TimeSpan? DelayBeforeRetry(Exception? outcome, int attemptNumber);
+
+    /// <summary>Whether the deadline of the call comes before the end of this delay.</summary>
+    bool EndsWithin(TimeSpan delay);
 }
 
-/// <summary>Joins calls and Polly: builds the pipeline, and tells its predicates which call they are asked about.</summary>
+/// <summary>
+/// How the attempts of a method follow each other: through a pipeline, or none. With <paramref name="OnFailureOnly"/> an attempt that
+/// succeeds does not have to pass through it: the first attempt can run outside, and its outcome be handed to the pipeline when it is a
+/// failure.
+/// </summary>
+internal sealed record CallPlan(ResiliencePipeline? Pipeline, bool OnFailureOnly, ResiliencePipeline<object>? Hedging = null, bool? IsIdempotent = null);
+
+/// <summary>Joins calls and Polly: builds the pipelines, and tells their predicates which call they are asked about.</summary>
 internal static class CallResilience
 {
     private static readonly ResiliencePropertyKey<IRetryableCall> Call = new("PoolingInvoker.Call");
 
-    /// <summary>
-    /// The pipeline of the options, or null if there is none. With <paramref name="onFailureOnly"/> an attempt that succeeds does not
-    /// have to pass through it: the first attempt can run outside, and its outcome be handed to the pipeline when it is a failure.
-    /// </summary>
-    public static ResiliencePipeline? Build(PoolingCallInvokerOptions options, TimeProvider time, out bool onFailureOnly)
+    /// <summary>The plan of all methods that have none of their own.</summary>
+    public static CallPlan Plan(PoolingCallInvokerOptions options, TimeProvider time) => Plan(options.Retry, options.ConfigurePipeline, time);
+
+    /// <summary>The plan of the methods that a config names.</summary>
+    public static CallPlan Plan(PooledMethodConfig config, PoolingCallInvokerOptions options, TimeProvider time)
     {
-        onFailureOnly = false;
-        var builder = new ResiliencePipelineBuilder { Name = "PoolingInvoker", TimeProvider = time };
-        if (options.ConfigurePipeline is not null)
+        if (config.Hedging is { } hedging)
         {
-            options.ConfigurePipeline(builder);
-            return builder.Build();
+            if (config.Retry is not null || config.ConfigurePipeline is not null)
+            {
+                throw new ArgumentException(
+                    "A method config has Hedging and Retry or ConfigurePipeline. A method is either hedged or retried: set one of them.", nameof(options));
+            }
+
+            var builder = new ResiliencePipelineBuilder<object> { Name = "PoolingInvoker", TimeProvider = time };
+            return Plan(options, time) with { Hedging = builder.AddHedging(Guard(hedging)).Build(), IsIdempotent = config.IsIdempotent };
         }
 
-        var retry = options.Retry ?? throw new ArgumentException("Retry is null. To turn the retry off set Retry.MaxRetryAttempts to 0.", nameof(options));
-        if (retry.MaxRetryAttempts == 0)
-        {
-            onFailureOnly = true;
-            return null;
-        }
-
-        if (retry.ShouldHandle == ChannelRetryStrategyOptions.Preset)
-        {
-            onFailureOnly = true;
-            return builder.AddRetry(retry).Build();
-        }
-
-        return builder.AddRetry(Guard(retry)).Build();
+        var plan = config.ConfigurePipeline is null && config.Retry is null
+            ? Plan(options, time)
+            : Plan(config.Retry ?? options.Retry, config.ConfigurePipeline, time);
+        return plan with { IsIdempotent = config.IsIdempotent };
     }
 
     public static void Attach(ResilienceContext context, IRetryableCall call) => context.Properties.Set(Call, call);
@@ -51,9 +65,46 @@ internal static class CallResilience
     public static bool ShouldRetry(ResilienceContext context, Exception? exception) =>
         exception is not null
         && CallFaults.IsTransient(exception)
-        && (context.Properties.TryGetValue(Call, out var call) ? call.IsSafeToSendAgain(exception) : CallFaults.NeverLeft(exception));
+        && (context.Properties.TryGetValue(Call, out var call) ? call.MayBeSentAgain(exception) : CallFaults.NeverLeft(exception));
 
-    // The user's predicate, asked only where a retry is safe, so that no time is spent on backing off from what will not be sent.
+    /// <summary>The preset delay: what the server asks for; none before the first retry, if a channel is ready for it; else the backoff.</summary>
+    public static TimeSpan? DelayBeforeRetry(RetryDelayGeneratorArguments<object> arguments) =>
+        arguments.Context.Properties.TryGetValue(Call, out var call) ? call.DelayBeforeRetry(arguments.Outcome.Exception, arguments.AttemptNumber) : null;
+
+    private static CallPlan Plan(ChannelRetryStrategyOptions retry, Action<ResiliencePipelineBuilder>? configurePipeline, TimeProvider time)
+    {
+        var builder = new ResiliencePipelineBuilder { Name = "PoolingInvoker", TimeProvider = time };
+        if (configurePipeline is not null)
+        {
+            configurePipeline(builder);
+            return new CallPlan(builder.Build(), OnFailureOnly: false);
+        }
+
+        if (retry is null)
+        {
+            throw new ArgumentException("Retry is null. To turn the retry off set Retry.MaxRetryAttempts to 0.", nameof(retry));
+        }
+
+        return retry.MaxRetryAttempts == 0
+            ? new CallPlan(Pipeline: null, OnFailureOnly: true)
+            : new CallPlan(builder.AddRetry(Guard(retry)).Build(), OnFailureOnly: retry.ShouldHandle == ChannelRetryStrategyOptions.Preset);
+    }
+
+    // No hedge where the budget of the pool is spent.
+    private static HedgingStrategyOptions<object> Guard(ChannelHedgingStrategyOptions hedging) => new()
+    {
+        Name = hedging.Name,
+        Delay = hedging.Delay,
+        MaxHedgedAttempts = hedging.MaxHedgedAttempts,
+        ShouldHandle = hedging.ShouldHandle,
+        DelayGenerator = hedging.DelayGenerator,
+        OnHedging = hedging.OnHedging,
+        ActionGenerator = arguments =>
+            !arguments.PrimaryContext.Properties.TryGetValue(Call, out var call) || call.MayBeHedged ? hedging.ActionGenerator(arguments) : null,
+    };
+
+    // The user's predicate is asked only where a retry is safe, so that no time is spent on backing off from what will not be sent, and
+    // a backoff that the call would not outlast is not begun: the call ends with what it has.
     private static RetryStrategyOptions Guard(ChannelRetryStrategyOptions retry) => new()
     {
         Name = retry.Name,
@@ -63,10 +114,21 @@ internal static class CallResilience
         Delay = retry.Delay,
         MaxDelay = retry.MaxDelay,
         DelayGenerator = retry.DelayGenerator,
-        OnRetry = retry.OnRetry,
+        OnRetry = async arguments =>
+        {
+            if (arguments.Context.Properties.TryGetValue(Call, out var call) && call.EndsWithin(arguments.RetryDelay) && arguments.Outcome.Exception is { } last)
+            {
+                ExceptionDispatchInfo.Throw(last);
+            }
+
+            if (retry.OnRetry is { } onRetry)
+            {
+                await onRetry(arguments).ConfigureAwait(false);
+            }
+        },
         Randomizer = retry.Randomizer,
         ShouldHandle = arguments =>
-            !arguments.Context.Properties.TryGetValue(Call, out var call) || call.IsSafeToSendAgain(arguments.Outcome.Exception)
+            !arguments.Context.Properties.TryGetValue(Call, out var call) || call.MayBeSentAgain(arguments.Outcome.Exception)
                 ? retry.ShouldHandle(arguments)
                 : ValueTask.FromResult(false),
     };

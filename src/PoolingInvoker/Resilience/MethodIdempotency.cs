@@ -1,19 +1,23 @@
-using System.Collections;
 using System.Collections.Concurrent;
 using System.Diagnostics.CodeAnalysis;
 using System.Reflection;
+using Google.Protobuf;
+using Google.Protobuf.Reflection;
 using Grpc.Core;
+using IdempotencyLevel = Google.Protobuf.Reflection.MethodOptions.Types.IdempotencyLevel;
 
 namespace PoolingInvoker;
 
 /// <summary>
-/// Which methods are safe to run twice: the user's word, or the <c>idempotency_level</c> of the .proto. Generated messages know the
-/// descriptor of their file, and through it the services in it. It is read by reflection, so that the library does not depend on
-/// Google.Protobuf; what cannot be read is not idempotent.
+/// Which methods are safe to run twice: the user's word, or the <c>idempotency_level</c> of the .proto. It is found in the services that
+/// the user has named, or else through the messages of the method, which know their file and the services in it. What cannot be found is
+/// not idempotent.
 /// </summary>
-internal sealed class MethodIdempotency(Func<IMethod, bool>? isIdempotent, PoolingInvokerLog log)
+internal sealed class MethodIdempotency(Func<IMethod, bool>? isIdempotent, IEnumerable<ServiceDescriptor> services, PoolingInvokerLog log)
 {
     private readonly ConcurrentDictionary<string, bool> _known = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, ServiceDescriptor> _services = services.GroupBy(static service => service.FullName)
+        .ToDictionary(static group => group.Key, static group => group.Last(), StringComparer.Ordinal);
 
     public bool IsIdempotent(IMethod method, Type requestType, Type responseType) =>
         _known.TryGetValue(method.FullName, out var known) ? known : _known.GetOrAdd(method.FullName, Find(method, requestType, responseType));
@@ -22,7 +26,9 @@ internal sealed class MethodIdempotency(Func<IMethod, bool>? isIdempotent, Pooli
     {
         if (isIdempotent is null)
         {
-            return IsMarkedIdempotent(method, requestType) || IsMarkedIdempotent(method, responseType);
+            var service = _services.GetValueOrDefault(method.ServiceName) ?? ServiceOf(method, requestType) ?? ServiceOf(method, responseType);
+            return service?.FindMethodByName(method.Name)?.GetOptions() is
+                { HasIdempotencyLevel: true, IdempotencyLevel: IdempotencyLevel.NoSideEffects or IdempotencyLevel.Idempotent };
         }
 
         try
@@ -38,26 +44,18 @@ internal sealed class MethodIdempotency(Func<IMethod, bool>? isIdempotent, Pooli
         }
     }
 
-    // messageType.Descriptor.File.Services[method.ServiceName].Methods[method.Name].GetOptions().IdempotencyLevel
-    [UnconditionalSuppressMessage("Trimming", "IL2070", Justification = "What has been trimmed away is taken for not idempotent.")]
-    [UnconditionalSuppressMessage("Trimming", "IL2075", Justification = "What has been trimmed away is taken for not idempotent.")]
-    private static bool IsMarkedIdempotent(IMethod method, Type messageType)
+    [UnconditionalSuppressMessage("Trimming", "IL2067", Justification = "A generated message keeps its constructor; what has been trimmed away is taken for not idempotent.")]
+    private static ServiceDescriptor? ServiceOf(IMethod method, Type messageType)
     {
         try
         {
-            var file = Get(messageType.GetProperty("Descriptor", BindingFlags.Public | BindingFlags.Static)?.GetValue(null), "File");
-            var descriptor = Named(Get(Named(Get(file, "Services"), "FullName", method.ServiceName), "Methods"), "Name", method.Name);
-            var options = descriptor?.GetType().GetMethod("GetOptions", Type.EmptyTypes)?.Invoke(descriptor, null);
-            return Get(options, "IdempotencyLevel")?.ToString() is "NoSideEffects" or "Idempotent";
+            return typeof(IMessage).IsAssignableFrom(messageType) && Activator.CreateInstance(messageType) is IMessage message
+                ? message.Descriptor.File.Services.FirstOrDefault(service => service.FullName == method.ServiceName)
+                : null;
         }
-        catch (Exception exception) when (exception is TargetInvocationException or AmbiguousMatchException or NotSupportedException)
+        catch (Exception exception) when (exception is TargetInvocationException or MissingMethodException or MemberAccessException)
         {
-            return false;
+            return null;
         }
-
-        static object? Get(object? target, string property) => target?.GetType().GetProperty(property)?.GetValue(target);
-
-        static object? Named(object? list, string property, string name) =>
-            (list as IEnumerable)?.Cast<object>().FirstOrDefault(item => name.Equals(Get(item, property)));
     }
 }

@@ -12,8 +12,14 @@ internal sealed class ManualClock : TimeProvider
 
     public override ITimer CreateTimer(TimerCallback callback, object? state, TimeSpan dueTime, TimeSpan period)
     {
-        _tick = () => callback(state);
-        return new Timer(this);
+        // That of the maintenance. The watch for silent channels is off: no calls are made here.
+        if (period != Timeout.InfiniteTimeSpan)
+        {
+            _tick = () => callback(state);
+            return new Timer(() => _tick = static () => { });
+        }
+
+        return new Timer(static () => { });
     }
 
     public void Advance(TimeSpan by)
@@ -22,11 +28,11 @@ internal sealed class ManualClock : TimeProvider
         _tick();
     }
 
-    private sealed class Timer(ManualClock clock) : ITimer
+    private sealed class Timer(Action stop) : ITimer
     {
-        public bool Change(TimeSpan dueTime, TimeSpan period) => throw new NotSupportedException();
+        public bool Change(TimeSpan dueTime, TimeSpan period) => true;
 
-        public void Dispose() => clock._tick = static () => { };
+        public void Dispose() => stop();
 
         public ValueTask DisposeAsync()
         {

@@ -21,6 +21,7 @@ internal sealed class Stage
             MinPoolSize = min,
             MaxPoolSize = max,
             MaxConcurrentCallsPerChannel = capacity,
+            ProbeDelay = Timeout.InfiniteTimeSpan,
             AcquireTimeout = timeout ?? Timeout.InfiniteTimeSpan,
             DrainTimeout = drain ?? Timeout.InfiniteTimeSpan,
             PooledChannelIdleTimeout = idle ?? Timeout.InfiniteTimeSpan,

@@ -67,6 +67,12 @@ namespace PoolingInvoker
         public static long Increment(ref long location) => Framework.Interlocked.Increment(ref location);
 
         public static long Read(ref long location) => Framework.Interlocked.Read(ref location);
+
+        // Of what watches connections, which no actor has.
+        public static long Exchange(ref long location, long value) => Framework.Interlocked.Exchange(ref location, value);
+
+        public static long CompareExchange(ref long location, long value, long comparand) =>
+            Framework.Interlocked.CompareExchange(ref location, value, comparand);
     }
 
     internal static class Volatile
@@ -107,6 +113,8 @@ namespace PoolingInvoker
         public T Result => real.Result;
 
         public AggregateException? Exception => real.Exception;
+
+        public Framework.Tasks.Task<T> WaitAsync(CancellationToken cancellationToken) => WaitAsync(Timeout.InfiniteTimeSpan, TimeProvider.System, cancellationToken);
 
         public Framework.Tasks.Task<T> WaitAsync(TimeSpan timeout, TimeProvider time, CancellationToken cancellationToken = default)
         {

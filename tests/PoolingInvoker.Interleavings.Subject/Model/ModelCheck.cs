@@ -141,6 +141,7 @@ internal sealed class ModelRun
             MinPoolSize = sizes.Min,
             MaxPoolSize = sizes.Max,
             MaxConcurrentCallsPerChannel = sizes.Capacity,
+            ProbeDelay = Timeout.InfiniteTimeSpan,
             MaxCallsWaiting = sizes.MaxWaiting,
             AcquireTimeout = TimeSpan.FromMinutes(5),
             DrainTimeout = DrainTimeout,

@@ -45,6 +45,7 @@ public static class ParallelCheck
             MinPoolSize = 2,
             MaxPoolSize = 2,
             MaxConcurrentCallsPerChannel = 2,
+            ProbeDelay = Timeout.InfiniteTimeSpan,
             AcquireTimeout = Timeout.InfiniteTimeSpan,
             PooledChannelIdleTimeout = Timeout.InfiniteTimeSpan,
             PooledChannelLifetime = Timeout.InfiniteTimeSpan,

@@ -217,10 +217,22 @@ public sealed class RetryTests : IDisposable
     }
 
     [Fact]
-    public async Task TheDeadline_BoundsTheBackoff()
+    public async Task ABackoffThatTheDeadlineCutsShort_IsNotBegun()
     {
         _server.ThenRefuse();
-        var (client, _) = NewClient(static options => options.Retry.DelayGenerator = static _ => ValueTask.FromResult<TimeSpan?>(TimeSpan.FromHours(2)));
+        var (client, pool) = NewClient(static options => options.Retry.DelayGenerator = static _ => ValueTask.FromResult<TimeSpan?>(TimeSpan.FromHours(2)));
+        var call = client.GetNameAsync(new GetNameRequest(), deadline: _time.GetUtcNow().UtcDateTime.AddHours(1));
+        var exception = await Assert.ThrowsAsync<RpcException>(() => call.ResponseAsync.Soon());
+        Assert.Equal(StatusCode.Unavailable, exception.StatusCode);
+        Assert.Equal(StatusCode.Unavailable, call.GetStatus().StatusCode);
+        Assert.Equal(0, pool.GetStatistics().Retries);
+    }
+
+    [Fact]
+    public async Task TheDeadline_BoundsTheBackoffOfAnyPipeline()
+    {
+        _server.ThenRefuse();
+        var (client, _) = NewClient(static options => options.ConfigurePipeline = static pipeline => pipeline.AddRetry(new RetryStrategyOptions { Delay = TimeSpan.FromHours(2) }));
         var call = client.GetNameAsync(new GetNameRequest(), deadline: _time.GetUtcNow().UtcDateTime.AddHours(1));
         await Waiting.Until(() => _server.Requests.Count == 1);
         _time.Advance(TimeSpan.FromMinutes(59));

@@ -29,7 +29,13 @@ public abstract class ScriptedCalls : IAsyncDisposable
         // However much virtual time passes while another thread makes a channel, it is waited for.
         var options = new PoolingCallInvokerOptions
         {
-            Pool = { TimeProvider = Time, AcquireTimeout = Timeout.InfiniteTimeSpan, PooledChannelLifetime = Timeout.InfiniteTimeSpan },
+            Pool =
+            {
+                TimeProvider = Time,
+                AcquireTimeout = Timeout.InfiniteTimeSpan,
+                PooledChannelLifetime = Timeout.InfiniteTimeSpan,
+                ProbeDelay = Timeout.InfiniteTimeSpan,
+            },
         };
         configure?.Invoke(options);
         var pool = new ChannelPool(Server, options.Pool);

@@ -6,41 +6,91 @@ namespace PoolingInvoker.Tests.Resilience;
 /// <summary>Whose fault was it, and is it safe to try again: the table.</summary>
 public sealed class CallFaultsTests
 {
-    public static TheoryData<string, Exception, bool, bool, bool> Table => new()
+    private const FaultOrigin Caller = FaultOrigin.Caller;
+    private const FaultOrigin Server = FaultOrigin.Server;
+    private const FaultOrigin Channel = FaultOrigin.Channel;
+    private const RequestFate NeverLeft = RequestFate.NeverLeft;
+    private const RequestFate Maybe = RequestFate.MayHaveBeenProcessed;
+
+    public static TheoryData<string, Exception, object, object, bool> Table => new()
     {
-        // what, exception, transient, never left, the channel's fault
-        { "connect refused, as GrpcChannel says it", Rpc(StatusCode.Unavailable, new SocketException((int)SocketError.ConnectionRefused)), true, true, true },
-        { "no route, as GrpcChannel says it", Rpc(StatusCode.Unavailable, new SocketException((int)SocketError.HostUnreachable)), true, true, true },
-        { "connect refused, as the handler says it", Rpc(StatusCode.Unavailable, Http(HttpRequestError.ConnectionError, new SocketException((int)SocketError.ConnectionRefused))), true, true, true },
-        { "name not found", Rpc(StatusCode.Unavailable, Http(HttpRequestError.NameResolutionError)), true, true, true },
-        { "TLS failed", Rpc(StatusCode.Unavailable, Http(HttpRequestError.SecureConnectionError)), true, true, true },
-        { "connect timed out", Rpc(StatusCode.Unavailable, new TimeoutException()), true, true, true },
-        { "a time-out of the user's", Rpc(StatusCode.Internal, new TimeoutException()), true, false, true },
-        { "connection closed", Rpc(StatusCode.Unavailable, Http(HttpRequestError.ResponseEnded, new HttpIOException(HttpRequestError.ResponseEnded))), true, false, true },
-        { "connection reset", Rpc(StatusCode.Unavailable, Http(HttpRequestError.Unknown, new IOException("", new SocketException((int)SocketError.ConnectionReset)))), true, false, true },
-        { "connection reset, bare", Rpc(StatusCode.Unavailable, new SocketException((int)SocketError.ConnectionReset)), true, false, true },
-        { "connection broken under a writer", new IOException("", new SocketException((int)SocketError.ConnectionReset)), true, false, true },
-        { "stream refused", Rpc(StatusCode.Unavailable, Http(HttpRequestError.HttpProtocolError, new HttpProtocolException(7, "", null))), true, true, false },
-        { "stream reset, CANCEL", Rpc(StatusCode.Cancelled, Http(HttpRequestError.HttpProtocolError, new HttpProtocolException(8, "", null))), true, false, false },
-        { "stream reset, INTERNAL_ERROR", Rpc(StatusCode.Internal, Http(HttpRequestError.HttpProtocolError, new HttpProtocolException(2, "", null))), true, false, false },
-        { "the server's Unavailable", Rpc(StatusCode.Unavailable), true, false, false },
-        { "the server's Internal", Rpc(StatusCode.Internal), false, false, false },
-        { "the server's ResourceExhausted", Rpc(StatusCode.ResourceExhausted), false, false, false },
-        { "the deadline", Rpc(StatusCode.DeadlineExceeded), false, false, false },
-        { "the deadline, told by a reset", Rpc(StatusCode.DeadlineExceeded, Http(HttpRequestError.HttpProtocolError, new HttpProtocolException(8, "", null))), false, false, false },
-        { "the caller's token", Rpc(StatusCode.Cancelled, new OperationCanceledException()), false, false, false },
-        { "the caller's token, which broke the transport", Rpc(StatusCode.Cancelled, new IOException("", new OperationCanceledException())), false, false, false },
-        { "the caller's token, thrown as it is", new OperationCanceledException(), false, false, false },
-        { "a marshaller", Rpc(StatusCode.Internal, new FormatException()), false, false, false },
-        { "no channel could be made", new NoChannelException(new Status(StatusCode.Unavailable, ""), isTransient: true), true, true, false },
-        { "no channel became free", new NoChannelException(new Status(StatusCode.ResourceExhausted, ""), isTransient: false), false, true, false },
+        // what, exception, whose, how far, whether another attempt could end otherwise
+        { "connect refused, as GrpcChannel says it", Rpc(StatusCode.Unavailable, new SocketException((int)SocketError.ConnectionRefused)), Channel, NeverLeft, true },
+        { "no route, as GrpcChannel says it", Rpc(StatusCode.Unavailable, new SocketException((int)SocketError.HostUnreachable)), Channel, NeverLeft, true },
+        { "connect refused, as the handler says it", Rpc(StatusCode.Unavailable, Http(HttpRequestError.ConnectionError, new SocketException((int)SocketError.ConnectionRefused))), Channel, NeverLeft, true },
+        { "name not found", Rpc(StatusCode.Unavailable, Http(HttpRequestError.NameResolutionError)), Channel, NeverLeft, true },
+        { "TLS failed", Rpc(StatusCode.Unavailable, Http(HttpRequestError.SecureConnectionError)), Channel, NeverLeft, true },
+        { "connect timed out", Rpc(StatusCode.Unavailable, new TimeoutException()), Channel, NeverLeft, true },
+        { "a time-out of the user's", Rpc(StatusCode.Internal, new TimeoutException()), Channel, Maybe, true },
+        { "connection closed", Rpc(StatusCode.Unavailable, Http(HttpRequestError.ResponseEnded, new HttpIOException(HttpRequestError.ResponseEnded))), Channel, Maybe, true },
+        { "connection reset", Rpc(StatusCode.Unavailable, Http(HttpRequestError.Unknown, new IOException("", new SocketException((int)SocketError.ConnectionReset)))), Channel, Maybe, true },
+        { "connection reset, bare", Rpc(StatusCode.Unavailable, new SocketException((int)SocketError.ConnectionReset)), Channel, Maybe, true },
+        { "connection reset while it was made", Rpc(StatusCode.Unavailable, new SocketException((int)SocketError.ConnectionReset), "Error connecting to subchannel."), Channel, NeverLeft, true },
+        { "connection broken under a writer", new IOException("", new SocketException((int)SocketError.ConnectionReset)), Channel, Maybe, true },
+        { "no answer to a keep-alive ping of the handler's", Rpc(StatusCode.Internal, Protocol(1)), Channel, Maybe, true },
+        { "connection closed in good order under the call", Rpc(StatusCode.Internal, Protocol(0)), Channel, Maybe, true },
+        { "stream refused", Rpc(StatusCode.Unavailable, Protocol(7)), Server, NeverLeft, true },
+        { "stream reset, CANCEL", Rpc(StatusCode.Cancelled, Protocol(8)), Server, Maybe, true },
+        { "stream reset, INTERNAL_ERROR", Rpc(StatusCode.Internal, Protocol(2)), Server, Maybe, true },
+        { "stream reset, ENHANCE_YOUR_CALM", Rpc(StatusCode.ResourceExhausted, Protocol(11)), Server, Maybe, true },
+        { "no trailers", Rpc(StatusCode.Cancelled, detail: "No grpc-status found on response."), Server, Maybe, true },
+        { "a gateway without a server", Rpc(StatusCode.Unavailable, detail: "Bad gRPC response. HTTP status code: 502"), Server, Maybe, true },
+        { "the server's Unavailable", Rpc(StatusCode.Unavailable), Server, Maybe, true },
+        { "the server's Internal", Rpc(StatusCode.Internal), Server, Maybe, false },
+        { "the server's ResourceExhausted", Rpc(StatusCode.ResourceExhausted), Server, Maybe, false },
+        { "the server's Cancelled", Rpc(StatusCode.Cancelled), Caller, Maybe, false },
+        { "the deadline", Rpc(StatusCode.DeadlineExceeded), Caller, Maybe, false },
+        { "the deadline, told by a reset", Rpc(StatusCode.DeadlineExceeded, Protocol(8)), Caller, Maybe, false },
+        { "the caller's token", Rpc(StatusCode.Cancelled, new OperationCanceledException()), Caller, Maybe, false },
+        { "the caller's token, which broke the transport", Rpc(StatusCode.Cancelled, new IOException("", new OperationCanceledException())), Caller, Maybe, false },
+        { "the caller's token, thrown as it is", new OperationCanceledException(), Caller, Maybe, false },
+        { "a marshaller", Rpc(StatusCode.Internal, new FormatException()), Caller, Maybe, false },
+        { "credentials that could not connect", Rpc(StatusCode.Unavailable, Marked(Http(HttpRequestError.ConnectionError))), Caller, NeverLeft, false },
+        { "credentials that throw a status", Marked(Rpc(StatusCode.Unavailable)), Caller, NeverLeft, false },
+        { "no channel could be made", new NoChannelException(new Status(StatusCode.Unavailable, ""), isTransient: true), Channel, NeverLeft, true },
+        { "no channel became free", new NoChannelException(new Status(StatusCode.ResourceExhausted, ""), isTransient: false), Caller, NeverLeft, false },
+    };
+
+    public static TheoryData<string?, string?, TimeSpan?> Pushbacks => new()
+    {
+        // grpc-retry-pushback-ms, grpc-internal-drop-request, what is asked for
+        { null, null, null },
+        { "0", null, TimeSpan.Zero },
+        { "250", null, TimeSpan.FromMilliseconds(250) },
+        { "-1", null, Timeout.InfiniteTimeSpan },
+        { "soon", null, Timeout.InfiniteTimeSpan },
+        { "", null, Timeout.InfiniteTimeSpan },
+        { "99999999999", null, Timeout.InfiniteTimeSpan },
+        { null, "True", Timeout.InfiniteTimeSpan },
+        { null, "False", null },
+        { null, "perhaps", null },
     };
 
     [Theory]
     [MemberData(nameof(Table), DisableDiscoveryEnumeration = true)]
-    public void Judge(string what, Exception exception, bool transient, bool neverLeft, bool channelFault)
+    public void Judge(string what, Exception exception, object origin, object fate, bool isTransient)
     {
-        Assert.Equal((what, transient, neverLeft, channelFault), (what, CallFaults.IsTransient(exception), CallFaults.NeverLeft(exception), CallFaults.IsChannelFault(exception)));
+        var expected = new CallFault((FaultOrigin)origin, (RequestFate)fate, isTransient);
+        Assert.Equal((what, expected), (what, CallFaults.Judge(exception)));
+        Assert.Equal((what, expected with { Fate = RequestFate.Committed, IsTransient = false }), (what, CallFaults.Judge(exception, isCommitted: true)));
+    }
+
+    [Theory]
+    [MemberData(nameof(Pushbacks))]
+    public void Pushback(string? milliseconds, string? drop, TimeSpan? expected)
+    {
+        var trailers = new Metadata();
+        if (milliseconds is not null)
+        {
+            trailers.Add("grpc-retry-pushback-ms", milliseconds);
+        }
+
+        if (drop is not null)
+        {
+            trailers.Add("grpc-internal-drop-request", drop);
+        }
+
+        Assert.Equal(expected, CallFaults.Pushback(new RpcException(new Status(StatusCode.Unavailable, ""), trailers)));
     }
 
     [Fact]
@@ -51,7 +101,15 @@ public sealed class CallFaultsTests
         Assert.False(CallFaults.IsAnswer(new IOException()));
     }
 
-    private static RpcException Rpc(StatusCode status, Exception? cause = null) => new(new Status(status, "", cause));
+    private static RpcException Rpc(StatusCode status, Exception? cause = null, string detail = "") => new(new Status(status, detail, cause));
 
     private static HttpRequestException Http(HttpRequestError error, Exception? inner = null) => new(error, "", inner);
+
+    private static HttpRequestException Protocol(long code) => Http(HttpRequestError.HttpProtocolError, new HttpProtocolException(code, "", null));
+
+    private static Exception Marked(Exception exception)
+    {
+        CallFaults.MarkAsCallers(exception);
+        return exception;
+    }
 }

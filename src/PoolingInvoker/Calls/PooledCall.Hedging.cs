@@ -1,0 +1,105 @@
+using Polly;
+
+namespace PoolingInvoker;
+
+// Hedging: several attempts of a unary call at a time, each on a channel of its own. The first answer is the call.
+internal sealed partial class PooledCall<TRequest, TResponse>
+{
+    public bool MayBeHedged => !_disposed && _environment.Budget is not { AllowsRetry: false };
+
+    private async Task<Outcome<TResponse>> RunHedgedAsync(CancellationToken stop)
+    {
+        var hedges = new Hedges(this, stop);
+        var context = ResilienceContextPool.Shared.Get(Method.FullName, continueOnCapturedContext: false, stop);
+        Outcome<TResponse> outcome;
+        try
+        {
+            CallResilience.Attach(context, this);
+            outcome = await _plan.Hedging!.ExecuteOutcomeAsync(
+                static (context, hedges) => hedges.ExecuteAsync(context.CancellationToken), context, hedges).ConfigureAwait(false);
+        }
+#pragma warning disable CA1031 // A callback of the user's in the pipeline threw: the call ends with that.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            outcome = Outcome.FromException<TResponse>(exception);
+        }
+        finally
+        {
+            ResilienceContextPool.Shared.Return(context);
+        }
+
+        if (hedges.Find(outcome) is { } attempt)
+        {
+            Publish(attempt);
+            return outcome;
+        }
+
+        return Outcome.FromException<TResponse>(Explain(outcome.Exception!, stop));
+    }
+
+    private sealed class Hedges(PooledCall<TRequest, TResponse> call, CancellationToken stop)
+    {
+        private readonly List<CallAttempt<TRequest, TResponse>> _attempts = [];
+
+        /// <summary>The attempt that ended in this way.</summary>
+        public CallAttempt<TRequest, TResponse>? Find(Outcome<TResponse> outcome)
+        {
+            lock (_attempts)
+            {
+                return _attempts.Find(attempt => outcome.Exception is { } exception
+                    ? ReferenceEquals(attempt.Failure, exception)
+                    : attempt.Outcome.IsCompletedSuccessfully && ReferenceEquals(attempt.Outcome.Result, outcome.Result));
+            }
+        }
+
+        public async ValueTask<Outcome<TResponse>> ExecuteAsync(CancellationToken cancellationToken)
+        {
+            try
+            {
+                var attempt = await StartAsync(cancellationToken).ConfigureAwait(false);
+                using var registration = cancellationToken.UnsafeRegister(
+                    static state =>
+                    {
+                        // The deadline and the token of the call end an attempt on the channel.
+                        var (attempt, call, stop) = ((CallAttempt<TRequest, TResponse>, PooledCall<TRequest, TResponse>, CancellationToken))state!;
+                        if (call._disposed || !stop.IsCancellationRequested)
+                        {
+                            attempt.EndByDriver();
+                        }
+                    },
+                    (attempt, call, stop));
+                return await OutcomeOfAsync(attempt).ConfigureAwait(false);
+            }
+#pragma warning disable CA1031 // The pipeline judges.
+            catch (Exception exception)
+#pragma warning restore CA1031
+            {
+                return Outcome.FromException<TResponse>(exception);
+            }
+        }
+
+        private async ValueTask<CallAttempt<TRequest, TResponse>> StartAsync(CancellationToken cancellationToken)
+        {
+            PooledChannel? last;
+            lock (_attempts)
+            {
+                last = _attempts.Count > 0 ? _attempts[^1].Channel : null;
+            }
+
+            var lease = await call.LeaseAsync(avoid: last, cancellationToken).ConfigureAwait(false);
+            lock (_attempts)
+            {
+                call._previousAttempts = _attempts.Count;
+                if (_attempts.Count > 0)
+                {
+                    call._environment.Pool.CountRetry();
+                }
+
+                var attempt = new CallAttempt<TRequest, TResponse>(lease, call);
+                _attempts.Add(attempt);
+                return attempt;
+            }
+        }
+    }
+}

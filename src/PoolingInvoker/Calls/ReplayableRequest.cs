@@ -1,0 +1,74 @@
+using System.Buffers;
+using System.Runtime.CompilerServices;
+using Grpc.Core;
+
+namespace PoolingInvoker;
+
+/// <summary>
+/// A request of a stream on its way to a channel. One that may have to be sent again is serialised once: later attempts send its bytes.
+/// </summary>
+internal sealed class ReplayableRequest<TRequest>(TRequest message, WriteOptions? writeOptions, bool keepsBytes)
+    where TRequest : class
+{
+    private ReadOnlyMemory<byte>? _bytes;
+
+    public WriteOptions? WriteOptions => writeOptions;
+
+    /// <summary>How many bytes are kept.</summary>
+    public int Size => _bytes?.Length ?? 0;
+
+    public void Serialize(Marshaller<TRequest> marshaller, SerializationContext context)
+    {
+        if (!keepsBytes)
+        {
+            marshaller.ContextualSerializer(message, context);
+            return;
+        }
+
+        if (_bytes is not { } bytes)
+        {
+            var kept = new KeepingContext();
+            marshaller.ContextualSerializer(message, kept);
+            _bytes = bytes = kept.Bytes;
+        }
+
+        context.SetPayloadLength(bytes.Length);
+        context.GetBufferWriter().Write(bytes.Span);
+        context.Complete();
+    }
+
+    private sealed class KeepingContext : SerializationContext
+    {
+        private ArrayBufferWriter<byte>? _writer;
+        private int _length;
+
+        public ReadOnlyMemory<byte> Bytes { get; private set; }
+
+        public override void Complete(byte[] payload) => Bytes = payload;
+
+        public override void SetPayloadLength(int payloadLength) => _length = payloadLength;
+
+        public override IBufferWriter<byte> GetBufferWriter() => _writer ??= _length > 0 ? new ArrayBufferWriter<byte>(_length) : new ArrayBufferWriter<byte>();
+
+        public override void Complete() => Bytes = _writer?.WrittenMemory ?? default;
+    }
+}
+
+/// <summary>The methods as channels see them, whose requests can be sent again. Made once each: a channel remembers every method it is given.</summary>
+internal static class ReplayableMethods<TRequest, TResponse>
+    where TRequest : class
+    where TResponse : class
+{
+    private static readonly ConditionalWeakTable<Method<TRequest, TResponse>, Method<ReplayableRequest<TRequest>, TResponse>> Known = [];
+
+    public static Method<ReplayableRequest<TRequest>, TResponse> Of(Method<TRequest, TResponse> method) => Known.GetValue(method, static method =>
+    {
+        var marshaller = method.RequestMarshaller;
+        return new Method<ReplayableRequest<TRequest>, TResponse>(
+            method.Type,
+            method.ServiceName,
+            method.Name,
+            new Marshaller<ReplayableRequest<TRequest>>((request, context) => request.Serialize(marshaller, context), static _ => throw new NotSupportedException()),
+            method.ResponseMarshaller);
+    });
+}

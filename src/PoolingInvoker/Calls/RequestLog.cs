@@ -1,0 +1,55 @@
+namespace PoolingInvoker;
+
+/// <summary>
+/// The requests of a stream that are through to its attempt, for another attempt that may follow. Guarded by the lock of the call.
+/// </summary>
+internal sealed class RequestLog<TRequest>(ReplaySpace space, long maxSize)
+    where TRequest : class
+{
+    private readonly List<ReplayableRequest<TRequest>> _requests = [];
+    private long _size;
+
+    public IReadOnlyList<ReplayableRequest<TRequest>> Requests => _requests.Count == 0 ? [] : [.. _requests];
+
+    /// <summary>Keeps a request. False if there is no space for it.</summary>
+    public bool TryAdd(ReplayableRequest<TRequest> request)
+    {
+        if (_size + request.Size > maxSize || !space.TryTake(request.Size))
+        {
+            return false;
+        }
+
+        _size += request.Size;
+        _requests.Add(request);
+        return true;
+    }
+
+    /// <summary>There will be no other attempt.</summary>
+    public void Clear()
+    {
+        space.GiveBack(_size);
+        _size = 0;
+        _requests.Clear();
+    }
+}
+
+/// <summary>The bytes that all calls over a pool may keep together.</summary>
+internal sealed class ReplaySpace(long size)
+{
+    private long _taken;
+
+    public long Taken => Interlocked.Read(ref _taken);
+
+    public bool TryTake(long bytes)
+    {
+        if (Interlocked.Add(ref _taken, bytes) <= size)
+        {
+            return true;
+        }
+
+        GiveBack(bytes);
+        return false;
+    }
+
+    public void GiveBack(long bytes) => Interlocked.Add(ref _taken, -bytes);
+}

@@ -1,0 +1,98 @@
+using System.Buffers.Binary;
+
+namespace PoolingInvoker;
+
+/// <summary>
+/// Follows the frames of an HTTP/2 connection through the bytes that are read from it, wherever a read begins and ends (RFC 9113, section
+/// 4.1), and takes out the acknowledgement of a ping that the handler knows nothing of.
+/// </summary>
+internal struct FrameScanner
+{
+    public const int HeaderLength = 9;
+    public const int PingLength = HeaderLength + 8;
+
+    private const byte SettingsType = 4;
+    private const byte PingType = 6;
+    private const byte AckFlag = 1;
+
+    private readonly byte[] _header;
+    private int _headerLength; // how much of the next header is there
+    private int _payloadLeft; // how much of the current frame is still to come
+    private bool _hasBegun;
+
+    public FrameScanner() => _header = new byte[HeaderLength];
+
+    /// <summary>Whether the connection began as one of HTTP/2 does: with a SETTINGS frame.</summary>
+    public bool IsHttp2 { get; private set; }
+
+    /// <summary>
+    /// Looks at what was read. Without a <paramref name="ping"/> it stays as it is. Otherwise the acknowledgement of that ping is taken
+    /// out, and if the end may become it, that is held back, and not looked at yet.
+    /// </summary>
+    /// <param name="bytes">What was read. Changed if something is taken out of it.</param>
+    /// <param name="ping">The payload of the ping; set to null when its acknowledgement has been taken out.</param>
+    /// <param name="held">How many bytes are held back, behind those that stay.</param>
+    /// <returns>How many bytes stay.</returns>
+    public int Scan(Span<byte> bytes, ref long? ping, out int held)
+    {
+        held = 0;
+        var length = bytes.Length;
+        var position = 0;
+        while (position < length)
+        {
+            if (_payloadLeft > 0)
+            {
+                var skipped = Math.Min(_payloadLeft, length - position);
+                _payloadLeft -= skipped;
+                position += skipped;
+                continue;
+            }
+
+            if (ping is { } payload && _headerLength == 0 && IsPingAck(bytes[position..length], payload))
+            {
+                if (length - position < PingLength)
+                {
+                    held = length - position;
+                    return position;
+                }
+
+                bytes[(position + PingLength)..length].CopyTo(bytes[position..]);
+                length -= PingLength;
+                ping = null;
+                continue;
+            }
+
+            var taken = Math.Min(HeaderLength - _headerLength, length - position);
+            bytes.Slice(position, taken).CopyTo(_header.AsSpan(_headerLength));
+            _headerLength += taken;
+            position += taken;
+            if (_headerLength == HeaderLength)
+            {
+                _headerLength = 0;
+                _payloadLeft = (_header[0] << 16) | (_header[1] << 8) | _header[2];
+                IsHttp2 |= !_hasBegun && _header[3] == SettingsType;
+                _hasBegun = true;
+            }
+        }
+
+        return length;
+    }
+
+    public static void WritePing(Span<byte> frame, long payload)
+    {
+        frame.Clear();
+        frame[2] = PingLength - HeaderLength;
+        frame[3] = PingType;
+        BinaryPrimitives.WriteInt64BigEndian(frame[HeaderLength..], payload);
+    }
+
+    /// <summary>Whether these bytes are the acknowledgement of a ping, or the beginning of one.</summary>
+    public static bool IsPingAck(ReadOnlySpan<byte> bytes, long payload)
+    {
+        Span<byte> frame = stackalloc byte[PingLength];
+        WritePing(frame, payload);
+        frame[4] = AckFlag;
+        var length = Math.Min(bytes.Length, PingLength);
+        return bytes[..length].SequenceEqual(frame[..length]);
+    }
+}
