@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds everything, checks the style, and runs all tests. Needs the .NET SDK that global.json names, and
-# etcd, which it installs where apt-get can.
+# etcd and nginx, which it installs where apt-get can.
 # The last line says how many tests passed and failed; the exit code is 0 only if none failed or was left out.
 set -uo pipefail
 cd "$(dirname "$0")" || exit 1
@@ -9,20 +9,22 @@ rm -rf "$results"
 
 step() { printf '\n== %s\n' "$*"; "$@" || { printf '\nfailed: %s\n0 passed, 1 failed\n' "$*"; exit 1; }; }
 
-# Some tests start an etcd of their own, in a process that they end.
-install_etcd() {
-  command -v apt-get > /dev/null || { echo "There is no etcd on the PATH, and no apt-get to install it with. Please install etcd."; return 1; }
+# Some tests start servers of others, in processes that they end.
+install_package() {
+  local command=$1 package=$2 log
+  command -v apt-get > /dev/null || { echo "There is no $command on the PATH, and no apt-get to install it with. Please install it."; return 1; }
   # The package would start it as a service.
-  [ ! -d /run/systemd/system ] || systemctl --quiet mask etcd.service
-  local log
+  [ ! -d /run/systemd/system ] || systemctl --quiet mask "$command.service"
   if ! log=$(apt-get update 2>&1 && DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=120 etcd-server 2>&1); then
+    apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=120 "$package" 2>&1); then
     printf '%s\n' "$log" | tail -n 20
-    echo "There is no etcd on the PATH, and apt-get could not install etcd-server (is this user root?)."
+    echo "There is no $command on the PATH, and apt-get could not install $package (is this user root?)."
     return 1
   fi
 }
-command -v etcd > /dev/null || step install_etcd
+PATH=$PATH:/usr/sbin # Debian has nginx there
+command -v etcd > /dev/null || step install_package etcd etcd-server
+command -v nginx > /dev/null || step install_package nginx nginx-light
 
 step dotnet build PoolingInvoker.sln --configuration Debug
 step dotnet build src/PoolingInvoker --configuration Release

@@ -38,6 +38,11 @@ public sealed class ServerProcess : IAsyncDisposable
 
     public async Task RestartAsync() => (_process, _) = await StartAsync(_name, Address.Port, _journal);
 
+    /// <summary>Has the process stand still (SIGSTOP): its sockets stay open, and nothing answers.</summary>
+    public Task StopAsync() => SignalAsync("STOP");
+
+    public Task ContinueAsync() => SignalAsync("CONT");
+
     /// <summary>The ids of the requests with side effects that the server has run, over all its lives.</summary>
     public IReadOnlyList<string> ReadJournal()
     {
@@ -49,6 +54,13 @@ public sealed class ServerProcess : IAsyncDisposable
     {
         await KillAsync();
         File.Delete(_journal);
+    }
+
+    private async Task SignalAsync(string signal)
+    {
+        using var kill = Process.Start("/bin/sh", ["-c", $"kill -{signal} {_process.Id}"]);
+        await kill.WaitForExitAsync().Soon();
+        Assert.Equal(0, kill.ExitCode);
     }
 
     private static async Task<(Process Process, Uri Address)> StartAsync(string name, int port, string journal)

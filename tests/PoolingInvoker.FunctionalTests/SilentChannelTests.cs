@@ -1,0 +1,216 @@
+using Grpc.Core;
+using PoolingInvoker.Demo.Servers;
+using PoolingInvoker.Protos;
+using PoolingInvoker.Testing;
+
+namespace PoolingInvoker.FunctionalTests;
+
+/// <summary>Channels on which calls wait and from which nothing comes: slow ones are kept, dead ones are given up.</summary>
+public sealed class SilentChannelTests(ITestOutputHelper output) : IAsyncLifetime
+{
+    private readonly RecordingLoggerFactory _log = new();
+    private UserServer _server = null!;
+    private FreezingRelay _relay = null!;
+
+    public async ValueTask InitializeAsync()
+    {
+        _server = await UserServer.StartAsync("one");
+        _relay = new FreezingRelay(_server.Address);
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        await _relay.DisposeAsync();
+        await _server.DisposeAsync();
+        foreach (var (name, message) in _log.Entries)
+        {
+            output.WriteLine($"{name}: {message}");
+        }
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)] // the handler's own pings go on beside those of the pool
+    public async Task ASlowMethod_IsNotDisturbed(bool keepAlive)
+    {
+        await using var invoker = NewInvoker(options => options.ConfigureHandler = handler =>
+        {
+            if (keepAlive)
+            {
+                (handler.KeepAlivePingDelay, handler.KeepAlivePingTimeout) = (TimeSpan.FromSeconds(1), TimeSpan.FromSeconds(1));
+            }
+        });
+        var client = new User.UserClient(invoker);
+
+        // Long enough for three probes, after 0.1, 0.5 and 2.1 s.
+        var slow = client.GetNameAsync(new GetNameRequest { Id = 7, DelayMs = 3_000 });
+        var reply = await slow.ResponseAsync.Soon();
+        Assert.Equal("one", reply.Origin.Server);
+        await client.GetNameAsync(new GetNameRequest()).ResponseAsync.Soon();
+
+        var statistics = invoker.Pool.GetStatistics();
+        Assert.Equal((1, 0, 0), (statistics.ChannelsCreated, statistics.ChannelsGivenUp, statistics.Retries));
+        Assert.Equal(1, _relay.Connections);
+
+        // An answer to a ping of the handler's is a sign of life, too, which begins another silence.
+        var probes = _log.Entries.Count(static entry => entry.Event == "ChannelSuspected");
+        Assert.True(keepAlive ? probes >= 3 : probes == 3, $"{probes} probes");
+    }
+
+    [Fact]
+    public async Task AnOpenStream_WaitsForNothing()
+    {
+        await using var invoker = NewInvoker();
+        using var chat = new User.UserClient(invoker).Chat();
+        await chat.RequestStream.WriteAsync(new ChatMessage { Text = "a" });
+        Assert.True(await chat.ResponseStream.MoveNext(CancellationToken.None).Soon());
+
+        await Task.Delay(500); // ten times its patience
+        Assert.DoesNotContain(_log.Entries, static entry => entry.Event == "ChannelSuspected");
+    }
+
+    [Fact]
+    public async Task AHungConnectionAmongOthers_IsGivenUp_AndItsCallsMove()
+    {
+        await using var invoker = NewInvoker(static options => options.MinPoolSize = 4);
+        var client = new User.UserClient(invoker);
+        await ConnectAsync(client, 4);
+        await using var busy = new Calling(client);
+
+        using var chat = client.Chat();
+        await chat.RequestStream.WriteAsync(new ChatMessage { Text = "a" });
+        Assert.True(await chat.ResponseStream.MoveNext(CancellationToken.None).Soon());
+
+        var slow = Enumerable.Range(0, 8).Select(id => client.GetNameAsync(new GetNameRequest { Id = id, DelayMs = 700 })).ToList();
+        var renames = Enumerable.Range(0, 8).Select(id => client.RenameAsync(new RenameRequest { RequestId = $"{id}", DelayMs = 700 })).ToList();
+        await Waiting.Until(() => invoker.Pool.GetStatistics().CallsInFlight >= 16);
+        _relay.Freeze(2);
+
+        Assert.Equal(Enumerable.Range(0, 8), (await Task.WhenAll(slow.Select(static call => call.ResponseAsync)).Soon()).Select(static reply => reply.Id));
+        var statuses = await Task.WhenAll(renames.Select(static async rename =>
+        {
+            try
+            {
+                await rename.ResponseAsync.Soon();
+                return StatusCode.OK;
+            }
+            catch (RpcException exception)
+            {
+                Assert.NotNull(exception.Status.DebugException);
+                return exception.StatusCode;
+            }
+        }));
+        Assert.All(statuses, static status => Assert.True(status is StatusCode.OK or StatusCode.Unavailable, $"{status}"));
+        await busy.StopAsync();
+        var statistics = invoker.Pool.GetStatistics();
+        Assert.Equal(2, statistics.ChannelsGivenUp);
+        Assert.Equal(4, statistics.Channels);
+        Assert.Contains(_log.Entries, static entry => entry.Event == "ChannelGivenUp");
+        Assert.Equal(_server.Journal.Executed.Count, _server.Journal.Executed.Distinct().Count());
+    }
+
+    [Fact]
+    public async Task TheOnlyConnectionHangs_AndAFreshOneTakesItsPlace()
+    {
+        await using var invoker = NewInvoker();
+        var client = new User.UserClient(invoker);
+        await ConnectAsync(client, 1);
+        _relay.Freeze();
+
+        var reply = await client.GetNameAsync(new GetNameRequest { Id = 7 }).ResponseAsync.Soon();
+        Assert.Equal(7, reply.Id);
+        var statistics = invoker.Pool.GetStatistics();
+        Assert.Equal((1, 1, 1), (statistics.Channels, statistics.ChannelsGivenUp, statistics.Retries));
+    }
+
+    [Fact]
+    public async Task WhenEverythingHangs_NothingIsGivenUp_UntilAServerAnswers()
+    {
+        await using var invoker = NewInvoker();
+        var client = new User.UserClient(invoker);
+        await ConnectAsync(client, 1);
+        _relay.FreezesNew = true;
+        _relay.Freeze();
+
+        var call = client.GetNameAsync(new GetNameRequest { Id = 7 });
+        await Waiting.Until(() => _relay.Connections >= 7); // two rounds of fresh channels
+        Assert.Equal((1, 0), (invoker.Pool.GetStatistics().Channels, invoker.Pool.GetStatistics().ChannelsGivenUp));
+        Assert.False(call.ResponseAsync.IsCompleted);
+
+        _relay.FreezesNew = false;
+        Assert.Equal(7, (await call.ResponseAsync.Soon()).Id);
+        Assert.Equal((1, 1), (invoker.Pool.GetStatistics().Channels, invoker.Pool.GetStatistics().ChannelsGivenUp));
+    }
+
+    [Fact]
+    public async Task AConnectionThatIsNeverAnswered_IsGivenUp()
+    {
+        _relay.FreezesNew = true;
+        await using var invoker = NewInvoker();
+        var client = new User.UserClient(invoker);
+        var call = client.GetNameAsync(new GetNameRequest { Id = 7 });
+        await Waiting.Until(() => _relay.Connections > 1);
+        _relay.FreezesNew = false;
+
+        Assert.Equal(7, (await call.ResponseAsync.Soon()).Id);
+    }
+
+    [Fact]
+    public async Task AProbeOfTheUsersOwn_IsAskedInPlaceOfThePing()
+    {
+        var asked = 0;
+        await using var invoker = NewInvoker(options => options.Probe = async (probed, cancellationToken) =>
+        {
+            Interlocked.Increment(ref asked);
+            await new User.UserClient(probed).GetProfileAsync(new GetProfileRequest(), cancellationToken: cancellationToken);
+        });
+        await new User.UserClient(invoker).GetNameAsync(new GetNameRequest { DelayMs = 1_000 }).ResponseAsync.Soon();
+        Assert.True(asked >= 1);
+        Assert.Equal(0, invoker.Pool.GetStatistics().ChannelsGivenUp);
+    }
+
+    private static async Task ConnectAsync(User.UserClient client, int channels)
+    {
+        for (var i = 0; i < channels; i++)
+        {
+            await client.GetNameAsync(new GetNameRequest()).ResponseAsync.Soon();
+        }
+    }
+
+    private PoolingCallInvoker NewInvoker(Action<ChannelPoolOptions>? configure = null)
+    {
+        var options = new PoolingCallInvokerOptions
+        {
+            Pool = { ProbeDelay = TimeSpan.FromMilliseconds(100), ProbeTimeout = TimeSpan.FromMilliseconds(250), LoggerFactory = _log },
+        };
+        configure?.Invoke(options.Pool);
+        return PoolingCallInvoker.ForAddress(_relay.Address, options);
+    }
+
+    /// <summary>A caller that calls all the time, so that the channels that work show it.</summary>
+    private sealed class Calling : IAsyncDisposable
+    {
+        private readonly CancellationTokenSource _stop = new();
+        private readonly Task _calling;
+
+        public Calling(User.UserClient client) => _calling = Task.Run(async () =>
+        {
+            while (!_stop.IsCancellationRequested)
+            {
+                await client.GetNameAsync(new GetNameRequest { DelayMs = 5 }).ResponseAsync.Soon();
+            }
+        });
+
+        public async Task StopAsync()
+        {
+            await _stop.CancelAsync();
+            await _calling;
+        }
+
+        public async ValueTask DisposeAsync()
+        {
+            await StopAsync();
+            _stop.Dispose();
+        }
+    }
+}
