@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds everything, checks the style, and runs all tests. Needs the .NET SDK that global.json names, and
-# etcd and nginx, which it installs where apt-get can.
+# etcd, nginx and node, which it installs where apt-get can.
 # The last line says how many tests passed and failed; the exit code is 0 only if none failed or was left out.
 set -uo pipefail
 cd "$(dirname "$0")" || exit 1
@@ -25,13 +25,15 @@ install_package() {
 PATH=$PATH:/usr/sbin # Debian has nginx there
 command -v etcd > /dev/null || step install_package etcd etcd-server
 command -v nginx > /dev/null || step install_package nginx nginx-light
+command -v node > /dev/null || step install_package node nodejs
 
 step dotnet build PoolingInvoker.sln --configuration Debug
 step dotnet build src/PoolingInvoker --configuration Release
 step dotnet format PoolingInvoker.sln --verify-no-changes --no-restore
 
 status=0
-for project in PoolingInvoker.Tests PoolingInvoker.Interleavings PoolingInvoker.ContractTests PoolingInvoker.FunctionalTests PoolingInvoker.DropInTests; do
+for project in PoolingInvoker.Tests PoolingInvoker.Interleavings PoolingInvoker.ContractTests PoolingInvoker.FunctionalTests PoolingInvoker.FaultTests \
+  PoolingInvoker.DropInTests; do
   printf '\n== %s\n' "$project"
   dotnet test "tests/$project" --no-build --configuration Debug --logger "trx;LogFileName=$project.trx" --results-directory "$results" \
     --collect "XPlat Code Coverage" --settings coverage.runsettings --blame-hang-timeout 5m --blame-hang-dump-type none || status=1

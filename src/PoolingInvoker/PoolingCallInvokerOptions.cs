@@ -34,6 +34,15 @@ public sealed class PoolingCallInvokerOptions
     public Action<ResiliencePipelineBuilder>? ConfigurePipeline { get; set; }
 
     /// <summary>
+    /// Gets or sets a callback that is given the builder of each pipeline before its strategies are added, that of the preset retry and of
+    /// hedging included, for the telemetry of Polly.Extensions:
+    /// <c>options.ConfigureTelemetry = pipeline => pipeline.ConfigureTelemetry(loggerFactory)</c>. The preset pipeline is entered only when a
+    /// first attempt has failed, and shows that attempt as one of no duration.
+    /// </summary>
+    /// <value>The default value is <see langword="null"/>.</value>
+    public Action<ResiliencePipelineBuilderBase>? ConfigureTelemetry { get; set; }
+
+    /// <summary>
     /// Gets or sets which methods are safe to run twice. It has the last word over the <c>idempotency_level</c> of the .proto.
     /// It is asked after the first failure of a method, and as a rule once.
     /// </summary>
@@ -59,11 +68,11 @@ public sealed class PoolingCallInvokerOptions
     /// <summary>
     /// Gets or sets the budget of retries and hedges of the whole pool, so that a server in trouble is not buried under them (gRFC A6). A
     /// failed attempt that another one could follow takes one token, a call that succeeds gives <c>TokenRatio</c> back, and while no more
-    /// than half of <c>MaxTokens</c> are left no call is sent again. A request that never left costs nothing. Invokers over the same pool
-    /// share the budget of the first of them.
+    /// than half of <c>MaxTokens</c> are left no call is sent again. So in the long run there is a retry for each five calls that succeed, and
+    /// a burst of 500 before that. A request that never left costs nothing. Invokers over the same pool share the budget of the first.
     /// </summary>
-    /// <value>The default value is 1,000 tokens with a ratio of 0.1. <see langword="null"/> turns it off. Both must be positive.</value>
-    public RetryThrottlingPolicy? RetryThrottling { get; set; } = new() { MaxTokens = 1_000, TokenRatio = 0.1 };
+    /// <value>The default value is 1,000 tokens with a ratio of 0.2. <see langword="null"/> turns it off. Both must be positive.</value>
+    public RetryThrottlingPolicy? RetryThrottling { get; set; } = new() { MaxTokens = 1_000, TokenRatio = 0.2 };
 
     /// <summary>
     /// Gets or sets how many bytes of requests a client stream or duplex call keeps for another attempt. One that has written more is

@@ -397,7 +397,8 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
         {
             budget.Succeeded();
         }
-        else if (CallFaults.Judge(failure) is { IsTransient: true, Fate: RequestFate.MayHaveBeenProcessed } || CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan)
+        else if (IsIdempotent
+            && (CallFaults.Judge(failure) is { IsTransient: true, Fate: RequestFate.MayHaveBeenProcessed } || CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan))
         {
             budget.Failed();
         }

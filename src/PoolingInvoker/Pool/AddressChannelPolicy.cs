@@ -121,6 +121,10 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
             var watched = new ChannelTransport();
             watched.Watch(handler);
             _watched.Add(options, watched);
+            if (options.HttpHandler is { } outermost)
+            {
+                options.HttpHandler = new SendOnceHandler(outermost);
+            }
         }
 
         RequireOwn(transport);

@@ -11,6 +11,8 @@ namespace PoolingInvoker;
 // pool is suspect, a fresh channel is asked first: only if a server answers on that one the old one goes. So nothing is cut when it is the
 // network or the program itself that stands still.
 //
+// Where all calls are streams under way nothing needs to come, and nobody waits: there the ping is sent after five minutes of silence.
+//
 // What is made in place of a silent channel may lead to the same server. It gets no calls before a server has answered on it, as long as
 // there are good channels.
 public partial class ChannelPool
@@ -122,12 +124,21 @@ public partial class ChannelPool
         if (lives)
         {
             ShowsLifeUnsynchronized(channel, now);
+            channel.Probes = 0;
         }
-        else if (!waits)
+
+        if (!waits)
+        {
+            channel.WaitsSince = now;
+        }
+
+        if (channel.Leases == 0)
         {
             channel.SilentSince = now;
         }
-        else if (Probes && MayBeProbed(channel) && _time.GetElapsedTime(channel.SilentSince, now) >= PatienceWith(channel))
+
+        if (Probes && MayBeProbed(channel)
+            && (_time.GetElapsedTime(channel.WaitsSince, now) >= PatienceWith(channel) || _time.GetElapsedTime(channel.SilentSince, now) >= RarePing))
         {
             channel.IsProbed = true;
             channel.IsSuspect = true;
@@ -135,13 +146,12 @@ public partial class ChannelPool
         }
 
         _active.Update(channel);
-        return channel.UnansweredLeases > 0 || channel.IsSuspect || channel.FailingSince is not null;
+        return channel.Leases > 0 || channel.IsSuspect || channel.FailingSince is not null;
     }
 
     private static void ShowsLifeUnsynchronized(PooledChannel channel, long now)
     {
-        channel.LivedAt = channel.SilentSince = now;
-        channel.Probes = 0;
+        channel.LivedAt = channel.SilentSince = channel.WaitsSince = now;
         channel.IsSuspect = channel.IsOnProbation = false;
     }
 
@@ -207,9 +217,8 @@ public partial class ChannelPool
             if (answers || channel.SignsOfLife != before)
             {
                 // Its methods are slow. It is good again, and left alone for longer.
-                channel.IsSuspect = false;
                 channel.Seen = (channel.SignsOfLife, channel.Started);
-                channel.LivedAt = channel.SilentSince = _time.GetTimestamp();
+                ShowsLifeUnsynchronized(channel, _time.GetTimestamp());
                 _active.Update(channel);
             }
             else if (!_disposed)

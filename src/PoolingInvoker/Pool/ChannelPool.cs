@@ -354,7 +354,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             }
             else if (outcome != LeaseOutcome.Unknown)
             {
-                channel.SilentSince = channel.IdleSince; // it fails aloud
+                channel.SilentSince = channel.WaitsSince = channel.IdleSince; // it fails aloud
             }
 
             channel.Failed |= !good;

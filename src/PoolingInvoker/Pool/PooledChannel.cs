@@ -18,7 +18,7 @@ internal sealed class PooledChannel
         Transport = transport;
         CallInvoker = channel.CreateCallInvoker();
         Capacity = capacity;
-        CreatedAt = IdleSince = SilentSince = now;
+        CreatedAt = IdleSince = SilentSince = WaitsSince = now;
         Lifetime = lifetime;
         _tellsState = TellsState(channel);
     }
@@ -81,8 +81,11 @@ internal sealed class PooledChannel
     /// <summary>What grows with each sign of life.</summary>
     public long SignsOfLife => Answered + (Transport?.Reads ?? 0);
 
-    /// <summary>Since when calls have waited without a sign of life, as far as the last look at the channel saw.</summary>
+    /// <summary>Since when there have been calls without a sign of life, as far as the last look at the channel saw.</summary>
     public long SilentSince { get; set; }
+
+    /// <summary>Since when calls have waited for an answer without a sign of life.</summary>
+    public long WaitsSince { get; set; }
 
     /// <summary>When a look at the channel last saw a sign of life.</summary>
     public long LivedAt { get; set; }

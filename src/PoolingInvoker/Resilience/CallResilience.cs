@@ -36,7 +36,7 @@ internal static class CallResilience
     private static readonly ResiliencePropertyKey<IRetryableCall> Call = new("PoolingInvoker.Call");
 
     /// <summary>The plan of all methods that have none of their own.</summary>
-    public static CallPlan Plan(PoolingCallInvokerOptions options, TimeProvider time) => Plan(options.Retry, options.ConfigurePipeline, time);
+    public static CallPlan Plan(PoolingCallInvokerOptions options, TimeProvider time) => Plan(options.Retry, options.ConfigurePipeline, options, time);
 
     /// <summary>The plan of the methods that a config names.</summary>
     public static CallPlan Plan(PooledMethodConfig config, PoolingCallInvokerOptions options, TimeProvider time)
@@ -49,13 +49,13 @@ internal static class CallResilience
                     "A method config has Hedging and Retry or ConfigurePipeline. A method is either hedged or retried: set one of them.", nameof(options));
             }
 
-            var builder = new ResiliencePipelineBuilder<object> { Name = "PoolingInvoker", TimeProvider = time };
+            var builder = Prepared(new ResiliencePipelineBuilder<object>(), options, time);
             return Plan(options, time) with { Hedging = builder.AddHedging(Guard(hedging)).Build(), IsIdempotent = config.IsIdempotent };
         }
 
         var plan = config.ConfigurePipeline is null && config.Retry is null
             ? Plan(options, time)
-            : Plan(config.Retry ?? options.Retry, config.ConfigurePipeline, time);
+            : Plan(config.Retry ?? options.Retry, config.ConfigurePipeline, options, time);
         return plan with { IsIdempotent = config.IsIdempotent };
     }
 
@@ -71,9 +71,17 @@ internal static class CallResilience
     public static TimeSpan? DelayBeforeRetry(RetryDelayGeneratorArguments<object> arguments) =>
         arguments.Context.Properties.TryGetValue(Call, out var call) ? call.DelayBeforeRetry(arguments.Outcome.Exception, arguments.AttemptNumber) : null;
 
-    private static CallPlan Plan(ChannelRetryStrategyOptions retry, Action<ResiliencePipelineBuilder>? configurePipeline, TimeProvider time)
+    private static TBuilder Prepared<TBuilder>(TBuilder builder, PoolingCallInvokerOptions options, TimeProvider time)
+        where TBuilder : ResiliencePipelineBuilderBase
     {
-        var builder = new ResiliencePipelineBuilder { Name = "PoolingInvoker", TimeProvider = time };
+        (builder.Name, builder.TimeProvider) = ("PoolingInvoker", time);
+        options.ConfigureTelemetry?.Invoke(builder);
+        return builder;
+    }
+
+    private static CallPlan Plan(ChannelRetryStrategyOptions? retry, Action<ResiliencePipelineBuilder>? configurePipeline, PoolingCallInvokerOptions options, TimeProvider time)
+    {
+        var builder = Prepared(new ResiliencePipelineBuilder(), options, time);
         if (configurePipeline is not null)
         {
             configurePipeline(builder);
@@ -82,7 +90,7 @@ internal static class CallResilience
 
         if (retry is null)
         {
-            throw new ArgumentException("Retry is null. To turn the retry off set Retry.MaxRetryAttempts to 0.", nameof(retry));
+            throw new ArgumentException("Retry is null. To turn the retry off set Retry.MaxRetryAttempts to 0.", nameof(options));
         }
 
         return retry.MaxRetryAttempts == 0

@@ -1,0 +1,70 @@
+using System.Text;
+
+namespace PoolingInvoker.FaultTests;
+
+/// <summary>docs/faults.md.</summary>
+internal static class FaultTable
+{
+    private const string Introduction = """
+        # What a caller sees of faults
+
+        `tests/PoolingInvoker.FaultTests` writes this file: a server that plays HTTP/2 faults (`faults.mjs`), each fault by each kind of call,
+        over the pool and over a bare `GrpcChannel` with its default options. The test fails when what it finds is not what is here.
+
+        ```
+        dotnet test tests/PoolingInvoker.FaultTests
+        ```
+
+        A fault strikes the first attempt of a call, and only that, unless the row says "always". It strikes when the server has the whole
+        request (GetName, Rename, ListNames), or where the column says. A connection that is not refused is in use already. Where a server is
+        killed or hangs, there is another one behind the same balancer. Where it hangs, calls over the pool have a deadline of 8 s and those
+        over a bare channel of 2 s; where it does not answer 1 s, and where it has not looked at the call 2 s.
+
+        `GetName`, `ListNames` and `Chat` are idempotent, `Rename` and `ImportNames` are not. The retry of the pool is the preset one, with
+        a shorter pause.
+
+        | in a cell | |
+        |---|---|
+        | OK | the caller got every response, once and in order |
+        | Unavailable, Internal … | the status that the call ended with |
+        | a write fails, then OK without it | the caller was told by its write that something was wrong, and completed its requests. The HTTP client below had sent the call again by itself, without its requests |
+        | DeadlineExceeded, where the server had not looked at the call | the same, and no write failed: nobody has the request to which the caller awaits a response |
+        | attempt 2 | how many attempts servers saw, if it was more than one. A connection that is refused is seen by none. The HTTP client below sends what a server refuses again by itself, up to three times for each attempt of the pool |
+        | ran 1× | how often servers executed the call. They count it when they have the whole request, or the first message of a stream of requests, and do not when they refuse the stream |
+        | – | the fault cannot strike there |
+
+        """;
+
+    public static string Write(IEnumerable<(Fault Fault, IReadOnlyList<Cell?> Pool, IReadOnlyList<Cell?> Bare)> rows)
+    {
+        var text = new StringBuilder(Introduction).Append('\n');
+        Section(text, "Over the pool", rows.Select(static row => (row.Fault, row.Pool)));
+        text.Append('\n');
+        Section(text, "Over a bare channel", rows.Select(static row => (row.Fault, row.Bare)));
+        return text.ToString();
+    }
+
+    public static string FilePath()
+    {
+        var folder = new DirectoryInfo(AppContext.BaseDirectory);
+        while (!File.Exists(Path.Combine(folder.FullName, "PoolingInvoker.sln")))
+        {
+            folder = folder.Parent ?? throw new InvalidOperationException($"There is no PoolingInvoker.sln above {AppContext.BaseDirectory}.");
+        }
+
+        return Path.Combine(folder.FullName, "docs", "faults.md");
+    }
+
+    private static void Section(StringBuilder text, string title, IEnumerable<(Fault Fault, IReadOnlyList<Cell?> Cells)> rows)
+    {
+        text.Append($"## {title}\n\n");
+        Line(text, "the fault", Column.All.Select(static column => column.Title));
+        Line(text, "---", Column.All.Select(static _ => "---"));
+        foreach (var (fault, cells) in rows)
+        {
+            Line(text, fault.Title, cells.Select(static cell => cell?.ToString() ?? "–"));
+        }
+    }
+
+    private static void Line(StringBuilder text, string first, IEnumerable<string> cells) => text.Append($"| {first} | {string.Join(" | ", cells)} |\n");
+}

@@ -1,0 +1,87 @@
+namespace PoolingInvoker.FaultTests;
+
+/// <summary>Each fault by each kind of call: what the caller sees, as docs/faults.md has it, and the laws that hold in each row.</summary>
+[Collection(nameof(FaultServer))] // one after the other: they measure time
+public sealed class FaultTableTests
+{
+    [Fact]
+    public async Task EachFaultShowsAsTheTableSays_AndBreaksNoLaw()
+    {
+        var journal = new Journal();
+        await using var server = await FaultServer.StartAsync("server", journal);
+
+        // What waits for time waits beside the others.
+        var slow = Fault.All.Where(static fault => fault.IsSlow).ToDictionary(static fault => fault, fault => RunAsync(fault, journal, server));
+        var rows = new List<(Fault Fault, IReadOnlyList<Cell?> Pool, IReadOnlyList<Cell?> Bare)>();
+        try
+        {
+            foreach (var fault in Fault.All)
+            {
+                rows.Add(slow.ContainsKey(fault) ? (fault, [], []) : await RunAsync(fault, journal, server));
+            }
+        }
+        finally
+        {
+            await Task.WhenAny(Task.WhenAll(slow.Values)); // they have processes to end
+        }
+
+        foreach (var (fault, row) in slow)
+        {
+            rows[rows.FindIndex(candidate => candidate.Fault == fault)] = await row;
+        }
+
+        var path = FaultTable.FilePath();
+        var written = FaultTable.Write(rows);
+        var before = File.Exists(path) ? await File.ReadAllTextAsync(path) : null;
+        if (written != before)
+        {
+            await File.WriteAllTextAsync(path, written);
+        }
+
+        List<string> broken = [.. rows.SelectMany(static row => BrokenLaws(row.Fault, row.Pool))];
+        if (written != before)
+        {
+            broken.Add("docs/faults.md has been rewritten: look at the difference and commit it.");
+        }
+
+        Assert.True(broken.Count == 0, string.Join('\n', broken));
+    }
+
+    private static async Task<(Fault Fault, IReadOnlyList<Cell?> Pool, IReadOnlyList<Cell?> Bare)> RunAsync(Fault fault, Journal journal, FaultServer server)
+    {
+        var pool = FaultRow.RunAsync(fault, journal, server, overPool: true);
+        var bare = FaultRow.RunAsync(fault, journal, server, overPool: false);
+        return (fault, await pool, await bare);
+    }
+
+    private static IEnumerable<string> BrokenLaws(Fault fault, IEnumerable<Cell?> cells)
+    {
+        foreach (var (column, cell) in Column.All.Zip(cells).Where(static pair => pair.Second is not null))
+        {
+            if (!column.IsIdempotent && cell!.Executed > cell.Calls)
+            {
+                yield return $"{fault.Title}: {column.Title}: it is not idempotent, and ran twice: {cell}";
+            }
+
+            if (column.Title == Column.IdempotentUnary && fault is { StrikesOnce: true, WhyGetNameFails: null } && cell!.Outcome != "OK")
+            {
+                yield return $"{fault.Title}: {column.Title}: it is idempotent, and failed: {cell}";
+            }
+
+            if (column.Point is Point.Request or Point.BeforeWrite && fault is { StrikesOnce: true, NeverLeft: true } && cell!.Outcome != "OK")
+            {
+                yield return $"{fault.Title}: {column.Title}: it never left, and failed: {cell}";
+            }
+
+            if (fault.IsFinal && cell!.Attempts > 1)
+            {
+                yield return $"{fault.Title}: {column.Title}: it was not to be sent again: {cell}";
+            }
+
+            if (cell!.Leases != 0)
+            {
+                yield return $"{fault.Title}: {column.Title}: it is over, and {cell.Leases} leases are out.";
+            }
+        }
+    }
+}
