@@ -71,7 +71,7 @@ public sealed class PoolingCallInvokerOptions
     /// than half of <c>MaxTokens</c> are left no call is sent again. So in the long run there is a retry for each five calls that succeed, and
     /// a burst of 500 before that. A request that never left costs nothing. Invokers over the same pool share the budget of the first.
     /// </summary>
-    /// <value>The default value is 1,000 tokens with a ratio of 0.2. <see langword="null"/> turns it off. Both must be positive.</value>
+    /// <value>The default value is 1,000 tokens with a ratio of 0.2. At least 1, and at least 0.001. <see langword="null"/> turns it off.</value>
     public RetryThrottlingPolicy? RetryThrottling { get; set; } = new() { MaxTokens = 1_000, TokenRatio = 0.2 };
 
     /// <summary>
@@ -83,6 +83,7 @@ public sealed class PoolingCallInvokerOptions
 
     /// <summary>
     /// Gets or sets how many bytes of requests all calls over the pool keep together. A call for which there is no space is committed.
+    /// Invokers over the same pool share the space of the first. Each request counts for 128 bytes more than it has.
     /// </summary>
     /// <value>The default value is 16 MiB. Zero keeps nothing.</value>
     public long MaxRetryBufferSize { get; set; } = 16 * 1024 * 1024;

@@ -52,9 +52,9 @@ public sealed class SilentChannelTests(ITestOutputHelper output) : IAsyncLifetim
         Assert.Equal((1, 0, 0), (statistics.ChannelsCreated, statistics.ChannelsGivenUp, statistics.Retries));
         Assert.Equal(1, _relay.Connections);
 
-        // An answer to a ping of the handler's is a sign of life, too, which begins another silence.
+        // An answer to a ping of the handler's is a sign of life, too, and the pool has less to ask.
         var probes = _log.Entries.Count(static entry => entry.Event == "ChannelSuspected");
-        Assert.True(keepAlive ? probes >= 3 : probes == 3, $"{probes} probes");
+        Assert.InRange(probes, keepAlive ? 1 : 3, 3);
     }
 
     [Fact]

@@ -31,6 +31,11 @@ internal sealed class CallEnvironment
             var plan = CallResilience.Plan(config, options, pool.TimeProvider);
             foreach (var name in config.Names)
             {
+                if (string.IsNullOrEmpty(name.Service) && !string.IsNullOrEmpty(name.Method))
+                {
+                    throw new ArgumentException($"A method config names the method '{name.Method}' without its service. Set Service, as in 'user.v1.User'.", nameof(options));
+                }
+
                 if (!_plans.TryAdd(KeyOf(name), plan))
                 {
                     throw new ArgumentException($"Two method configs name the method '{name.Method}' of the service '{name.Service}'. Name each once.", nameof(options));
@@ -82,8 +87,8 @@ internal sealed class CallEnvironment
         (string.IsNullOrEmpty(name.Service) ? null : name.Service, string.IsNullOrEmpty(name.Method) ? null : name.Method);
 
     private static RetryBudget NewBudget(RetryThrottlingPolicy throttling) =>
-        throttling is { MaxTokens: > 0 and var maxTokens, TokenRatio: > 0 and var tokenRatio }
+        throttling is { MaxTokens: > 0 and var maxTokens, TokenRatio: >= 0.001 and var tokenRatio }
             ? new RetryBudget(maxTokens, tokenRatio)
             : throw new ArgumentException(
-                $"RetryThrottling has MaxTokens {throttling.MaxTokens} and TokenRatio {throttling.TokenRatio}. Both must be positive; set RetryThrottling to null to turn it off.");
+                $"RetryThrottling has MaxTokens {throttling.MaxTokens} and TokenRatio {throttling.TokenRatio}. MaxTokens must be at least 1 and TokenRatio at least 0.001; set RetryThrottling to null to turn it off.");
 }

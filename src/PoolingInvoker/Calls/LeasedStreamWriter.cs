@@ -62,17 +62,19 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
                 {
                     await call.WaitAsync(attempt.Replayed, cancellationToken).ConfigureAwait(false);
                     await attempt.RequestStream!.WriteAsync(request, cancellationToken).ConfigureAwait(false);
-                    if (call.Keep(request, attempt))
+                    if (await call.KeepAsync(request, attempt).ConfigureAwait(false))
                     {
                         return;
                     }
 
                     attempt = (await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false))!;
                 }
-                catch (Exception exception) when (!attempt.IsCommitted && (attempt.EndedByDriver || (CallFaults.IsTransient(exception) && call.MayMoveOn(exception))))
+                catch (Exception exception) when (!attempt.IsCommitted && (attempt.EndedByDriver || CallFaults.IsTransient(exception)))
                 {
-                    // What the application has done wrong, such as a message that cannot be written, does not end the call.
-                    if (!attempt.EndedByDriver && !attempt.HasHeaders && !await attempt.EndsAsync().ConfigureAwait(false))
+                    // What the application has done wrong, such as a message that cannot be written, does not end the call. And where no
+                    // other attempt may follow, this one is the call.
+                    if (!attempt.EndedByDriver
+                        && ((!attempt.HasHeaders && !await attempt.EndsAsync().ConfigureAwait(false)) || (!call.MayMoveOn(exception) && attempt.TryCommit())))
                     {
                         throw;
                     }

@@ -35,7 +35,7 @@ internal sealed partial class PooledCall<TRequest, TResponse>
             return outcome;
         }
 
-        return Outcome.FromException<TResponse>(Explain(outcome.Exception!, stop));
+        return outcome.Exception is null ? outcome : Outcome.FromException<TResponse>(Explain(outcome.Exception, stop));
     }
 
     private sealed class Hedges(PooledCall<TRequest, TResponse> call, CancellationToken stop)
@@ -81,25 +81,32 @@ internal sealed partial class PooledCall<TRequest, TResponse>
 
         private async ValueTask<CallAttempt<TRequest, TResponse>> StartAsync(CancellationToken cancellationToken)
         {
-            PooledChannel? last;
+            PooledChannel? last = null;
+            TimeSpan? pushback = null;
             lock (_attempts)
             {
-                last = _attempts.Count > 0 ? _attempts[^1].Channel : null;
-            }
-
-            var lease = await call.LeaseAsync(avoid: last, cancellationToken).ConfigureAwait(false);
-            lock (_attempts)
-            {
-                call._previousAttempts = _attempts.Count;
                 if (_attempts.Count > 0)
                 {
+                    last = _attempts[^1].Channel;
+                    pushback = _attempts[^1].Failure is { } failure ? CallFaults.Pushback(failure) : null;
                     call._environment.Pool.CountRetry();
                 }
 
-                var attempt = new CallAttempt<TRequest, TResponse>(lease, call);
-                _attempts.Add(attempt);
-                return attempt;
+                call._previousAttempts = _attempts.Count;
             }
+
+            if (pushback is { } pause)
+            {
+                await Task.Delay(pause, call.TimeProvider, cancellationToken).ConfigureAwait(false); // the server asks for it
+            }
+
+            var attempt = new CallAttempt<TRequest, TResponse>(await call.LeaseAsync(avoid: last, cancellationToken).ConfigureAwait(false), call);
+            lock (_attempts)
+            {
+                _attempts.Add(attempt);
+            }
+
+            return attempt;
         }
     }
 }

@@ -278,10 +278,10 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     /// A request is through to this attempt: it is kept for another one, or else this attempt is the call from now on. False if another
     /// attempt has taken its place, which has yet to get the request.
     /// </summary>
-    public bool Keep(ReplayableRequest<TRequest> request, CallAttempt<TRequest, TResponse> attempt)
+    public async ValueTask<bool> KeepAsync(ReplayableRequest<TRequest> request, CallAttempt<TRequest, TResponse> attempt)
     {
         // gRFC A6: response headers commit. A server that refuses a call sends them, too, and ends the call with them.
-        var answers = attempt.HasHeaders && !attempt.IsOver();
+        var answers = attempt is { HasHeaders: true, IsCommitted: false } && !await attempt.EndsAsync().ConfigureAwait(false);
         lock (this)
         {
             if (_current != attempt)
@@ -406,7 +406,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
 
     private bool IsIdempotent => _environment.IsIdempotent(_plan, Method, typeof(TRequest), typeof(TResponse));
 
-    private bool IsHedged => _plan.Hedging is not null && Kind == MethodType.Unary && IsIdempotent;
+    private bool IsHedged => _plan.Hedging is not null && Kind == MethodType.Unary && !Options.IsWaitForReady && IsIdempotent;
 
     private Metadata WithPreviousAttempts(Metadata? headers)
     {
@@ -445,9 +445,14 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
 
                 attempt = next;
             }
-            catch (Exception exception) when (!attempt!.IsCommitted && (attempt.EndedByDriver || MayMoveOn(exception)))
+            catch (Exception exception) when (!attempt!.IsCommitted)
             {
-                // The driver sees this failure too: it is one of the whole attempt.
+                // The driver sees this failure too: it is one of the whole attempt. Where no other one may follow, this one is the call.
+                if (!attempt.EndedByDriver && !MayMoveOn(exception) && attempt.TryCommit())
+                {
+                    throw;
+                }
+
                 var next = await NextAttemptAsync(attempt).ConfigureAwait(false);
                 if (next is null)
                 {

@@ -10,26 +10,30 @@ namespace PoolingInvoker;
 internal sealed class ReplayableRequest<TRequest>(TRequest message, WriteOptions? writeOptions, bool keepsBytes)
     where TRequest : class
 {
+    private const int Overhead = 128; // what keeping a request takes beside its bytes
+
+    private TRequest? _message = message; // gone when there are bytes
     private ReadOnlyMemory<byte>? _bytes;
 
     public WriteOptions? WriteOptions => writeOptions;
 
     /// <summary>How many bytes are kept.</summary>
-    public int Size => _bytes?.Length ?? 0;
+    public int Size => Overhead + (_bytes?.Length ?? 0);
 
     public void Serialize(Marshaller<TRequest> marshaller, SerializationContext context)
     {
         if (!keepsBytes)
         {
-            marshaller.ContextualSerializer(message, context);
+            marshaller.ContextualSerializer(_message!, context);
             return;
         }
 
         if (_bytes is not { } bytes)
         {
             var kept = new KeepingContext();
-            marshaller.ContextualSerializer(message, kept);
+            marshaller.ContextualSerializer(_message!, kept);
             _bytes = bytes = kept.Bytes;
+            _message = null;
         }
 
         context.SetPayloadLength(bytes.Length);

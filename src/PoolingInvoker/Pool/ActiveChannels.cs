@@ -57,6 +57,21 @@ internal sealed class ActiveChannels(Random random)
             : null;
     }
 
+    /// <summary>Of the good channels that which has answered the most calls in a row; null if there is none but <paramref name="avoid"/>.</summary>
+    public PooledChannel? PickSafest(PooledChannel? avoid)
+    {
+        PooledChannel? safest = null;
+        for (var i = 0; i < _ends[0]; i++)
+        {
+            if (_channels[i] != avoid && (safest is null || _channels[i].Streak > safest.Streak))
+            {
+                safest = _channels[i];
+            }
+        }
+
+        return safest;
+    }
+
     private PooledChannel Pick(PooledChannel? avoid, int start, int end)
     {
         if (end - start == 1)
@@ -77,7 +92,7 @@ internal sealed class ActiveChannels(Random random)
 
     // A channel that fails at once has few calls, and would attract all: a failure weighs as much as all the calls it could carry.
     private static long Weight(PooledChannel channel) =>
-        channel.Leases + (channel.Failed || channel.IsSuspect || channel.FailingSince is not null ? (long)channel.Capacity : 0);
+        channel.Leases + (channel.Failed || channel.Pulse.IsSuspect || channel.FailingSince is not null ? (long)channel.Capacity : 0);
 
     // From section to section: at each boundary it changes places with the one that stands there.
     private void Move(PooledChannel channel, int section)

@@ -1,3 +1,4 @@
+using System.Net;
 using System.Runtime.CompilerServices;
 using Grpc.Net.Client;
 using Microsoft.Extensions.ObjectPool;
@@ -102,7 +103,8 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
     private GrpcChannelOptions Prepare()
     {
         // One connection a channel: the pool decides when there is another one.
-        var handler = new SocketsHttpHandler { EnableMultipleHttp2Connections = false };
+        // And a server that does not take it is given up soon: there are others.
+        var handler = new SocketsHttpHandler { EnableMultipleHttp2Connections = false, ConnectTimeout = TimeSpan.FromSeconds(5) };
         _options.ConfigureHandler?.Invoke(handler);
         var options = new GrpcChannelOptions { HttpHandler = handler, DisposeHttpClient = true, LoggerFactory = _options.LoggerFactory };
         _options.Configure(options);
@@ -116,7 +118,7 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
         {
             handler.Dispose();
         }
-        else
+        else if (SpeaksHttp2(options))
         {
             var watched = new ChannelTransport();
             watched.Watch(handler);
@@ -129,6 +131,19 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
 
         RequireOwn(transport);
         return options;
+    }
+
+    private static bool SpeaksHttp2(GrpcChannelOptions options)
+    {
+        for (var handler = options.HttpHandler; handler is DelegatingHandler { InnerHandler: var inner }; handler = inner)
+        {
+            if (handler.GetType().Name == "GrpcWebHandler")
+            {
+                return false;
+            }
+        }
+
+        return options.HttpVersion is null || options.HttpVersion == HttpVersion.Version20;
     }
 
     // What dials: the innermost handler, or the client.

@@ -45,6 +45,9 @@ public sealed class ChannelLease : IDisposable
     /// <summary>Whether the call waits for nothing any more. Guarded by the lock of the pool.</summary>
     internal bool IsAnswered { get; set; }
 
+    /// <summary>Whether it was taken by hand, so that nothing is known of the calls on it. Guarded by the lock of the pool.</summary>
+    internal bool IsByHand { get; set; }
+
     /// <summary>The call has begun to be answered: from now on it may be silent for as long as it likes.</summary>
     internal void Answered()
     {

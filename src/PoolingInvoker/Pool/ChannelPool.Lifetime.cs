@@ -163,8 +163,16 @@ public partial class ChannelPool
         }
     }
 
+    // A clock may run its timers on the thread that asks it for the time, which the pool does under its lock: then it is not their turn.
+    private bool IsInTheMidst => Monitor.IsEntered(_lock);
+
     private void Maintain()
     {
+        if (IsInTheMidst)
+        {
+            return;
+        }
+
         try
         {
             CloseIdle();

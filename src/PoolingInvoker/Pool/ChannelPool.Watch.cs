@@ -35,9 +35,11 @@ public partial class ChannelPool
     private bool _asksFresh;
     private long _givenUp;
 
+    private long _freshAnsweredAt = long.MinValue;
+
     private bool Probes => _options.ProbeDelay != Timeout.InfiniteTimeSpan;
 
-    private TimeSpan WatchPeriod => (Probes && _options.ProbeDelay < Penalty ? _options.ProbeDelay : Penalty) / 4;
+    private TimeSpan WatchPeriod => TimeSpan.FromMilliseconds(Math.Clamp(_options.ProbeDelay.TotalMilliseconds / 4, 10, Penalty.TotalMilliseconds / 4));
 
     private ITimer NewWatch()
     {
@@ -80,14 +82,20 @@ public partial class ChannelPool
 
     private void Look()
     {
+        if (IsInTheMidst)
+        {
+            _watch.Change(WatchPeriod, Timeout.InfiniteTimeSpan);
+            return;
+        }
+
         List<PooledChannel> silent = [];
-        bool goesOn;
+        var goesOn = false;
         lock (_lock)
         {
-            goesOn = false;
+            var now = _time.GetTimestamp();
             foreach (var channel in _channels.Values)
             {
-                goesOn |= LookUnsynchronized(channel, silent);
+                goesOn |= LookUnsynchronized(channel, now, silent);
             }
 
             goesOn &= !_disposed;
@@ -104,73 +112,47 @@ public partial class ChannelPool
     }
 
     // Whether there will be something to see at the next look.
-    private bool LookUnsynchronized(PooledChannel channel, List<PooledChannel> silent)
+    private bool LookUnsynchronized(PooledChannel channel, long now, List<PooledChannel> silent)
     {
-        var now = _time.GetTimestamp();
         if (channel.FailingSince is { } since && _time.GetElapsedTime(since, now) >= Penalty)
         {
             channel.FailingSince = null;
         }
 
-        if (channel.IsProbed)
+        var pulse = channel.Pulse;
+        if (!pulse.IsProbed) // what comes now may be the answer to the probe
         {
-            return true; // what comes now may be the answer to the probe
-        }
-
-        var seen = (channel.SignsOfLife, channel.Started);
-        var lives = seen.SignsOfLife != channel.Seen.SignsOfLife;
-        var waits = channel.UnansweredLeases > 0 || seen.Started != channel.Seen.Started;
-        channel.Seen = seen;
-        if (lives)
-        {
-            ShowsLifeUnsynchronized(channel, now);
-            channel.Probes = 0;
-        }
-
-        if (!waits)
-        {
-            channel.WaitsSince = now;
-        }
-
-        if (channel.Leases == 0)
-        {
-            channel.SilentSince = now;
-        }
-
-        if (Probes && MayBeProbed(channel)
-            && (_time.GetElapsedTime(channel.WaitsSince, now) >= PatienceWith(channel) || _time.GetElapsedTime(channel.SilentSince, now) >= RarePing))
-        {
-            channel.IsProbed = true;
-            channel.IsSuspect = true;
-            silent.Add(channel);
+            pulse.Look(now);
+            if (MayBeProbed(channel)
+                && (_time.GetElapsedTime(pulse.WaitsSince, now) >= PatienceWith(pulse) || _time.GetElapsedTime(pulse.SilentSince, now) >= RarePing))
+            {
+                pulse.IsProbed = pulse.IsSuspect = true;
+                silent.Add(channel);
+            }
         }
 
         _active.Update(channel);
-        return channel.Leases > 0 || channel.IsSuspect || channel.FailingSince is not null;
+        return pulse.Calls > 0 || channel.FailingSince is not null;
     }
 
-    private static void ShowsLifeUnsynchronized(PooledChannel channel, long now)
-    {
-        channel.LivedAt = channel.SilentSince = channel.WaitsSince = now;
-        channel.IsSuspect = channel.IsOnProbation = false;
-    }
+    // A channel that is still connecting fails by itself, and one over a transport of the user's own can be asked with a call of theirs alone.
+    private bool MayBeProbed(PooledChannel channel) =>
+        Probes && !channel.Pulse.IsGivenUp && (channel.Transport is { HasConnections: true } || _options.Probe is not null);
 
-    // A channel over a transport of the user's own can be asked with a call of theirs alone.
-    private bool MayBeProbed(PooledChannel channel) => channel.Transport is not null || _options.Probe is not null;
-
-    private TimeSpan PatienceWith(PooledChannel channel)
+    private TimeSpan PatienceWith(ChannelPulse pulse)
     {
-        var patience = _options.ProbeDelay * Math.Pow(4, Math.Min(channel.Probes, PingsInASilence));
-        return channel.Probes >= PingsInASilence && _options.Probe is null && patience < RarePing ? RarePing : patience;
+        var patience = _options.ProbeDelay * Math.Pow(4, Math.Min(pulse.Probes, PingsInASilence));
+        return pulse.Probes >= PingsInASilence && patience < RarePing ? RarePing : patience;
     }
 
     private void ServerAnsweredUnsynchronized(PooledChannel channel, bool fails)
     {
-        channel.Answered++;
+        channel.Pulse.CountAnswer();
+        channel.Pulse.IsSuspect = channel.IsOnProbation = false;
         channel.FailingSince = fails ? _time.GetTimestamp() : channel.FailingSince;
         channel.Failed &= fails;
         channel.IsAlive = !fails;
-        channel.IsSuspect = channel.IsOnProbation = false;
+        channel.Streak = fails ? 0 : channel.Streak + 1;
         if (!channel.Proven)
         {
             channel.Proven = true;
@@ -197,33 +179,50 @@ public partial class ChannelPool
             if (!lease.IsAnswered)
             {
                 lease.IsAnswered = true;
-                channel.AnsweredLeases++;
-                channel.Answered++;
+                channel.Pulse.Answering++;
+                channel.Pulse.CountAnswer();
             }
         }
+    }
+
+    // Nothing is known of the calls on a lease that was taken by hand.
+    private ChannelLease ByHand(ChannelLease lease)
+    {
+        var channel = lease.Pooled;
+        lock (_lock)
+        {
+            lease.IsByHand = true;
+            channel.Pulse.ByHand++;
+            channel.Pulse.Started--;
+        }
+
+        return lease;
     }
 
     private async Task ProbeAsync(PooledChannel channel)
     {
         _log.Suspected(channel);
-        var before = channel.SignsOfLife;
-        var answers = await IsAnsweredAsync(channel, _options.Probe is null).ConfigureAwait(false);
+        var pulse = channel.Pulse;
+        var began = _time.GetTimestamp();
+        var before = pulse.SignsOfLife;
+        var answers = await IsAnsweredAsync(channel).ConfigureAwait(false);
         var givesUp = false;
         var asksFresh = false;
         lock (_lock)
         {
-            channel.IsProbed = false;
-            channel.Probes++;
-            if (answers || channel.SignsOfLife != before)
+            var now = _time.GetTimestamp();
+            pulse.IsProbed = false;
+            if (answers || pulse.SignsOfLife != before)
             {
                 // Its methods are slow. It is good again, and left alone for longer.
-                channel.Seen = (channel.SignsOfLife, channel.Started);
-                ShowsLifeUnsynchronized(channel, _time.GetTimestamp());
+                pulse.ProbeAnswered(now);
                 _active.Update(channel);
             }
-            else if (!_disposed)
+            else if (_time.GetElapsedTime(began, now) <= 2 * _options.ProbeTimeout && pulse.Calls > 0 && !_disposed)
             {
-                givesUp = OthersLiveUnsynchronized(channel);
+                // Otherwise it is the program that stood still, or nobody waits any more.
+                pulse.IsUnanswered = true;
+                givesUp = _freshAnsweredAt > pulse.SilentSince || OthersLiveUnsynchronized(channel, began);
                 asksFresh = !givesUp && !_asksFresh && channel.State == PooledChannelState.Active;
                 _asksFresh |= asksFresh;
             }
@@ -239,34 +238,67 @@ public partial class ChannelPool
         }
     }
 
-    private async Task<bool> IsAnsweredAsync(PooledChannel channel, bool byPing)
+    // A ping, and the call of the user's if there is one: at the limit of its streams a channel can answer only the one, and the other may
+    // be all that can be asked.
+    private async Task<bool> IsAnsweredAsync(PooledChannel channel)
     {
         using var timeout = new CancellationTokenSource(_options.ProbeTimeout, _time);
-        if (!byPing)
+        List<Task<bool>> asking = [];
+        if (channel.Transport is { } transport)
         {
-            return await _options.IsAnsweredAsync(channel.CallInvoker, timeout.Token).ConfigureAwait(false);
+            asking.Add(PingAsync(transport, timeout.Token));
         }
 
-        try
+        if (_options.Probe is not null)
         {
-            await channel.Transport!.PingAsync(timeout.Token).ConfigureAwait(false);
-            return true;
+            asking.Add(_options.IsAnsweredAsync(channel.CallInvoker, timeout.Token));
         }
-        catch (OperationCanceledException)
+
+        while (asking.Count > 0)
         {
-            return false;
+            var asked = await Task.WhenAny(asking).ConfigureAwait(false);
+            if (await asked.ConfigureAwait(false))
+            {
+                return true;
+            }
+
+            asking.Remove(asked);
+        }
+
+        return false;
+
+        static async Task<bool> PingAsync(ChannelTransport transport, CancellationToken cancellationToken)
+        {
+            try
+            {
+                await transport.PingAsync(cancellationToken).ConfigureAwait(false);
+                return true;
+            }
+            catch (OperationCanceledException)
+            {
+                return false;
+            }
         }
     }
 
-    // Whether it is this channel, and not all: others have shown life since it fell silent, and they are not few.
-    private bool OthersLiveUnsynchronized(PooledChannel channel)
+    // A channel without a connection needs a call to make one.
+    private async Task<bool> IsAnsweredByCallAsync(PooledChannel channel)
     {
+        using var timeout = new CancellationTokenSource(_options.ProbeTimeout, _time);
+        return await _options.IsAnsweredAsync(channel.CallInvoker, timeout.Token).ConfigureAwait(false) || channel.Pulse.SignsOfLife > 0;
+    }
+
+    // Whether it is this channel, and not all: others have shown life while it was asked, and they are not few.
+    private bool OthersLiveUnsynchronized(PooledChannel channel, long began)
+    {
+        // What a look sees has happened since the look before.
+        var since = began + (long)(WatchPeriod.TotalSeconds * _time.TimestampFrequency);
         var others = 0;
         var suspects = 0;
         for (var i = 0; i < _active.Count; i++)
         {
-            others += _active[i] != channel && _active[i].LivedAt > channel.SilentSince ? 1 : 0;
-            suspects += _active[i].IsSuspect ? 1 : 0;
+            others += _active[i] != channel && _active[i].Pulse.LivesSince(since) ? 1 : 0;
+            suspects += _active[i].Pulse.IsSuspect ? 1 : 0;
         }
 
         return others > 0 && suspects * 4 <= _active.Count * 3;
@@ -277,14 +309,20 @@ public partial class ChannelPool
         bool replaces;
         lock (_lock)
         {
+            if (channel.Pulse.IsGivenUp)
+            {
+                return;
+            }
+
+            channel.Pulse.IsGivenUp = true;
             replaces = channel.State == PooledChannelState.Active && !_disposed;
             if (replaces)
             {
-                BeginReplacingUnsynchronized(channel);
+                BeginReplacingUnsynchronized(channel, countsAsDial: false);
             }
         }
 
-        var reason = $"nothing has come from it for {_time.GetElapsedTime(channel.SilentSince).TotalSeconds:0.#} s, nor an answer to a probe";
+        var reason = $"nothing has come from it for {_time.GetElapsedTime(channel.Pulse.SilentSince).TotalSeconds:0.#} s, nor an answer to a probe";
         if (replaces && Replace(channel, reason, andLease: false, onProbation: true) is { } created)
         {
             _ = TryOutAsync(created);
@@ -300,70 +338,65 @@ public partial class ChannelPool
         channel.Transport?.Abort();
     }
 
-    // A channel on probation has no calls that would show whether a server is there.
+    // A channel on probation has no calls that would show whether a server is there. While there are calls on others it is tried out, and
+    // replaced by the next one if there is none: one dial in ProbeTimeout and a pause, of 0.1 s at first and 1 s later.
     private async Task TryOutAsync(PooledChannel channel)
     {
         for (var pause = FirstPause; ; pause = pause * 2 < LongestPause ? pause * 2 : LongestPause)
         {
-            var answers = await IsAnsweredAsync(channel, byPing: false).ConfigureAwait(false);
-            lock (_lock)
+            if (await IsAnsweredByCallAsync(channel).ConfigureAwait(false))
             {
-                if (answers || channel.IsAlive)
-                {
-                    channel.IsAlive = true;
-                    channel.IsOnProbation = false;
-                    _active.Update(channel);
-                }
-
-                if (channel.IsAlive || channel.State != PooledChannelState.Active || _disposed)
-                {
-                    return;
-                }
+                IsAlive(channel);
+                return;
             }
 
             await Task.Delay(pause, _time).ConfigureAwait(false);
             lock (_lock)
             {
-                if (channel.State != PooledChannelState.Active || _disposed)
+                if (channel is not { IsAlive: false, State: PooledChannelState.Active } || _leases == 0 || _disposed)
                 {
                     return;
                 }
 
-                BeginReplacingUnsynchronized(channel);
+                BeginReplacingUnsynchronized(channel, countsAsDial: false);
             }
 
-            if (Replace(channel, "no server answered on it", andLease: false, onProbation: true) is not { } next)
+            if (Replace(channel, "no server answered on it", andLease: false, onProbation: true) is { } next)
             {
-                continue;
+                channel.Transport?.Abort();
+                channel = next;
             }
-
-            channel.Transport?.Abort();
-            channel = next;
         }
     }
 
-    // No channel shows life, or few do: is it them, or is it everything? Fresh channels tell, a few at a time. If a server answers on one
-    // it takes the place of the silent one.
+    // No channel shows life, or few do: is it them, or is it everything? Fresh channels tell, a few at a time, as long as calls wait. If a
+    // server answers on one, it takes the place of the silent one, and the others that were asked in vain are given up, too.
     private async Task AskFreshAsync(PooledChannel silent)
     {
         for (var pause = FirstPause; ; pause = pause * 2 < LongestPause ? pause * 2 : LongestPause)
         {
             var fresh = await FirstAnsweredAsync().ConfigureAwait(false);
-            bool isOver;
+            bool goesOn;
             var replaces = false;
             var closes = false;
+            List<PooledChannel> others = [];
             lock (_lock)
             {
-                isOver = fresh is not null || _disposed || !silent.IsSuspect || silent.State != PooledChannelState.Active;
-                replaces = fresh is not null && !_disposed && silent is { IsSuspect: true, State: PooledChannelState.Active };
-                _asksFresh &= !isOver;
+                _asksFresh = goesOn = fresh is null && !_disposed && silent is { Pulse: { IsSuspect: true, Calls: > 0 }, State: PooledChannelState.Active };
+                if (fresh is not null && !_disposed)
+                {
+                    _freshAnsweredAt = _time.GetTimestamp();
+                    others = [.. _channels.Values.Where(channel => channel != silent && channel.Pulse.IsUnanswered)];
+                    replaces = silent is { Pulse: { IsSuspect: true, IsGivenUp: false }, State: PooledChannelState.Active };
+                }
+
                 if (replaces)
                 {
                     // Statement order is important: the pool is never without either of them.
                     fresh!.IsAlive = true;
-                    fresh.LivedAt = _time.GetTimestamp();
                     PublishUnsynchronized(fresh);
                     _replaced++;
+                    silent.Pulse.IsGivenUp = true;
                     StartDrainingUnsynchronized(silent);
                     closes = silent.Leases == 0;
                     if (closes)
@@ -379,7 +412,7 @@ public partial class ChannelPool
 
             if (replaces)
             {
-                var reason = $"nothing has come from it for {_time.GetElapsedTime(silent.SilentSince).TotalSeconds:0.#} s, and a server answered on a fresh one";
+                var reason = $"nothing has come from it for {_time.GetElapsedTime(silent.Pulse.SilentSince).TotalSeconds:0.#} s, and a server answered on a fresh one";
                 _log.Replaced(fresh!, silent, reason);
                 Break(silent, reason);
             }
@@ -393,7 +426,8 @@ public partial class ChannelPool
                 DisposeChannel(silent);
             }
 
-            if (isOver)
+            others.ForEach(GiveUp);
+            if (!goesOn)
             {
                 return;
             }
@@ -404,6 +438,11 @@ public partial class ChannelPool
 
     private async Task<PooledChannel?> FirstAnsweredAsync()
     {
+        if (Volatile.Read(ref _disposed))
+        {
+            return null;
+        }
+
         var asking = Enumerable.Range(0, FreshAtATime).Select(_ => AskAsync()).ToList();
         PooledChannel? first = null;
         while (first is null && asking.Count > 0)
@@ -427,7 +466,7 @@ public partial class ChannelPool
         async Task<PooledChannel?> AskAsync()
         {
             var fresh = CreateChannel(out _);
-            if (fresh is null || await IsAnsweredAsync(fresh, byPing: false).ConfigureAwait(false))
+            if (fresh is null || await IsAnsweredByCallAsync(fresh).ConfigureAwait(false))
             {
                 return fresh;
             }

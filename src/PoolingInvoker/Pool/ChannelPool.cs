@@ -188,12 +188,18 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     /// <exception cref="InvalidOperationException">The policy did not make a channel, and there is none. What <see cref="ChannelPoolOptions.ConfigureChannel"/> throws is thrown as it is.</exception>
     public bool TryAcquire([NotNullWhen(true)] out ChannelLease? lease)
     {
-        var taken = TryTake(avoid: null, mayWait: false);
+        var taken = TryTake(avoid: null, playsSafe: false, mayWait: false);
         lease = taken.Channel is { } channel ? NewLease(channel)
             : taken.Replaces is { } old ? ReplaceAndLease(old)
             : taken.Creates ? CreateAndLease(mayWait: false, out _)
             : null;
-        return lease is not null;
+        if (lease is null)
+        {
+            return false;
+        }
+
+        ByHand(lease);
+        return true;
     }
 
     /// <summary>
@@ -205,11 +211,20 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     /// <exception cref="InvalidOperationException"><see cref="ChannelPoolOptions.MaxCallsWaiting"/> calls wait already, or the policy did not make a channel, and there is none. What <see cref="ChannelPoolOptions.ConfigureChannel"/> throws is thrown as it is.</exception>
     /// <exception cref="ObjectDisposedException">The pool is disposed, or was while this call waited.</exception>
     /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was cancelled.</exception>
-    public ValueTask<ChannelLease> AcquireAsync(CancellationToken cancellationToken = default) =>
-        AcquireAsync(_options.AcquireTimeout, avoid: null, cancellationToken);
+    public ValueTask<ChannelLease> AcquireAsync(CancellationToken cancellationToken = default)
+    {
+        var acquiring = AcquireAsync(_options.AcquireTimeout, avoid: null, playsSafe: false, cancellationToken);
+        return acquiring.IsCompletedSuccessfully ? new ValueTask<ChannelLease>(ByHand(acquiring.Result)) : WaitAsync(acquiring);
 
-    /// <summary>As <see cref="AcquireAsync(CancellationToken)"/>, but on another channel than <paramref name="avoid"/> where there is one.</summary>
-    internal ValueTask<ChannelLease> AcquireAsync(TimeSpan timeout, PooledChannel? avoid, CancellationToken cancellationToken)
+        async ValueTask<ChannelLease> WaitAsync(ValueTask<ChannelLease> acquiring) => ByHand(await acquiring.ConfigureAwait(false));
+    }
+
+    /// <summary>Takes a lease for a call.</summary>
+    /// <param name="timeout">How long it waits in line at the most.</param>
+    /// <param name="avoid">The channel that has failed the call, which gets another one where there is one or one can be made.</param>
+    /// <param name="playsSafe">Whether the call has failed more than once, and gets the channel that has succeeded most.</param>
+    /// <param name="cancellationToken">Ends the wait.</param>
+    internal ValueTask<ChannelLease> AcquireAsync(TimeSpan timeout, PooledChannel? avoid, bool playsSafe, CancellationToken cancellationToken)
     {
         if (cancellationToken.IsCancellationRequested)
         {
@@ -218,7 +233,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
 
         try
         {
-            var taken = TryTake(avoid, mayWait: timeout != TimeSpan.Zero);
+            var taken = TryTake(avoid, playsSafe, mayWait: timeout != TimeSpan.Zero);
             var waiter = taken.Waiter;
             var lease = taken.Channel is { } channel ? NewLease(channel)
                 : taken.Replaces is { } old ? ReplaceAndLease(old)
@@ -346,7 +361,8 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             channel.Leases--;
             _leases--;
             channel.IdleSince = _time.GetTimestamp();
-            channel.AnsweredLeases -= lease.IsAnswered ? 1 : 0;
+            channel.Pulse.Answering -= lease.IsAnswered ? 1 : 0;
+            channel.Pulse.ByHand -= lease.IsByHand ? 1 : 0;
             lease.IsAnswered = true;
             if (outcome is LeaseOutcome.Answered or LeaseOutcome.ServerFailed)
             {
@@ -354,7 +370,8 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             }
             else if (outcome != LeaseOutcome.Unknown)
             {
-                channel.SilentSince = channel.WaitsSince = channel.IdleSince; // it fails aloud
+                channel.Pulse.FailedAloud(channel.IdleSince);
+                channel.Streak = 0;
             }
 
             channel.Failed |= !good;
@@ -384,7 +401,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         }
     }
 
-    private Taken TryTake(PooledChannel? avoid, bool mayWait)
+    private Taken TryTake(PooledChannel? avoid, bool playsSafe, bool mayWait)
     {
         lock (_lock)
         {
@@ -393,7 +410,14 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             var isBelowMinimum = _active.Count + _creating < _options.MinPoolSize;
             var mayCreate = isBelowMinimum || MayCreateUnsynchronized(newCallers: 1, hasPlace);
             Taken taken = default;
-            if (!isBelowMinimum && _active.Pick(avoid) is { } channel)
+            var picked = isBelowMinimum ? null : (playsSafe ? _active.PickSafest(avoid) : null) ?? _active.Pick(avoid);
+            if (picked is not null && picked == avoid && _creating + _waiters.Count == 0 && _active.Count < _options.MaxPoolSize)
+            {
+                // There is no other one to try: one is made, by whoever comes first.
+                _creating++;
+                taken = new Taken { Creates = true };
+            }
+            else if (picked is { } channel)
             {
                 if (ReasonToReplaceUnsynchronized(channel, thorough: true) is not null)
                 {
@@ -579,7 +603,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             var pooled = new PooledChannel(Interlocked.Increment(ref _lastId), channel, transport, Capacity, _time.GetTimestamp(), lifetime);
             if (transport is not null)
             {
-                transport.OnFirstRead = () => IsAlive(pooled);
+                transport.OnFirstRead(() => IsAlive(pooled));
             }
 
             lock (_lock)
@@ -645,7 +669,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     {
         Debug.Assert(Monitor.IsEntered(_lock) && channel.HasRoom, "A lease needs the lock, and room.");
         channel.Leases++;
-        channel.Started++;
+        channel.Pulse.Started++;
         _leases++;
         _active.Update(channel);
     }
@@ -684,9 +708,9 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             : null;
     }
 
-    private void BeginReplacingUnsynchronized(PooledChannel channel)
+    private void BeginReplacingUnsynchronized(PooledChannel channel, bool countsAsDial = true)
     {
-        if (!channel.Proven)
+        if (!channel.Proven && countsAsDial)
         {
             _backoff.Dialed();
         }

@@ -9,15 +9,21 @@ namespace PoolingInvoker;
 internal sealed class ChannelTransport
 {
     private readonly ConcurrentDictionary<ConnectionStream, byte> _connections = new();
-    private long _reads;
-    private long _lastPing = 0x506F_6F6C_0000_0000; // far from the payloads that the handler's own pings count from 0
-    private TaskCompletionSource? _nextRead;
+    private long _signsOfLife;
+    private long _callFrames;
+    private Action? _onFirstRead;
+    private TaskCompletionSource? _nextSign;
 
-    /// <summary>How often something has come.</summary>
-    public long Reads => Interlocked.Read(ref _reads);
+    public bool HasConnections => !_connections.IsEmpty;
 
-    /// <summary>Called when something has come for the first time: a server is there.</summary>
-    public Action? OnFirstRead { get; set; }
+    /// <summary>How often something has come, or the other side has taken what it had not taken at once.</summary>
+    public long SignsOfLife => Interlocked.Read(ref _signsOfLife);
+
+    /// <summary>How many frames have come that belong to calls.</summary>
+    public long CallFrames => Interlocked.Read(ref _callFrames);
+
+    /// <summary>Sets what is called when something has come for the first time: a server is there.</summary>
+    public void OnFirstRead(Action action) => _onFirstRead = action;
 
     /// <summary>Watches the connections of a handler that has not made one yet.</summary>
     public void Watch(SocketsHttpHandler handler)
@@ -32,21 +38,17 @@ internal sealed class ChannelTransport
         };
     }
 
-    /// <summary>Sends a ping on each connection, and waits until something has come on one of them, whatever it is.</summary>
+    /// <summary>Sends a ping on each connection that has begun, and waits for a sign of life on any of them, whatever it is.</summary>
     public async Task PingAsync(CancellationToken cancellationToken)
     {
-        var read = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-        Interlocked.Exchange(ref _nextRead, read);
-        var payload = Interlocked.Increment(ref _lastPing);
-        var pings = _connections.Keys.Where(static connection => connection.IsHttp2).Select(connection => connection.PingAsync(payload, cancellationToken)).ToList();
-        try
+        var sign = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        Interlocked.Exchange(ref _nextSign, sign);
+        foreach (var connection in _connections.Keys.Where(static connection => connection.IsHttp2))
         {
-            await read.Task.WaitAsync(cancellationToken).ConfigureAwait(false);
+            connection.PingAsync(cancellationToken).Observe(); // broken meanwhile, or still about to write
         }
-        finally
-        {
-            _ = Task.WhenAll(pings).ContinueWith(static pinging => pinging.Exception, TaskScheduler.Default); // broken meanwhile
-        }
+
+        await sign.Task.WaitAsync(cancellationToken).ConfigureAwait(false);
     }
 
     /// <summary>Breaks all connections: the calls on them end as if the server had.</summary>
@@ -58,16 +60,26 @@ internal sealed class ChannelTransport
         }
     }
 
-    public void SawRead()
+    public void SawRead(int callFrames)
     {
-        if (Interlocked.Increment(ref _reads) == 1)
+        SawProgress();
+        if (callFrames > 0)
         {
-            OnFirstRead?.Invoke();
+            Interlocked.Add(ref _callFrames, callFrames);
         }
 
-        if (Volatile.Read(ref _nextRead) is not null)
+        if (Volatile.Read(ref _onFirstRead) is not null)
         {
-            Interlocked.Exchange(ref _nextRead, null)?.TrySetResult();
+            Interlocked.Exchange(ref _onFirstRead, null)?.Invoke();
+        }
+    }
+
+    public void SawProgress()
+    {
+        Interlocked.Increment(ref _signsOfLife);
+        if (Volatile.Read(ref _nextSign) is not null)
+        {
+            Interlocked.Exchange(ref _nextSign, null)?.TrySetResult();
         }
     }
 

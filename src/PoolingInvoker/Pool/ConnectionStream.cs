@@ -18,7 +18,7 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
     private int _heldLength; // what may be the acknowledgement of a ping, or has turned out not to be
     private bool _isDecided;
 
-    private long _ping; // the payload of the ping that is out; 0 if there is none
+    private bool _isPingOut; // never more than one, so that a server that wakes up is not flooded
 
     public override bool CanRead => inner.CanRead;
 
@@ -39,18 +39,24 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
     /// <summary>Whether the other side speaks HTTP/2: it has sent its first frame.</summary>
     public bool IsHttp2 { get; private set; }
 
-    /// <summary>Sends a PING (RFC 9113, section 6.7), between two writes of the handler. Its acknowledgement shows as a read.</summary>
-    public async Task PingAsync(long payload, CancellationToken cancellationToken)
+    /// <summary>
+    /// Sends a PING (RFC 9113, section 6.7), between two writes of the handler, if none is out. Its acknowledgement shows as a read.
+    /// </summary>
+    public async Task PingAsync(CancellationToken cancellationToken)
     {
         var frame = new byte[FrameScanner.PingLength];
-        FrameScanner.WritePing(frame, payload);
+        FrameScanner.WritePing(frame);
         await _writing.WaitAsync(cancellationToken).ConfigureAwait(false);
         try
         {
-            // Statement order is important: the acknowledgement must not come before it is expected.
-            Interlocked.Exchange(ref _ping, payload);
-            await inner.WriteAsync(frame, cancellationToken).ConfigureAwait(false);
-            await inner.FlushAsync(cancellationToken).ConfigureAwait(false);
+            if (!Volatile.Read(ref _isPingOut))
+            {
+                // Statement order is important: the acknowledgement must not come before it is expected. And once begun a frame is
+                // written to its end.
+                Volatile.Write(ref _isPingOut, true);
+                await inner.WriteAsync(frame, CancellationToken.None).ConfigureAwait(false);
+                await inner.FlushAsync(CancellationToken.None).ConfigureAwait(false);
+            }
         }
         finally
         {
@@ -161,6 +167,7 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
         try
         {
             await writing.ConfigureAwait(false);
+            transport.SawProgress(); // the other side takes what it is sent
         }
         finally
         {
@@ -189,39 +196,40 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
             return 0; // the end, or a read that only waits
         }
 
-        long? ping = Interlocked.Read(ref _ping) is var payload && payload != 0 ? payload : null;
-        var kept = _scanner.Scan(bytes, ref ping, out _heldLength);
+        var wasPingOut = Volatile.Read(ref _isPingOut);
+        var isPingOut = wasPingOut;
+        var callFrames = _scanner.CallFrames;
+        var kept = _scanner.Scan(bytes, ref isPingOut, out _heldLength);
         bytes.Slice(kept, _heldLength).CopyTo(_held);
         _isDecided = false;
-        if (payload != 0 && ping is null)
+        if (isPingOut != wasPingOut)
         {
-            Interlocked.CompareExchange(ref _ping, 0, payload);
+            Volatile.Write(ref _isPingOut, false);
         }
 
         IsHttp2 = _scanner.IsHttp2;
-        transport.SawRead();
+        transport.SawRead(_scanner.CallFrames - callFrames);
         return kept;
     }
 
     // Byte by byte until it shows whether what is held is the acknowledgement of a ping.
     private async ValueTask<int> ReadHeldAsync(Memory<byte> buffer, CancellationToken cancellationToken)
     {
-        var payload = Interlocked.Read(ref _ping);
         while (!_isDecided)
         {
             if (_heldLength == FrameScanner.PingLength)
             {
                 _heldLength = 0;
-                Interlocked.CompareExchange(ref _ping, 0, payload);
+                Volatile.Write(ref _isPingOut, false);
                 return await ReadAsync(buffer, cancellationToken).ConfigureAwait(false);
             }
 
             var read = await inner.ReadAsync(_held.AsMemory(_heldLength, 1), cancellationToken).ConfigureAwait(false);
             _heldLength += read;
-            _isDecided = read == 0 || !FrameScanner.IsPingAck(_held.AsSpan(0, _heldLength), payload);
+            _isDecided = read == 0 || !FrameScanner.IsPingAck(_held.AsSpan(0, _heldLength));
         }
 
-        long? none = null;
+        var none = false;
         var given = Math.Min(buffer.Length, _heldLength);
         _held.AsSpan(0, given).CopyTo(buffer.Span);
         _scanner.Scan(buffer.Span[..given], ref none, out _);

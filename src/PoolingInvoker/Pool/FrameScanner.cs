@@ -11,9 +11,12 @@ internal struct FrameScanner
     public const int HeaderLength = 9;
     public const int PingLength = HeaderLength + 8;
 
+    private const byte DataType = 0;
+    private const byte HeadersType = 1;
     private const byte SettingsType = 4;
     private const byte PingType = 6;
     private const byte AckFlag = 1;
+    private const long Payload = 0x506F_6F6C_0000_0000; // far from those of the handler's own pings, which count from 0, up and down
 
     private readonly byte[] _header;
     private int _headerLength; // how much of the next header is there
@@ -25,15 +28,18 @@ internal struct FrameScanner
     /// <summary>Whether the connection began as one of HTTP/2 does: with a SETTINGS frame.</summary>
     public bool IsHttp2 { get; private set; }
 
+    /// <summary>How many frames have begun that belong to calls: HEADERS and DATA.</summary>
+    public int CallFrames { get; private set; }
+
     /// <summary>
-    /// Looks at what was read. Without a <paramref name="ping"/> it stays as it is. Otherwise the acknowledgement of that ping is taken
-    /// out, and if the end may become it, that is held back, and not looked at yet.
+    /// Looks at what was read. Without a ping out it stays as it is. Otherwise the acknowledgement of the ping is taken out, and if the end
+    /// may become it, that is held back, and not looked at yet.
     /// </summary>
     /// <param name="bytes">What was read. Changed if something is taken out of it.</param>
-    /// <param name="ping">The payload of the ping; set to null when its acknowledgement has been taken out.</param>
+    /// <param name="isPingOut">Whether a ping is out; set to false when its acknowledgement has been taken out.</param>
     /// <param name="held">How many bytes are held back, behind those that stay.</param>
     /// <returns>How many bytes stay.</returns>
-    public int Scan(Span<byte> bytes, ref long? ping, out int held)
+    public int Scan(Span<byte> bytes, ref bool isPingOut, out int held)
     {
         held = 0;
         var length = bytes.Length;
@@ -48,7 +54,7 @@ internal struct FrameScanner
                 continue;
             }
 
-            if (ping is { } payload && _headerLength == 0 && IsPingAck(bytes[position..length], payload))
+            if (isPingOut && _headerLength == 0 && IsPingAck(bytes[position..length]))
             {
                 if (length - position < PingLength)
                 {
@@ -58,7 +64,7 @@ internal struct FrameScanner
 
                 bytes[(position + PingLength)..length].CopyTo(bytes[position..]);
                 length -= PingLength;
-                ping = null;
+                isPingOut = false;
                 continue;
             }
 
@@ -71,6 +77,7 @@ internal struct FrameScanner
                 _headerLength = 0;
                 _payloadLeft = (_header[0] << 16) | (_header[1] << 8) | _header[2];
                 IsHttp2 |= !_hasBegun && _header[3] == SettingsType;
+                CallFrames += _header[3] is DataType or HeadersType ? 1 : 0;
                 _hasBegun = true;
             }
         }
@@ -78,19 +85,19 @@ internal struct FrameScanner
         return length;
     }
 
-    public static void WritePing(Span<byte> frame, long payload)
+    public static void WritePing(Span<byte> frame)
     {
         frame.Clear();
         frame[2] = PingLength - HeaderLength;
         frame[3] = PingType;
-        BinaryPrimitives.WriteInt64BigEndian(frame[HeaderLength..], payload);
+        BinaryPrimitives.WriteInt64BigEndian(frame[HeaderLength..], Payload);
     }
 
-    /// <summary>Whether these bytes are the acknowledgement of a ping, or the beginning of one.</summary>
-    public static bool IsPingAck(ReadOnlySpan<byte> bytes, long payload)
+    /// <summary>Whether these bytes are the acknowledgement of the ping, or the beginning of it.</summary>
+    public static bool IsPingAck(ReadOnlySpan<byte> bytes)
     {
         Span<byte> frame = stackalloc byte[PingLength];
-        WritePing(frame, payload);
+        WritePing(frame);
         frame[4] = AckFlag;
         var length = Math.Min(bytes.Length, PingLength);
         return bytes[..length].SequenceEqual(frame[..length]);

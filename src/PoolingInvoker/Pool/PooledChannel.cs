@@ -18,7 +18,8 @@ internal sealed class PooledChannel
         Transport = transport;
         CallInvoker = channel.CreateCallInvoker();
         Capacity = capacity;
-        CreatedAt = IdleSince = SilentSince = WaitsSince = now;
+        CreatedAt = IdleSince = now;
+        Pulse = new ChannelPulse(this, now);
         Lifetime = lifetime;
         _tellsState = TellsState(channel);
     }
@@ -60,44 +61,14 @@ internal sealed class PooledChannel
     /// <summary>Since when the channel is spared because its server failed a call; null if it is not.</summary>
     public long? FailingSince { get; set; }
 
-    /// <summary>Whether calls on the channel wait for an answer for too long, and nothing comes.</summary>
-    public bool IsSuspect { get; set; }
-
     /// <summary>Whether the channel was made in place of one that fell silent, and has to show that it is alive before it gets calls.</summary>
     public bool IsOnProbation { get; set; }
 
-    /// <summary>The calls in flight that have begun to be answered.</summary>
-    public int AnsweredLeases { get; set; }
+    /// <summary>How many calls in a row a server has answered.</summary>
+    public long Streak { get; set; }
 
-    /// <summary>The calls in flight that wait for an answer.</summary>
-    public int UnansweredLeases => Leases - AnsweredLeases;
-
-    /// <summary>How many calls were begun.</summary>
-    public long Started { get; set; }
-
-    /// <summary>How many calls were answered.</summary>
-    public long Answered { get; set; }
-
-    /// <summary>What grows with each sign of life.</summary>
-    public long SignsOfLife => Answered + (Transport?.Reads ?? 0);
-
-    /// <summary>Since when there have been calls without a sign of life, as far as the last look at the channel saw.</summary>
-    public long SilentSince { get; set; }
-
-    /// <summary>Since when calls have waited for an answer without a sign of life.</summary>
-    public long WaitsSince { get; set; }
-
-    /// <summary>When a look at the channel last saw a sign of life.</summary>
-    public long LivedAt { get; set; }
-
-    /// <summary><see cref="SignsOfLife"/> and <see cref="Started"/> at the last look.</summary>
-    public (long SignsOfLife, long Started) Seen { get; set; }
-
-    /// <summary>How often the channel has been asked for a sign of life in this silence.</summary>
-    public int Probes { get; set; }
-
-    /// <summary>Whether it is being asked for one.</summary>
-    public bool IsProbed { get; set; }
+    /// <summary>Whether calls wait on the channel, and nothing comes.</summary>
+    public ChannelPulse Pulse { get; }
 
     /// <summary>The place in <see cref="ActiveChannels"/>.</summary>
     public int Index { get; set; } = -1;
@@ -110,7 +81,7 @@ internal sealed class PooledChannel
     /// <summary>Where the channel stands in the choice.</summary>
     public ChannelStanding Standing =>
         !HasRoom ? ChannelStanding.Full
-        : IsSuspect || Failed || FailingSince is not null || (!IsAlive && (Leases > 0 || IsOnProbation)) ? ChannelStanding.Doubtful
+        : Pulse.IsSuspect || Failed || FailingSince is not null || (!IsAlive && (Leases > 0 || IsOnProbation)) ? ChannelStanding.Doubtful
         : ChannelStanding.Good;
 
     /// <summary>

@@ -16,7 +16,8 @@ internal static class CallFaults
     // How Grpc.Net.Client says that a response ended before its status (as Cancelled, and with no exception inside).
     private const string NoStatus = "No grpc-status found on response.";
 
-    // How it says that the channel could not connect, whatever came of its attempts.
+    // How it says that the channel could not connect, whatever came of its attempts. A server can say the same of a server behind it, but
+    // with no exception inside.
     private const string NotConnected = "Error connecting to subchannel.";
 
     private const string CallbackMark = "PoolingInvoker.Callback";
@@ -117,7 +118,7 @@ internal static class CallFaults
         // A connection that could not be made: bare from the connectivity of GrpcChannel, wrapped from the handler itself. On a
         // connection that was made, socket errors come wrapped in an IOException.
         if (cause is SocketException { SocketErrorCode: not (SocketError.ConnectionReset or SocketError.ConnectionAborted) }
-            || exception is RpcException { StatusCode: StatusCode.Unavailable, Status.Detail: NotConnected }
+            || exception is RpcException { StatusCode: StatusCode.Unavailable, Status: { Detail: NotConnected, DebugException: not null } }
             || (cause is TimeoutException && exception is RpcException { StatusCode: StatusCode.Unavailable }))
         {
             return true;

@@ -104,8 +104,14 @@ internal static class CallResilience
         Name = hedging.Name,
         Delay = hedging.Delay,
         MaxHedgedAttempts = hedging.MaxHedgedAttempts,
-        ShouldHandle = hedging.ShouldHandle,
-        DelayGenerator = hedging.DelayGenerator,
+        ShouldHandle = arguments =>
+            !arguments.Context.Properties.TryGetValue(Call, out var call) || call.MayBeSentAgain(arguments.Outcome.Exception)
+                ? hedging.ShouldHandle(arguments)
+                : ValueTask.FromResult(false),
+        DelayGenerator = arguments =>
+            arguments.Context.Properties.TryGetValue(Call, out var call) && !call.MayBeHedged ? ValueTask.FromResult(Timeout.InfiniteTimeSpan)
+            : hedging.DelayGenerator is { } generator ? generator(arguments)
+            : ValueTask.FromResult(hedging.Delay),
         OnHedging = hedging.OnHedging,
         ActionGenerator = arguments =>
             !arguments.PrimaryContext.Properties.TryGetValue(Call, out var call) || call.MayBeHedged ? hedging.ActionGenerator(arguments) : null,

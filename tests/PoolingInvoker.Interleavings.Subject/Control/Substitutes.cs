@@ -69,10 +69,7 @@ namespace PoolingInvoker
         public static long Read(ref long location) => Framework.Interlocked.Read(ref location);
 
         // Of what watches connections, which no actor has.
-        public static long Exchange(ref long location, long value) => Framework.Interlocked.Exchange(ref location, value);
-
-        public static long CompareExchange(ref long location, long value, long comparand) =>
-            Framework.Interlocked.CompareExchange(ref location, value, comparand);
+        public static long Add(ref long location, long value) => Framework.Interlocked.Add(ref location, value);
     }
 
     internal static class Volatile
@@ -81,6 +78,8 @@ namespace PoolingInvoker
             where T : class? => Framework.Volatile.Read(ref location);
 
         public static bool Read(ref bool location) => Framework.Volatile.Read(ref location);
+
+        public static void Write(ref bool location, bool value) => Framework.Volatile.Write(ref location, value);
 
         public static void Write<T>(ref T location, T value)
             where T : class?
