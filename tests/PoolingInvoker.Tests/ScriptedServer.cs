@@ -18,10 +18,14 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
 {
     private readonly ConcurrentQueue<Exchange> _script = new();
     private readonly ConcurrentQueue<(int Channel, HttpRequestMessage Request)> _requests = new();
+    private readonly ConcurrentQueue<SentRequest> _sent = new();
     private int _channels;
 
     /// <summary>The exchanges so far, each with the number of its channel.</summary>
     public IReadOnlyList<(int Channel, HttpRequestMessage Request)> Requests => [.. _requests];
+
+    /// <summary>What has been sent of each of <see cref="Requests"/>.</summary>
+    public IReadOnlyList<SentRequest> Sent => [.. _sent];
 
     public Action<GrpcChannelOptions>? ConfigureChannel { get; set; }
 
@@ -45,8 +49,8 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
         },
         Task.CompletedTask);
 
-    /// <summary>A message, and another one after a pause, during which no requests are taken: a write waits.</summary>
-    public ScriptedServer ThenPause(IMessage before, Task pause, IMessage after) => Then(
+    /// <summary>A message, and another one after a pause, during which no requests are taken, so that a write waits, or as many as come.</summary>
+    public ScriptedServer ThenPause(IMessage before, Task pause, IMessage after, bool takesRequests = false) => Then(
         (_, _) =>
         {
             var body = new Pipe();
@@ -61,11 +65,26 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
                 await writer.CompleteAsync();
             }
         },
-        pause);
+        takesRequests ? Task.CompletedTask : pause);
 
     public ScriptedServer ThenName(string name) => ThenReply(new GetNameReply { Name = name });
 
-    public ScriptedServer ThenStatus(StatusCode status) => Then(_ => Task.FromResult(TrailersOnly(status)));
+    public ScriptedServer ThenStatus(StatusCode status, params (string Name, string Value)[] trailers) => Then(_ => Task.FromResult(TrailersOnly(status, trailers)));
+
+    /// <summary>A status after <paramref name="until"/>.</summary>
+    public ScriptedServer ThenStatusAfter(Task until, StatusCode status, params (string Name, string Value)[] trailers) => Then(async token =>
+    {
+        await until.WaitAsync(token);
+        return TrailersOnly(status, trailers);
+    });
+
+    /// <summary>A name, and a header beside it.</summary>
+    public ScriptedServer ThenNameWithHeader(string name, string header, string value) => Then(_ =>
+    {
+        var response = Reply([new GetNameReply { Name = name }]);
+        response.Headers.Add(header, value);
+        return Task.FromResult(response);
+    });
 
     public ScriptedServer ThenThrow(Exception exception) => Then(_ => Task.FromException<HttpResponseMessage>(exception));
 
@@ -75,6 +94,27 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
 
     /// <summary>The connection broke when the request was on its way.</summary>
     public ScriptedServer ThenBreak() => ThenThrow(Broken());
+
+    /// <summary>Requests are taken, and <paramref name="when"/> it is said the connection breaks, or the exchange fails in another way.</summary>
+    /// <param name="when">The moment.</param>
+    /// <param name="failure">How it fails.</param>
+    /// <param name="taken">When each write is taken; null for at once.</param>
+    public ScriptedServer ThenBreakWhen(Task when, Exception? failure = null, Func<int, Task>? taken = null) => Then(
+        async (_, token) =>
+        {
+            await when.WaitAsync(token);
+            throw failure ?? Broken();
+        },
+        taken ?? (static _ => Task.CompletedTask));
+
+    /// <summary>These messages after <paramref name="until"/>, and each write is taken when <paramref name="taken"/> says so.</summary>
+    public ScriptedServer ThenReplyAfter(Task until, Func<int, Task> taken, params IMessage[] messages) => Then(
+        async (_, token) =>
+        {
+            await until.WaitAsync(token);
+            return Reply(messages);
+        },
+        taken);
 
     /// <summary>No answer until the call is cancelled.</summary>
     public ScriptedServer ThenHang() => Then(NoResponse, Task.CompletedTask);
@@ -131,12 +171,13 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
         return response;
     }
 
-    private static HttpResponseMessage TrailersOnly(StatusCode status)
+    private static HttpResponseMessage TrailersOnly(StatusCode status, (string Name, string Value)[] trailers)
     {
         var response = Reply([]);
         response.TrailingHeaders.Clear();
         response.Headers.Add("grpc-status", $"{(int)status}");
         response.Headers.Add("grpc-message", "scripted");
+        Array.ForEach(trailers, trailer => response.Headers.Add(trailer.Name, trailer.Value));
         return response;
     }
 
@@ -155,7 +196,9 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
         return stream.ToArray();
     }
 
-    private ScriptedServer Then(Func<Task, CancellationToken, Task<HttpResponseMessage>> answer, Task taken)
+    private ScriptedServer Then(Func<Task, CancellationToken, Task<HttpResponseMessage>> answer, Task taken) => Then(answer, _ => taken);
+
+    private ScriptedServer Then(Func<Task, CancellationToken, Task<HttpResponseMessage>> answer, Func<int, Task> taken)
     {
         _script.Enqueue(new Exchange(answer, taken));
         return this;
@@ -163,13 +206,15 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
 
     /// <summary>What happens to one request.</summary>
     /// <param name="Answer">Gives the response; it is told when all of the request has been sent.</param>
-    /// <param name="Taken">When the request is taken: a write waits for it, and fails if it does.</param>
-    private sealed record Exchange(Func<Task, CancellationToken, Task<HttpResponseMessage>> Answer, Task Taken);
+    /// <param name="Taken">When each write is taken, by its number from 0: the write waits for it, and fails if it does.</param>
+    private sealed record Exchange(Func<Task, CancellationToken, Task<HttpResponseMessage>> Answer, Func<int, Task> Taken);
 
     private sealed class Handler(ScriptedServer server, int channel) : HttpMessageHandler
     {
         protected override async Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
         {
+            var sent = new SentRequest();
+            server._sent.Enqueue(sent);
             server._requests.Enqueue((channel, request));
             if (!server._script.TryDequeue(out var exchange))
             {
@@ -177,7 +222,7 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
             }
 
             // As the real handler does, the request is sent while the response is waited for.
-            var sending = request.Content!.CopyToAsync(new Connection(exchange.Taken), cancellationToken);
+            var sending = SendBodyAsync(request.Content!, new Connection(exchange.Taken, sent), sent, cancellationToken);
             try
             {
                 return await exchange.Answer(sending, cancellationToken);
@@ -187,12 +232,21 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
                 _ = sending.ContinueWith(static task => task.Exception, TaskScheduler.Default);
             }
         }
+
+        private static async Task SendBodyAsync(HttpContent content, Connection connection, SentRequest sent, CancellationToken cancellationToken)
+        {
+            await content.CopyToAsync(connection, cancellationToken);
+            sent.Complete();
+        }
     }
 
-    private sealed class Connection(Task taken) : MemoryStream
+    private sealed class Connection(Func<int, Task> taken, SentRequest sent) : MemoryStream
     {
-        public override async ValueTask WriteAsync(ReadOnlyMemory<byte> buffer, CancellationToken cancellationToken = default) =>
-            await taken.WaitAsync(cancellationToken);
+        public override async ValueTask WriteAsync(ReadOnlyMemory<byte> buffer, CancellationToken cancellationToken = default)
+        {
+            await taken(sent.Begin()).WaitAsync(cancellationToken);
+            sent.Add(buffer.Span);
+        }
     }
 
     private sealed class BreakingStream(byte[] content) : MemoryStream(content)

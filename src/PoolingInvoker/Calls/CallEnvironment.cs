@@ -44,7 +44,7 @@ internal sealed class CallEnvironment
         }
 
         _idempotency = new MethodIdempotency(options.IsIdempotent, options.ServiceDescriptors, pool.Log);
-        Budget = options.RetryThrottling is { } throttling ? Budgets.GetValue(pool, _ => NewBudget(throttling)) : null;
+        Budget = options.RetryThrottling is { } throttling && NewBudget(throttling) is var budget ? Budgets.GetValue(pool, _ => budget) : null;
         if (options.MaxRetryBufferPerCallSize < 0 || options.MaxRetryBufferSize < 0)
         {
             throw new ArgumentException(

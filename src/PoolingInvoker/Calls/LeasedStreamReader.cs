@@ -31,6 +31,11 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
         catch (Exception exception)
         {
             attempt.ReportFailure(exception);
+            if (handle.Call.EndedOtherwise(exception, attempt) is { } ended)
+            {
+                throw ended;
+            }
+
             throw;
         }
 
@@ -59,12 +64,18 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
                 var mayMoveOn = !attempt.IsCommitted && (attempt.EndedByDriver || call.MayMoveOn(exception));
                 attempt.ReportFailure(exception);
                 var next = mayMoveOn || !attempt.TryCommit() ? await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) : null;
-                if (next is null)
+                if (next is not null)
                 {
-                    throw;
+                    attempt = next;
+                    continue;
                 }
 
-                attempt = next;
+                if (call.EndedOtherwise(exception, attempt) is { } ended)
+                {
+                    throw ended;
+                }
+
+                throw;
             }
         }
     }

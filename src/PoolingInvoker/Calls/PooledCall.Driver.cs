@@ -251,6 +251,26 @@ internal sealed partial class PooledCall<TRequest, TResponse>
         }
     }
 
+    private async ValueTask<Outcome<TResponse>> EnterAsync(Func<ResilienceContext, ValueTask<Outcome<TResponse>>> enter, CancellationToken stop)
+    {
+        var context = ResilienceContextPool.Shared.Get(Method.FullName, continueOnCapturedContext: false, stop);
+        try
+        {
+            CallResilience.Attach(context, this);
+            return await enter(context).ConfigureAwait(false);
+        }
+#pragma warning disable CA1031 // A callback of the user's in the pipeline threw: the call ends with that.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            return Outcome.FromException<TResponse>(exception);
+        }
+        finally
+        {
+            ResilienceContextPool.Shared.Return(context);
+        }
+    }
+
     private static async ValueTask<Outcome<TResponse>> OutcomeOfAsync(CallAttempt<TRequest, TResponse> attempt)
     {
         try
@@ -285,26 +305,8 @@ internal sealed partial class PooledCall<TRequest, TResponse>
         /// <summary>Whether the pipeline has yet to be shown an attempt that was made outside.</summary>
         public bool IsInHand { get; set; }
 
-        public async ValueTask EnterPipelineAsync(ResiliencePipeline pipeline)
-        {
-            var context = ResilienceContextPool.Shared.Get(call.Method.FullName, continueOnCapturedContext: false, stop);
-            try
-            {
-                CallResilience.Attach(context, call);
-                Last = await pipeline.ExecuteOutcomeAsync(
-                    static (context, execution) => execution.ExecuteAsync(context.CancellationToken), context, this).ConfigureAwait(false);
-            }
-#pragma warning disable CA1031 // A callback of the user's in the pipeline threw: the call ends with that.
-            catch (Exception exception)
-#pragma warning restore CA1031
-            {
-                Last = Outcome.FromException<TResponse>(exception);
-            }
-            finally
-            {
-                ResilienceContextPool.Shared.Return(context);
-            }
-        }
+        public async ValueTask EnterPipelineAsync(ResiliencePipeline pipeline) => Last = await call.EnterAsync(
+            context => pipeline.ExecuteOutcomeAsync(static (context, execution) => execution.ExecuteAsync(context.CancellationToken), context, this), stop).ConfigureAwait(false);
 
         /// <summary>What the pipeline takes for an attempt. It is none if the last one may not be followed by another.</summary>
         private async ValueTask<Outcome<TResponse>> ExecuteAsync(CancellationToken cancellationToken)

@@ -5,30 +5,15 @@ namespace PoolingInvoker;
 // Hedging: several attempts of a unary call at a time, each on a channel of its own. The first answer is the call.
 internal sealed partial class PooledCall<TRequest, TResponse>
 {
-    public bool MayBeHedged => !_disposed && _environment.Budget is not { AllowsRetry: false };
+    private bool _hedgesNoMore; // a server has asked for that
+
+    public bool MayBeHedged => !_disposed && !_hedgesNoMore && _environment.Budget is not { AllowsRetry: false };
 
     private async Task<Outcome<TResponse>> RunHedgedAsync(CancellationToken stop)
     {
         var hedges = new Hedges(this, stop);
-        var context = ResilienceContextPool.Shared.Get(Method.FullName, continueOnCapturedContext: false, stop);
-        Outcome<TResponse> outcome;
-        try
-        {
-            CallResilience.Attach(context, this);
-            outcome = await _plan.Hedging!.ExecuteOutcomeAsync(
-                static (context, hedges) => hedges.ExecuteAsync(context.CancellationToken), context, hedges).ConfigureAwait(false);
-        }
-#pragma warning disable CA1031 // A callback of the user's in the pipeline threw: the call ends with that.
-        catch (Exception exception)
-#pragma warning restore CA1031
-        {
-            outcome = Outcome.FromException<TResponse>(exception);
-        }
-        finally
-        {
-            ResilienceContextPool.Shared.Return(context);
-        }
-
+        var outcome = await EnterAsync(
+            context => _plan.Hedging!.ExecuteOutcomeAsync(static (context, hedges) => hedges.ExecuteAsync(context.CancellationToken), context, hedges), stop).ConfigureAwait(false);
         if (hedges.Find(outcome) is { } attempt)
         {
             Publish(attempt);
@@ -69,7 +54,9 @@ internal sealed partial class PooledCall<TRequest, TResponse>
                         }
                     },
                     (attempt, call, stop));
-                return await OutcomeOfAsync(attempt).ConfigureAwait(false);
+                var outcome = await OutcomeOfAsync(attempt).ConfigureAwait(false);
+                call._hedgesNoMore |= outcome.Exception is { } failure && CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan;
+                return outcome;
             }
 #pragma warning disable CA1031 // The pipeline judges.
             catch (Exception exception)

@@ -31,6 +31,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     private bool _ended; // no more attempts are made
     private Exception? _failure; // what the last of them ended with
     private bool _disposed;
+    private bool _endedByToken; // of a read or a write, and not by the application's Dispose
     private bool _requestsComplete;
     private CancellationTokenSource? _stop; // ends waits for a lease, and backoff
     private Task<TResponse>? _response;
@@ -349,6 +350,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
         }
         catch (OperationCanceledException) when (cancellationToken.IsCancellationRequested)
         {
+            _endedByToken |= !_disposed;
             Dispose();
             if (_environment.Pool.ThrowsOperationCanceled)
             {
@@ -358,6 +360,12 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
             throw new RpcException(CallErrors.Cancelled(cancellationToken));
         }
     }
+
+    /// <summary>
+    /// What a read has to throw that met a disposed channel or attempt, where the application has not disposed the call: how it ended.
+    /// </summary>
+    public RpcException? EndedOtherwise(Exception exception, CallAttempt<TRequest, TResponse> attempt) =>
+        exception is ObjectDisposedException && (_endedByToken || !_disposed) && attempt.IsOver() ? new RpcException(attempt.GetStatus()) : null;
 
     /// <summary>A call that was disposed before it had a channel takes no more; one that has a channel asks that.</summary>
     public void ThrowIfDisposed() => ObjectDisposedException.ThrowIf(_disposed && _current is null, this);

@@ -146,18 +146,24 @@ public partial class ChannelPool
 
         var period = TimeSpan.FromMilliseconds(Math.Clamp(shortest.TotalMilliseconds / 10, 1, 30_000));
 
-        // The timer does not keep a forgotten pool alive, nor the context of whoever made it.
+        return NewTimer(static pool => pool.Maintain(), period);
+    }
+
+    // A timer keeps neither a forgotten pool alive, nor the context of whoever made it.
+    private ITimer NewTimer(Action<ChannelPool> run, TimeSpan period)
+    {
         using (ExecutionContext.SuppressFlow())
         {
+            var forgettable = new WeakReference<ChannelPool>(this);
             return _time.CreateTimer(
-                static state =>
+                _ =>
                 {
-                    if (((WeakReference<ChannelPool>)state!).TryGetTarget(out var pool))
+                    if (forgettable.TryGetTarget(out var pool))
                     {
-                        pool.Maintain();
+                        run(pool);
                     }
                 },
-                new WeakReference<ChannelPool>(this),
+                state: null,
                 period,
                 period);
         }

@@ -34,30 +34,13 @@ public partial class ChannelPool
     private bool _isWatching;
     private bool _asksFresh;
     private long _givenUp;
-
     private long _freshAnsweredAt = long.MinValue;
 
     private bool Probes => _options.ProbeDelay != Timeout.InfiniteTimeSpan;
 
-    private TimeSpan WatchPeriod => TimeSpan.FromMilliseconds(Math.Clamp(_options.ProbeDelay.TotalMilliseconds / 4, 10, Penalty.TotalMilliseconds / 4));
-
-    private ITimer NewWatch()
-    {
-        using (ExecutionContext.SuppressFlow())
-        {
-            return _time.CreateTimer(
-                static state =>
-                {
-                    if (((WeakReference<ChannelPool>)state!).TryGetTarget(out var pool))
-                    {
-                        pool.Look();
-                    }
-                },
-                new WeakReference<ChannelPool>(this),
-                Timeout.InfiniteTimeSpan,
-                Timeout.InfiniteTimeSpan);
-        }
-    }
+    private TimeSpan WatchPeriod => Probes && _options.ProbeDelay < Penalty
+        ? TimeSpan.FromMilliseconds(Math.Max(10, _options.ProbeDelay.TotalMilliseconds / 4))
+        : Penalty / 4;
 
     // The watch runs while there are calls: it stops by itself, and whoever takes a lease starts it.
     private void StartWatching()
@@ -75,6 +58,11 @@ public partial class ChannelPool
             }
 
             _isWatching = true;
+            var now = _time.GetTimestamp();
+            foreach (var channel in _channels.Values)
+            {
+                channel.Pulse.Rested(now);
+            }
         }
 
         _watch.Change(WatchPeriod, Timeout.InfiniteTimeSpan);
@@ -124,7 +112,8 @@ public partial class ChannelPool
         {
             pulse.Look(now);
             if (MayBeProbed(channel)
-                && (_time.GetElapsedTime(pulse.WaitsSince, now) >= PatienceWith(pulse) || _time.GetElapsedTime(pulse.SilentSince, now) >= RarePing))
+                && (pulse.AskedInVainAt is not { } asked || _time.GetElapsedTime(asked, now) >= _options.ProbeDelay)
+                && (_time.GetElapsedTime(pulse.WaitsSince, now) >= PatienceWith(channel) || _time.GetElapsedTime(pulse.SilentSince, now) >= RarePing))
             {
                 pulse.IsProbed = pulse.IsSuspect = true;
                 silent.Add(channel);
@@ -139,10 +128,11 @@ public partial class ChannelPool
     private bool MayBeProbed(PooledChannel channel) =>
         Probes && !channel.Pulse.IsGivenUp && (channel.Transport is { HasConnections: true } || _options.Probe is not null);
 
-    private TimeSpan PatienceWith(ChannelPulse pulse)
+    private TimeSpan PatienceWith(PooledChannel channel)
     {
-        var patience = _options.ProbeDelay * Math.Pow(4, Math.Min(pulse.Probes, PingsInASilence));
-        return pulse.Probes >= PingsInASilence && patience < RarePing ? RarePing : patience;
+        var probes = channel.Pulse.Probes;
+        var patience = _options.ProbeDelay * Math.Pow(4, Math.Min(probes, PingsInASilence));
+        return probes >= PingsInASilence && channel.Transport is not null && patience < RarePing ? RarePing : patience;
     }
 
     private void ServerAnsweredUnsynchronized(PooledChannel channel, bool fails)
@@ -221,7 +211,7 @@ public partial class ChannelPool
             else if (_time.GetElapsedTime(began, now) <= 2 * _options.ProbeTimeout && pulse.Calls > 0 && !_disposed)
             {
                 // Otherwise it is the program that stood still, or nobody waits any more.
-                pulse.IsUnanswered = true;
+                pulse.AskedInVainAt = now;
                 givesUp = _freshAnsweredAt > pulse.SilentSince || OthersLiveUnsynchronized(channel, began);
                 asksFresh = !givesUp && !_asksFresh && channel.State == PooledChannelState.Active;
                 _asksFresh |= asksFresh;
@@ -386,7 +376,7 @@ public partial class ChannelPool
                 if (fresh is not null && !_disposed)
                 {
                     _freshAnsweredAt = _time.GetTimestamp();
-                    others = [.. _channels.Values.Where(channel => channel != silent && channel.Pulse.IsUnanswered)];
+                    others = [.. _channels.Values.Where(channel => channel != silent && channel.Pulse.AskedInVainAt is not null)];
                     replaces = silent is { Pulse: { IsSuspect: true, IsGivenUp: false }, State: PooledChannelState.Active };
                 }
 

@@ -93,7 +93,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         _active = new ActiveChannels(random);
         _leakDetector = validated.LeakDetectionThreshold > TimeSpan.Zero ? new LeaseLeakDetector(validated.LeakDetectionThreshold, _time, _log) : null;
         _maintenance = StartMaintenance();
-        _watch = NewWatch();
+        _watch = NewTimer(static pool => pool.Look(), Timeout.InfiniteTimeSpan);
         if (policy is AddressChannelPolicy { HasServiceConfigRetries: true })
         {
             _log.ServiceConfigRetries();

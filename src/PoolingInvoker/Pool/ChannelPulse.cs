@@ -39,8 +39,8 @@ internal sealed class ChannelPulse(PooledChannel channel, long now)
     /// <summary>Whether it is being asked for one.</summary>
     public bool IsProbed { get; set; }
 
-    /// <summary>Whether it has been asked for one in vain.</summary>
-    public bool IsUnanswered { get; set; }
+    /// <summary>When it was last asked for one in vain; null if it has given one since.</summary>
+    public long? AskedInVainAt { get; set; }
 
     /// <summary>Whether the pool has given it up.</summary>
     public bool IsGivenUp { get; set; }
@@ -55,6 +55,9 @@ internal sealed class ChannelPulse(PooledChannel channel, long now)
 
     /// <summary>A call has failed because there was no connection, or it broke: that is not silence.</summary>
     public void FailedAloud(long at) => SilentSince = WaitsSince = at;
+
+    /// <summary>Nobody has looked for a while, nor had reason to.</summary>
+    public void Rested(long at) => SilentSince = WaitsSince = at;
 
     /// <summary>Looks at what has happened since the last look.</summary>
     public void Look(long at)
@@ -98,6 +101,7 @@ internal sealed class ChannelPulse(PooledChannel channel, long now)
     private void Lives(long at)
     {
         LivedAt = SilentSince = WaitsSince = at;
-        IsSuspect = IsUnanswered = channel.IsOnProbation = false;
+        IsSuspect = channel.IsOnProbation = false;
+        AskedInVainAt = null;
     }
 }

@@ -58,6 +58,11 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
                 await inner.FlushAsync(CancellationToken.None).ConfigureAwait(false);
             }
         }
+        catch
+        {
+            Volatile.Write(ref _isPingOut, false);
+            throw;
+        }
         finally
         {
             _writing.Release();
@@ -69,9 +74,9 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
 
     public override ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken = default)
     {
-        if (_heldLength > 0 && !buffer.IsEmpty)
+        if (_heldLength > 0 && (_isDecided || !buffer.IsEmpty))
         {
-            return ReadHeldAsync(buffer, cancellationToken);
+            return buffer.IsEmpty ? new ValueTask<int>(0) : ReadHeldAsync(buffer, cancellationToken);
         }
 
         var reading = inner.ReadAsync(buffer, cancellationToken);

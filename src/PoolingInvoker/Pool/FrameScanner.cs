@@ -11,12 +11,14 @@ internal struct FrameScanner
     public const int HeaderLength = 9;
     public const int PingLength = HeaderLength + 8;
 
+    /// <summary>That of the pool's pings, far from those of the handler's own, which count from 0, up and down.</summary>
+    public const long Payload = 0x506F_6F6C_0000_0000;
+
     private const byte DataType = 0;
     private const byte HeadersType = 1;
     private const byte SettingsType = 4;
     private const byte PingType = 6;
     private const byte AckFlag = 1;
-    private const long Payload = 0x506F_6F6C_0000_0000; // far from those of the handler's own pings, which count from 0, up and down
 
     private readonly byte[] _header;
     private int _headerLength; // how much of the next header is there

@@ -104,10 +104,7 @@ internal static class CallResilience
         Name = hedging.Name,
         Delay = hedging.Delay,
         MaxHedgedAttempts = hedging.MaxHedgedAttempts,
-        ShouldHandle = arguments =>
-            !arguments.Context.Properties.TryGetValue(Call, out var call) || call.MayBeSentAgain(arguments.Outcome.Exception)
-                ? hedging.ShouldHandle(arguments)
-                : ValueTask.FromResult(false),
+        ShouldHandle = hedging.ShouldHandle,
         DelayGenerator = arguments =>
             arguments.Context.Properties.TryGetValue(Call, out var call) && !call.MayBeHedged ? ValueTask.FromResult(Timeout.InfiniteTimeSpan)
             : hedging.DelayGenerator is { } generator ? generator(arguments)

@@ -1,4 +1,3 @@
-using Microsoft.Extensions.Time.Testing;
 using PoolingInvoker.Protos;
 using PoolingInvoker.Testing;
 
@@ -9,7 +8,7 @@ public abstract class ScriptedCalls : IAsyncDisposable
 {
     private readonly List<ChannelPool> _pools = [];
 
-    private protected FakeTimeProvider Time { get; } = new(DateTimeOffset.UtcNow);
+    private protected RecordingTime Time { get; } = new(DateTimeOffset.UtcNow);
 
     private protected ScriptedServer Server { get; } = new();
 
@@ -26,6 +25,12 @@ public abstract class ScriptedCalls : IAsyncDisposable
 
     private protected (User.UserClient Client, ChannelPool Pool) NewClient(Action<PoolingCallInvokerOptions>? configure = null)
     {
+        var invoker = NewInvoker(configure);
+        return (new User.UserClient(invoker), invoker.Pool);
+    }
+
+    private protected PoolingCallInvoker NewInvoker(Action<PoolingCallInvokerOptions>? configure = null)
+    {
         // However much virtual time passes while another thread makes a channel, it is waited for.
         var options = new PoolingCallInvokerOptions
         {
@@ -40,7 +45,7 @@ public abstract class ScriptedCalls : IAsyncDisposable
         configure?.Invoke(options);
         var pool = new ChannelPool(Server, options.Pool);
         _pools.Add(pool);
-        return (new User.UserClient(new PoolingCallInvoker(pool, options)), pool);
+        return new PoolingCallInvoker(pool, options);
     }
 
     /// <summary>Lets the virtual time pass that the backoff takes.</summary>
