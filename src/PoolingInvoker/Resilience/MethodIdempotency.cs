@@ -28,7 +28,7 @@ internal sealed class MethodIdempotency(Func<IMethod, bool>? isIdempotent, IEnum
         {
             var service = _services.GetValueOrDefault(method.ServiceName) ?? ServiceOf(method, requestType) ?? ServiceOf(method, responseType);
             return service?.FindMethodByName(method.Name)?.GetOptions() is
-                { HasIdempotencyLevel: true, IdempotencyLevel: IdempotencyLevel.NoSideEffects or IdempotencyLevel.Idempotent };
+            { HasIdempotencyLevel: true, IdempotencyLevel: IdempotencyLevel.NoSideEffects or IdempotencyLevel.Idempotent };
         }
 
         try
