@@ -103,8 +103,7 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
     private GrpcChannelOptions Prepare()
     {
         // One connection a channel: the pool decides when there is another one.
-        // And a server that does not take it is given up soon: there are others.
-        var handler = new SocketsHttpHandler { EnableMultipleHttp2Connections = false, ConnectTimeout = TimeSpan.FromSeconds(5) };
+        var handler = new SocketsHttpHandler { EnableMultipleHttp2Connections = false };
         _options.ConfigureHandler?.Invoke(handler);
         var options = new GrpcChannelOptions { HttpHandler = handler, DisposeHttpClient = true, LoggerFactory = _options.LoggerFactory };
         _options.Configure(options);
