@@ -13,12 +13,15 @@ internal sealed class FreezingRelay : IAsyncDisposable
     private readonly TcpListener _listener = new(IPAddress.Loopback, 0);
     private readonly DnsEndPoint _server;
     private readonly ConcurrentQueue<Link> _links = new();
+    private readonly List<Socket> _crowd = [];
+    private readonly CancellationTokenSource _stop = new();
     private readonly Task _accepting;
+    private volatile bool _accepts = true;
 
     public FreezingRelay(Uri server)
     {
         _server = new DnsEndPoint(server.IdnHost, server.Port);
-        _listener.Start();
+        _listener.Start(backlog: 1);
         Address = new Uri($"http://127.0.0.1:{((IPEndPoint)_listener.LocalEndpoint).Port}");
         _accepting = AcceptAsync();
     }
@@ -29,6 +32,26 @@ internal sealed class FreezingRelay : IAsyncDisposable
 
     /// <summary>Gets or sets whether connections that come from now on are frozen from their beginning.</summary>
     public bool FreezesNew { get; set; }
+
+    /// <summary>Takes no more connections, so that who connects waits: what the system takes in advance is taken up.</summary>
+    public async Task StopAcceptingAsync()
+    {
+        _accepts = false;
+        while (true)
+        {
+            var socket = new Socket(SocketType.Stream, ProtocolType.Tcp);
+            _crowd.Add(socket);
+            using var patience = new CancellationTokenSource(TimeSpan.FromMilliseconds(300));
+            try
+            {
+                await socket.ConnectAsync(_listener.LocalEndpoint, patience.Token);
+            }
+            catch (OperationCanceledException)
+            {
+                return;
+            }
+        }
+    }
 
     /// <summary>Freezes the connections that there are, or the first so many of them.</summary>
     public void Freeze(int count = int.MaxValue)
@@ -41,8 +64,11 @@ internal sealed class FreezingRelay : IAsyncDisposable
 
     public async ValueTask DisposeAsync()
     {
+        await _stop.CancelAsync();
         _listener.Dispose();
         await _accepting;
+        _stop.Dispose();
+        _crowd.ForEach(static socket => socket.Dispose());
         foreach (var link in _links)
         {
             link.Dispose();
@@ -56,12 +82,17 @@ internal sealed class FreezingRelay : IAsyncDisposable
             while (true)
             {
                 var client = await _listener.AcceptSocketAsync();
+                while (!_accepts)
+                {
+                    await Task.Delay(10, _stop.Token);
+                }
+
                 var link = new Link(client) { IsFrozen = FreezesNew };
                 _links.Enqueue(link);
                 _ = link.RunAsync(_server);
             }
         }
-        catch (Exception exception) when (exception is SocketException or ObjectDisposedException)
+        catch (Exception exception) when (exception is SocketException or ObjectDisposedException or OperationCanceledException)
         {
             // The relay has been stopped.
         }

@@ -156,6 +156,24 @@ public sealed class SilentChannelTests(ITestOutputHelper output) : IAsyncLifetim
     }
 
     [Fact]
+    public async Task AChannelThatCannotConnect_IsGivenUp_AndItsCallsMove()
+    {
+        await using var invoker = NewInvoker(static options => (options.MinPoolSize, options.MaxPoolSize) = (2, 2));
+        var client = new User.UserClient(invoker);
+        await ConnectAsync(client, 1);
+        await _relay.StopAcceptingAsync();
+
+        // The second channel is made for this one.
+        var rename = client.RenameAsync(new RenameRequest { RequestId = "moved" });
+        await using var busy = new Calling(client);
+        await rename.ResponseAsync.Soon();
+        await busy.StopAsync();
+        Assert.Equal(["moved"], _server.Journal.Executed);
+        Assert.Equal(1, invoker.Pool.GetStatistics().ChannelsGivenUp);
+        Assert.Equal(0, invoker.Pool.GetStatistics().CallsInFlight);
+    }
+
+    [Fact]
     public async Task AProbeOfTheUsersOwn_IsAskedInPlaceOfThePing()
     {
         var asked = 0;

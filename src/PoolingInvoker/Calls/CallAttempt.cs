@@ -15,6 +15,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     private readonly object _call;
     private readonly TaskCompletionSource<TResponse>? _outcome;
     private int _state;
+    private bool _endedByDriver;
 
     /// <summary>Starts the call. What the channel throws at once is thrown, and the lease has come back by then.</summary>
     public CallAttempt(ChannelLease lease, PooledCall<TRequest, TResponse> call)
@@ -91,8 +92,8 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     /// <summary>Whether a stream of responses has got as far as its headers: what ends it later is known to its reader alone.</summary>
     public bool HasHeaders { get; private set; }
 
-    /// <summary>Whether the driver has ended this attempt, which says nothing about the call: another one may come.</summary>
-    public bool EndedByDriver { get; private set; }
+    /// <summary>Whether the driver or the pool has ended this attempt, which says nothing about the call: another one may come.</summary>
+    public bool EndedByDriver => _endedByDriver || Channel.IsAbandoned;
 
     public Task<Metadata> ResponseHeadersAsync => _call switch
     {
@@ -103,7 +104,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         _ => throw new InvalidOperationException(),
     };
 
-    public Status GetStatus() => _call switch
+    public Status GetStatus() => Channel.IsAbandoned && Failure is RpcException { Status: var status } ? status : _call switch
     {
         AsyncUnaryCall<TResponse> call => call.GetStatus(),
         AsyncClientStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.GetStatus(),
@@ -156,7 +157,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     /// <summary>Ends this attempt, but not the call.</summary>
     public void EndByDriver()
     {
-        EndedByDriver = true;
+        _endedByDriver = true;
         Dispose();
     }
 
@@ -189,6 +190,16 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
 
         return over;
     }
+
+    /// <summary>
+    /// What the attempt failed with. A call that the pool has ended with its channel did so because that could not connect: it looks
+    /// disposed, and is not.
+    /// </summary>
+    public Exception Explain(Exception exception) =>
+        Channel.IsAbandoned && !_owner.IsEndedByCaller
+        && exception is ObjectDisposedException or RpcException { StatusCode: StatusCode.Cancelled, Status.DebugException: null }
+            ? new RpcException(CallErrors.NotConnected(nothingLeft: Channel.NothingLeft))
+            : exception;
 
     /// <summary>The driver has seen the outcome.</summary>
     public void OutcomeSeen(Exception? failure)

@@ -19,18 +19,24 @@ internal sealed partial class PooledCall<TRequest, TResponse>
                 End(failure: null);
                 return response;
             }
-            catch (Exception exception)
+            catch (Exception thrown)
             {
+                var exception = first.Explain(thrown);
                 first.OutcomeSeen(exception);
                 if (!MayBeRetried(exception))
                 {
                     End(exception);
-                    if (HasOneResponse)
+                    if (!HasOneResponse)
                     {
-                        throw;
+                        return default!; // a stream shows its failures to who reads it
                     }
 
-                    return default!; // a stream shows its failures to who reads it
+                    if (exception != thrown)
+                    {
+                        throw exception;
+                    }
+
+                    throw;
                 }
 
                 inHand = exception;
@@ -280,9 +286,10 @@ internal sealed partial class PooledCall<TRequest, TResponse>
             return Outcome.FromResult(response);
         }
 #pragma warning disable CA1031 // The pipeline judges.
-        catch (Exception exception)
+        catch (Exception thrown)
 #pragma warning restore CA1031
         {
+            var exception = attempt.Explain(thrown);
             attempt.OutcomeSeen(exception);
             return Outcome.FromException<TResponse>(exception);
         }

@@ -27,6 +27,10 @@ public partial class ChannelPool
     private const int PingsInASilence = 3;
     private static readonly TimeSpan RarePing = TimeSpan.FromMinutes(5.1);
 
+    // As a rule a channel that cannot connect says so, and its calls fail. Where packets are dropped that takes minutes, and a channel of
+    // Grpc.Net.Client 2.85 was seen to connect for ever.
+    private static readonly TimeSpan ConnectPatience = TimeSpan.FromSeconds(5);
+
     private static readonly TimeSpan FirstPause = TimeSpan.FromSeconds(0.1);
     private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
 
@@ -124,12 +128,17 @@ public partial class ChannelPool
         return pulse.Calls > 0 || channel.FailingSince is not null;
     }
 
-    // A channel that is still connecting fails by itself, and one over a transport of the user's own can be asked with a call of theirs alone.
+    // A channel over a transport of the user's own can be asked with a call of theirs alone.
     private bool MayBeProbed(PooledChannel channel) =>
-        Probes && !channel.Pulse.IsGivenUp && (channel.Transport is { HasConnections: true } || _options.Probe is not null);
+        Probes && !channel.Pulse.IsGivenUp && (channel.Transport is not null || _options.Probe is not null);
 
     private TimeSpan PatienceWith(PooledChannel channel)
     {
+        if (channel.Transport is { HasConnections: false } && _options.ProbeDelay < ConnectPatience)
+        {
+            return ConnectPatience;
+        }
+
         var probes = channel.Pulse.Probes;
         var patience = _options.ProbeDelay * Math.Pow(4, Math.Min(probes, PingsInASilence));
         return probes >= PingsInASilence && channel.Transport is not null && patience < RarePing ? RarePing : patience;
@@ -325,7 +334,14 @@ public partial class ChannelPool
     {
         Interlocked.Increment(ref _givenUp);
         _log.GivenUp(channel, reason);
-        channel.Transport?.Abort();
+        if (channel.Transport is { HasConnections: false })
+        {
+            channel.Abandon();
+        }
+        else
+        {
+            channel.Transport?.Abort();
+        }
     }
 
     // A channel on probation has no calls that would show whether a server is there. While there are calls on others it is tried out, and

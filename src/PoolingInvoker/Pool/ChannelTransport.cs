@@ -11,10 +11,14 @@ internal sealed class ChannelTransport
     private readonly ConcurrentDictionary<ConnectionStream, byte> _connections = new();
     private long _signsOfLife;
     private long _callFrames;
+    private long _connectionsMade;
     private Action? _onFirstRead;
     private TaskCompletionSource? _nextSign;
 
     public bool HasConnections => !_connections.IsEmpty;
+
+    /// <summary>How many connections there have been.</summary>
+    public long ConnectionsMade => Interlocked.Read(ref _connectionsMade);
 
     /// <summary>How often something has come, or the other side has taken what it had not taken at once.</summary>
     public long SignsOfLife => Interlocked.Read(ref _signsOfLife);
@@ -32,6 +36,7 @@ internal sealed class ChannelTransport
         handler.PlaintextStreamFilter = async (context, cancellationToken) =>
         {
             var stream = theirs is null ? context.PlaintextStream : await theirs(context, cancellationToken).ConfigureAwait(false);
+            Interlocked.Increment(ref _connectionsMade);
             var connection = new ConnectionStream(stream, this);
             _connections.TryAdd(connection, 0);
             return connection;

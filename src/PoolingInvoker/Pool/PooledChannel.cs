@@ -10,6 +10,7 @@ namespace PoolingInvoker;
 internal sealed class PooledChannel
 {
     private readonly bool _tellsState;
+    private long _connectionsMade;
 
     public PooledChannel(int id, GrpcChannel channel, ChannelTransport? transport, int capacity, long now, TimeSpan lifetime)
     {
@@ -92,6 +93,23 @@ internal sealed class PooledChannel
         _tellsState && Channel.State is (ConnectivityState.Shutdown or ConnectivityState.TransientFailure) and var state ? state
         : thorough && IsDisposed() ? ConnectivityState.Shutdown
         : null;
+
+    /// <summary>Whether the channel was disposed under calls that waited for a connection.</summary>
+    public bool IsAbandoned { get; private set; }
+
+    /// <summary>Whether no connection was made meanwhile, so that none of those calls can have left.</summary>
+    public bool NothingLeft => IsAbandoned && Transport!.ConnectionsMade == _connectionsMade;
+
+    /// <summary>
+    /// Ends calls that wait for a connection, which nothing but this ends: the exception to law 4. They know it by <see cref="IsAbandoned"/>.
+    /// </summary>
+    public void Abandon()
+    {
+        // Statement order is important: the calls look as soon as they end.
+        _connectionsMade = Transport!.ConnectionsMade;
+        IsAbandoned = true;
+        Channel.Dispose();
+    }
 
     public override string ToString() =>
         string.Create(CultureInfo.InvariantCulture, $"#{Id} {State}, {Leases}/{Capacity} leases");
