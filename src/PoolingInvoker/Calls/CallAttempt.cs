@@ -179,12 +179,19 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     /// Whether the channel ends the call in these moments. Where it says first that there are no headers, or that a write has failed,
     /// the end is on its way.
     /// </summary>
-    public async ValueTask<bool> EndsAsync()
+    /// <param name="surely">Whether the connection has broken, so that it does, however busy the machine is.</param>
+    public async ValueTask<bool> EndsAsync(bool surely = false)
     {
         var over = IsOver();
         for (var yields = 0; yields < 1000 && !over; yields++)
         {
             await Task.Yield();
+            over = IsOver();
+        }
+
+        for (var waits = 0; surely && waits < 200 && !over; waits++)
+        {
+            await Task.Delay(TimeSpan.FromMilliseconds(5), TimeProvider.System).ConfigureAwait(false); // what is waited for is the machine
             over = IsOver();
         }
 

@@ -74,7 +74,7 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
                     // What the application has done wrong, such as a message that cannot be written, does not end the call. And where no
                     // other attempt may follow, this one is the call.
                     if (!attempt.EndedByDriver
-                        && ((!attempt.HasHeaders && !await attempt.EndsAsync().ConfigureAwait(false)) || (!call.MayMoveOn(exception) && attempt.TryCommit())))
+                        && ((!attempt.HasHeaders && !await attempt.EndsAsync(surely: true).ConfigureAwait(false)) || (!call.MayMoveOn(exception) && attempt.TryCommit())))
                     {
                         throw;
                     }

@@ -194,9 +194,10 @@ public sealed class HedgingTests : ScriptedCalls
     [InlineData("failed")]
     public async Task OnAnEmptyBudget_NothingIsHedged(string what)
     {
-        var (client, _) = NewHedged(static options => options.RetryThrottling = new RetryThrottlingPolicy { MaxTokens = 1, TokenRatio = 1 });
+        var (client, pool) = NewHedged(static options => options.RetryThrottling = new RetryThrottlingPolicy { MaxTokens = 1, TokenRatio = 1 });
+        var spending = new User.UserClient(new PoolingCallInvoker(pool, new PoolingCallInvokerOptions { Retry = { MaxRetryAttempts = 0 } }));
         Server.ThenStatus(StatusCode.Unavailable);
-        await Assert.ThrowsAsync<RpcException>(() => client.RenameAsync(new RenameRequest()).ResponseAsync.Soon());
+        await Assert.ThrowsAsync<RpcException>(() => spending.GetNameAsync(new GetNameRequest()).ResponseAsync.Soon());
 
         if (what == "failed")
         {
@@ -208,7 +209,7 @@ public sealed class HedgingTests : ScriptedCalls
             var answer = new TaskCompletionSource();
             Server.ThenReplyAfter(answer.Task, new GetNameReply { Name = "anna" });
             var calling = client.GetNameAsync(new GetNameRequest()).ResponseAsync;
-            await UntilHedgeIsDue(1);
+            await Waiting.Until(() => Server.Requests.Count == 2);
             Time.Advance(TimeSpan.FromMinutes(1));
             answer.SetResult();
             Assert.Equal("anna", (await calling.Soon()).Name);
