@@ -71,15 +71,17 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
                 }
                 catch (Exception exception) when (!attempt.IsCommitted && (attempt.EndedByDriver || CallFaults.IsTransient(exception)))
                 {
-                    // What the application has done wrong, such as a message that cannot be written, does not end the call. And where no
-                    // other attempt may follow, this one is the call.
-                    if (!attempt.EndedByDriver
-                        && ((!attempt.HasHeaders && !await attempt.EndsAsync(surely: true).ConfigureAwait(false)) || (!call.MayMoveOn(exception) && attempt.TryCommit())))
+                    // What the application has done wrong, such as a message that cannot be written, does not end the call. What the driver
+                    // judges is the end of the attempt, which can say more than the writer met; behind the headers it sees no end.
+                    if (attempt.HasHeaders)
+                    {
+                        attempt.ReportFailure(exception);
+                    }
+                    else if (!attempt.EndedByDriver && !await attempt.EndsAsync(surely: true).ConfigureAwait(false))
                     {
                         throw;
                     }
 
-                    attempt.ReportFailure(exception);
                     var next = await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false);
                     if (next is null)
                     {

@@ -453,14 +453,9 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
 
                 attempt = next;
             }
-            catch (Exception exception) when (!attempt!.IsCommitted)
+            catch when (!attempt!.IsCommitted)
             {
-                // The driver sees this failure too: it is one of the whole attempt. Where no other one may follow, this one is the call.
-                if (!attempt.EndedByDriver && !MayMoveOn(exception) && attempt.TryCommit())
-                {
-                    throw;
-                }
-
+                // The driver sees this failure too, and judges it: it is one of the whole attempt.
                 var next = await NextAttemptAsync(attempt).ConfigureAwait(false);
                 if (next is null)
                 {

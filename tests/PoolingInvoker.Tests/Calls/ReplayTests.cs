@@ -48,6 +48,27 @@ public sealed class ReplayTests : ScriptedCalls
     [Theory]
     [InlineData(ClientStreaming)]
     [InlineData(Duplex)]
+    public async Task AWriterThatMeetsLessThanWhatEndsTheAttempt_LeavesTheVerdictToThat(MethodType kind)
+    {
+        // As with a GOAWAY that excludes the call: to the writer the connection was closed, and the call was refused.
+        var end = new TaskCompletionSource();
+        var closed = Task.FromException(new IOException("aborted", new HttpProtocolException(0, "closed", innerException: null)));
+        Server.ThenBreakWhen(end.Task, RefusedStream(), taken: write => write == 0 ? Task.CompletedTask : closed).ThenReplyAfterRequests(Text("answer"));
+        var (call, pool) = Start(kind, "Plain");
+        await call.WriteAsync("1");
+        var writing = call.Requests.WriteAsync(Text("2"));
+        end.SetResult();
+        await Elapse(writing);
+        await writing.Soon();
+        await call.Requests.CompleteAsync().Soon();
+        Assert.Equal(["answer"], await call.ReadToEndAsync());
+        Assert.Equal(["1", "2"], Texts(1));
+        Assert.Equal(1, pool.GetStatistics().Retries);
+    }
+
+    [Theory]
+    [InlineData(ClientStreaming)]
+    [InlineData(Duplex)]
     public async Task WhatMayHaveRun_AndIsNotIdempotent_IsNotSentAgain(MethodType kind)
     {
         var end = new TaskCompletionSource();
