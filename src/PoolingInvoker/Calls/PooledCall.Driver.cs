@@ -72,12 +72,12 @@ internal sealed partial class PooledCall<TRequest, TResponse>
 
         try
         {
-            var execution = new Execution(this, stop.Token);
             if (IsHedged)
             {
                 return await RunHedgedAsync(stop.Token).ConfigureAwait(false);
             }
 
+            var execution = new Execution(this, stop.Token);
             if (inHand is not null)
             {
                 execution.Last = Outcome.FromException<TResponse>(inHand);

@@ -7,7 +7,7 @@ namespace PoolingInvoker;
 // within ProbeTimeout its methods are slow, and it is good again. If not it is given up: replaced, and its connection broken, so that its
 // calls end as they do when a server dies, and are sent again where that is safe.
 //
-// It is not given up on its own evidence. Another channel must have shown life since it fell silent; and when there is none, or most of the
+// It is not given up on its own evidence. Another channel must have shown life while it was asked; and when there is none, or most of the
 // pool is suspect, a fresh channel is asked first: only if a server answers on that one the old one goes. So nothing is cut when it is the
 // network or the program itself that stands still.
 //
@@ -65,7 +65,7 @@ public partial class ChannelPool
             var now = _time.GetTimestamp();
             foreach (var channel in _channels.Values)
             {
-                channel.Pulse.Rested(now);
+                channel.Pulse.IsNotSilent(now); // nobody has looked for a while, nor had reason to
             }
         }
 
@@ -160,7 +160,7 @@ public partial class ChannelPool
     }
 
     // Something has come on a connection for the first time: before any call is answered, the SETTINGS of the server.
-    private void IsAlive(PooledChannel channel)
+    private void FoundAlive(PooledChannel channel)
     {
         lock (_lock)
         {
@@ -352,7 +352,7 @@ public partial class ChannelPool
         {
             if (await IsAnsweredByCallAsync(channel).ConfigureAwait(false))
             {
-                IsAlive(channel);
+                FoundAlive(channel);
                 return;
             }
 
@@ -398,18 +398,9 @@ public partial class ChannelPool
 
                 if (replaces)
                 {
-                    // Statement order is important: the pool is never without either of them.
                     fresh!.IsAlive = true;
-                    PublishUnsynchronized(fresh);
-                    _replaced++;
                     silent.Pulse.IsGivenUp = true;
-                    StartDrainingUnsynchronized(silent);
-                    closes = silent.Leases == 0;
-                    if (closes)
-                    {
-                        CloseUnsynchronized(silent);
-                    }
-
+                    closes = PublishInPlaceOfUnsynchronized(silent, fresh);
                     ServeWaitersUnsynchronized();
                 }
 

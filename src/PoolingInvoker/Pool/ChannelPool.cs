@@ -370,7 +370,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             }
             else if (outcome != LeaseOutcome.Unknown)
             {
-                channel.Pulse.FailedAloud(channel.IdleSince);
+                channel.Pulse.IsNotSilent(channel.IdleSince); // it fails aloud
                 channel.Streak = 0;
             }
 
@@ -550,16 +550,8 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             }
             else
             {
-                // Statement order is important: the pool is never without either of them.
                 created.IsOnProbation = onProbation;
-                PublishUnsynchronized(created);
-                _replaced++;
-                StartDrainingUnsynchronized(old);
-                closes = old.Leases == 0;
-                if (closes)
-                {
-                    CloseUnsynchronized(old);
-                }
+                closes = PublishInPlaceOfUnsynchronized(old, created);
             }
 
             if (andLease && !_disposed)
@@ -603,7 +595,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             var pooled = new PooledChannel(Interlocked.Increment(ref _lastId), channel, transport, Capacity, _time.GetTimestamp(), lifetime);
             if (transport is not null)
             {
-                transport.OnFirstRead(() => IsAlive(pooled));
+                transport.OnFirstRead(() => FoundAlive(pooled));
             }
 
             lock (_lock)
@@ -678,6 +670,22 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     {
         _active.Add(channel);
         _created++;
+    }
+
+    // Whether the old one has no leases, and closes.
+    private bool PublishInPlaceOfUnsynchronized(PooledChannel old, PooledChannel created)
+    {
+        // Statement order is important: the pool is never without either of them.
+        PublishUnsynchronized(created);
+        _replaced++;
+        StartDrainingUnsynchronized(old);
+        if (old.Leases > 0)
+        {
+            return false;
+        }
+
+        CloseUnsynchronized(old);
+        return true;
     }
 
     private void StartDrainingUnsynchronized(PooledChannel channel)

@@ -53,11 +53,8 @@ internal sealed class ChannelPulse(PooledChannel channel, long now)
     /// <summary>A server has answered a call, or has begun to.</summary>
     public void CountAnswer() => _answered++;
 
-    /// <summary>A call has failed because there was no connection, or it broke: that is not silence.</summary>
-    public void FailedAloud(long at) => SilentSince = WaitsSince = at;
-
-    /// <summary>Nobody has looked for a while, nor had reason to.</summary>
-    public void Rested(long at) => SilentSince = WaitsSince = at;
+    /// <summary>Whatever it was until now, it was no silence.</summary>
+    public void IsNotSilent(long at) => SilentSince = WaitsSince = at;
 
     /// <summary>Looks at what has happened since the last look.</summary>
     public void Look(long at)
@@ -100,7 +97,8 @@ internal sealed class ChannelPulse(PooledChannel channel, long now)
 
     private void Lives(long at)
     {
-        LivedAt = SilentSince = WaitsSince = at;
+        LivedAt = at;
+        IsNotSilent(at);
         IsSuspect = channel.IsOnProbation = false;
         AskedInVainAt = null;
     }

@@ -46,10 +46,6 @@ internal static class CallFaults
         Judge(exception) is { Origin: FaultOrigin.Channel, Fate: RequestFate.NeverLeft, IsTransient: true }
         && exception is RpcException { StatusCode: StatusCode.Unavailable };
 
-    /// <summary>Whether a server, or a proxy before it, has said a status. A deadline or a cancellation can be of the client's making.</summary>
-    public static bool IsAnswer(Exception exception) =>
-        exception is RpcException { Status.DebugException: null, StatusCode: not (StatusCode.Cancelled or StatusCode.DeadlineExceeded) };
-
     /// <summary>
     /// How long the server asks to be left alone before the next attempt (gRFC A6): null if it does not ask, and
     /// <see cref="Timeout.InfiniteTimeSpan"/> if there shall be none, which a negative or unreadable value says, too.

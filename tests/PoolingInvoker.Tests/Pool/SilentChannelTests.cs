@@ -157,12 +157,7 @@ public sealed class SilentChannelTests : IAsyncDisposable
     public async Task ANewOneOnWhichNoServerAnswers_IsReplacedInItsTurn()
     {
         var pool = NewPool(channels: 2);
-        var (silent, good) = await LeaseSilentAsync(pool);
-        Pass(TimeSpan.FromSeconds(0.5));
-        await AnswerAsync(pool, good);
-        Pass(TimeSpan.FromSeconds(1));
-        await AnswerAsync(pool, good);
-        Pass(TimeSpan.FromSeconds(0.5));
+        var silent = await GiveOneUpAsync(pool);
         for (var asked = 2; asked <= 5; asked++)
         {
             await UntilPassing(() => _asked.Count >= asked);
@@ -400,12 +395,7 @@ public sealed class SilentChannelTests : IAsyncDisposable
     public async Task AChannelIsGivenUpOnce_HoweverLongItsCallsGoOn()
     {
         var pool = NewPool(channels: 2);
-        var (silent, good) = await LeaseSilentAsync(pool);
-        Pass(TimeSpan.FromSeconds(0.5));
-        await AnswerAsync(pool, good);
-        Pass(TimeSpan.FromSeconds(1));
-        await AnswerAsync(pool, good);
-        Pass(TimeSpan.FromSeconds(0.5));
+        var silent = await GiveOneUpAsync(pool);
         await Waiting.Until(() => _asked.Count == 2);
         AllAsked[1].Answer.SetResult();
         for (var i = 0; i < 30; i++)
@@ -448,6 +438,18 @@ public sealed class SilentChannelTests : IAsyncDisposable
         Pass(Tick); // seen
         var silent = await CallAsync(pool);
         return (silent, channels.Single(channel => channel != silent.Pooled));
+    }
+
+    // A call waits on one of two channels, which is asked in vain, while the other one lives.
+    private async Task<ChannelLease> GiveOneUpAsync(ChannelPool pool)
+    {
+        var (silent, good) = await LeaseSilentAsync(pool);
+        Pass(TimeSpan.FromSeconds(0.5));
+        await AnswerAsync(pool, good);
+        Pass(TimeSpan.FromSeconds(1));
+        await AnswerAsync(pool, good);
+        Pass(TimeSpan.FromSeconds(0.5));
+        return silent;
     }
 
     private List<Asked> Fresh(ChannelLease silent) => [.. _asked.Where(asked => asked.Invoker != silent.CallInvoker)];

@@ -96,9 +96,9 @@ public sealed class CallFaultsTests
     [Fact]
     public void AnAnswer_IsWhatCameFromAServer()
     {
-        Assert.True(CallFaults.IsAnswer(Rpc(StatusCode.NotFound)));
-        Assert.False(CallFaults.IsAnswer(Rpc(StatusCode.Unavailable, new IOException())));
-        Assert.False(CallFaults.IsAnswer(new IOException()));
+        Assert.Equal(FaultOrigin.Server, CallFaults.Judge(Rpc(StatusCode.NotFound)).Origin);
+        Assert.NotEqual(FaultOrigin.Server, CallFaults.Judge(Rpc(StatusCode.Unavailable, new IOException())).Origin);
+        Assert.NotEqual(FaultOrigin.Server, CallFaults.Judge(new IOException()).Origin);
     }
 
     private static RpcException Rpc(StatusCode status, Exception? cause = null, string detail = "") => new(new Status(status, detail, cause));
