@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds everything, checks the style, and runs all tests. Needs the .NET SDK that global.json names, and
-# etcd, nginx and node, which it installs where apt-get can.
+# etcd, nginx, HAProxy, node with npm, Python's grpcio and grpc++ with its compilers, which it installs where apt-get can.
 # The last line says how many tests passed and failed; the exit code is 0 only if none failed or was left out.
 set -uo pipefail
 cd "$(dirname "$0")" || exit 1
@@ -10,22 +10,29 @@ rm -rf "$results"
 step() { printf '\n== %s\n' "$*"; "$@" || { printf '\nfailed: %s\n0 passed, 1 failed\n' "$*"; exit 1; }; }
 
 # Some tests start servers of others, in processes that they end.
-install_package() {
-  local command=$1 package=$2 log
-  command -v apt-get > /dev/null || { echo "There is no $command on the PATH, and no apt-get to install it with. Please install it."; return 1; }
+install_packages() {
+  local missing=$1 log
+  shift
+  command -v apt-get > /dev/null || { echo "There is no $missing here, and no apt-get to install it with. Please install it."; return 1; }
   # The package would start it as a service.
-  [ ! -d /run/systemd/system ] || systemctl --quiet mask "$command.service"
+  case $missing in etcd | nginx | haproxy) [ ! -d /run/systemd/system ] || systemctl --quiet mask "$missing.service" ;; esac
   if ! log=$(apt-get update 2>&1 && DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=120 "$package" 2>&1); then
+    apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=120 "$@" 2>&1); then
     printf '%s\n' "$log" | tail -n 20
-    echo "There is no $command on the PATH, and apt-get could not install $package (is this user root?)."
+    echo "There is no $missing here, and apt-get could not install $* (is this user root?)."
     return 1
   fi
 }
-PATH=$PATH:/usr/sbin # Debian has nginx there
-command -v etcd > /dev/null || step install_package etcd etcd-server
-command -v nginx > /dev/null || step install_package nginx nginx-light
-command -v node > /dev/null || step install_package node nodejs
+has_cpp() { command -v g++ && command -v protoc && command -v grpc_cpp_plugin && pkg-config --exists grpc++ protobuf; } > /dev/null 2>&1
+PATH=$PATH:/usr/sbin # Debian has nginx and HAProxy there
+command -v etcd > /dev/null || step install_packages etcd etcd-server
+command -v nginx > /dev/null || step install_packages nginx nginx-light
+command -v haproxy > /dev/null || step install_packages haproxy haproxy
+command -v node > /dev/null || step install_packages node nodejs
+command -v npm > /dev/null || step install_packages npm npm
+/usr/bin/python3 -c 'import grpc, google.protobuf' 2> /dev/null || step install_packages grpcio python3-grpcio python3-protobuf
+has_cpp || step install_packages grpc++ g++ pkg-config protobuf-compiler protobuf-compiler-grpc libgrpc++-dev libprotobuf-dev
+step tests/PoolingInvoker.RotationTests/Servers/build.sh
 
 step dotnet build PoolingInvoker.sln --configuration Debug
 step dotnet build src/PoolingInvoker --configuration Release
@@ -33,7 +40,7 @@ step dotnet format PoolingInvoker.sln --verify-no-changes --no-restore
 
 status=0
 for project in PoolingInvoker.Tests PoolingInvoker.Interleavings PoolingInvoker.ContractTests PoolingInvoker.FunctionalTests PoolingInvoker.FaultTests \
-  PoolingInvoker.DropInTests; do
+  PoolingInvoker.DropInTests PoolingInvoker.RotationTests; do
   printf '\n== %s\n' "$project"
   dotnet test "tests/$project" --no-build --configuration Debug --logger "trx;LogFileName=$project.trx" --results-directory "$results" \
     --collect "XPlat Code Coverage" --settings coverage.runsettings --blame-hang-timeout 5m --blame-hang-dump-type none || status=1

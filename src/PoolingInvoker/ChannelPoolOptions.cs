@@ -16,7 +16,7 @@ public sealed class ChannelPoolOptions
     internal static readonly TimeSpan LongestWait = TimeSpan.FromMilliseconds(int.MaxValue);
 
     /// <summary>
-    /// Gets or sets the number of channels that the pool makes before it shares one, and below which it does not shrink.
+    /// Gets or sets the number of channels that the pool makes with its first call, or when it is connected, and below which it does not shrink.
     /// </summary>
     /// <value>The default value is 1. From 0 to <see cref="MaxPoolSize"/>.</value>
     public int MinPoolSize { get; set; } = 1;
@@ -28,13 +28,25 @@ public sealed class ChannelPoolOptions
     public int MaxPoolSize { get; set; } = 100;
 
     /// <summary>
-    /// Gets or sets the number of calls that one channel carries at a time. The value 1 gives each call a channel to itself.
+    /// Gets or sets the number of calls that one channel carries at a time, at the most. The value 1 gives each call a channel to itself.
     /// </summary>
     /// <value>
-    /// The default value is <see langword="null"/>, which stands for 100, the number of concurrent streams that HTTP/2 servers
-    /// commonly allow (RFC 9113, section 6.5.2). Otherwise at least 1.
+    /// The default value is <see langword="null"/>: as many as its server announces (SETTINGS_MAX_CONCURRENT_STREAMS, RFC 9113, section
+    /// 6.5.2), which is no limit if it announces none. Where that cannot be seen, because the transport is one of your own or speaks
+    /// HTTP/1.1 or HTTP/3, it stands for 100. Otherwise at least 1; a server that announces less gets no more than that.
     /// </value>
     public int? MaxConcurrentCallsPerChannel { get; set; }
+
+    /// <summary>
+    /// Gets or sets the number of calls that one channel should carry at a time: when for a tenth of a second there have been more on each,
+    /// another channel is made, up to <see cref="MaxPoolSize"/>, and when there are fewer for a while calls keep to fewer channels, the others
+    /// close. While there may be more channels, streams that last keep to some of their own, so that bulk does not starve small calls.
+    /// </summary>
+    /// <value>
+    /// The default value is 12. At least 1. <see langword="null"/> makes another channel only when all are full, as a bare channel does with
+    /// its connections.
+    /// </value>
+    public int? TargetConcurrentCallsPerChannel { get; set; } = 12;
 
     /// <summary>
     /// Gets or sets how long a call waits for room on a channel when the pool is full. A deadline of the call's own comes first,
@@ -96,6 +108,20 @@ public sealed class ChannelPoolOptions
     public Action<SocketsHttpHandler>? ConfigureHandler { get; set; }
 
     /// <summary>
+    /// Gets or sets a call, or several, that each channel makes when it is connected and before it takes calls: to fill caches, to log in. It
+    /// has 10 seconds. A channel whose call fails is not used, as one that cannot be connected is not.
+    /// </summary>
+    /// <value>The default value is <see langword="null"/>.</value>
+    public Func<CallInvoker, CancellationToken, Task>? PrimeAsync { get; set; }
+
+    /// <summary>
+    /// Gets or sets who is told of what the pool does with its channels, and why. It is called on the thread that did it, so it should be
+    /// quick; what it throws is lost.
+    /// </summary>
+    /// <value>The default value is <see langword="null"/>. <see cref="LoggerFactory"/> is told the same, and more.</value>
+    public Action<ChannelPoolEvent>? OnEvent { get; set; }
+
+    /// <summary>
     /// Gets or sets how long the calls on a channel may wait, while nothing at all comes from its connection, before the channel is asked for
     /// a sign of life: with an HTTP/2 PING (RFC 9113, section 6.7), or with <see cref="Probe"/>. Meanwhile it is chosen only if there is no
     /// other. One that answers is left alone for four times as long, and again; a slow method is not disturbed. After three pings in one
@@ -141,6 +167,9 @@ public sealed class ChannelPoolOptions
         }
     }
 
+    /// <summary>A small call.</summary>
+    internal static Task CallAsync(CallInvoker invoker, CancellationToken cancellationToken) => ChannelProbe.CheckHealthAsync(invoker, cancellationToken);
+
     internal Task<bool> IsAnsweredAsync(CallInvoker invoker, CancellationToken cancellationToken) =>
         ChannelProbe.IsAnsweredAsync(Probe ?? ChannelProbe.CheckHealthAsync, invoker, cancellationToken);
 
@@ -164,6 +193,11 @@ public sealed class ChannelPoolOptions
         if (MaxConcurrentCallsPerChannel < 1)
         {
             throw Invalid($"MaxConcurrentCallsPerChannel is {MaxConcurrentCallsPerChannel}. It must be at least 1, or null for the default.");
+        }
+
+        if (TargetConcurrentCallsPerChannel < 1)
+        {
+            throw Invalid($"TargetConcurrentCallsPerChannel is {TargetConcurrentCallsPerChannel}. It must be at least 1, or null to fill channels before there is another one.");
         }
 
         if (MaxCallsWaiting < 0)

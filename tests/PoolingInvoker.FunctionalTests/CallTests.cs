@@ -19,6 +19,7 @@ public abstract class CallTests : IAsyncLifetime
         _server = await UserServer.StartAsync("one");
         _invoker = PoolingCallInvoker.ForAddress(_server.Address);
         _client = CreateClient(_invoker);
+        await _invoker.ConnectAsync();
     }
 
     public async ValueTask DisposeAsync()
@@ -34,7 +35,7 @@ public abstract class CallTests : IAsyncLifetime
     public async Task Unary()
     {
         using var call = _client.GetNameAsync(new GetNameRequest { Id = 7, DelayMs = 20 });
-        Assert.Equal(1, _invoker.Pool.GetStatistics().CallsInFlight);
+        Assert.Equal((1, 0), (_invoker.Pool.GetStatistics().CallsInFlight, _invoker.Pool.GetStatistics().CallsWaiting));
         Assert.Throws<InvalidOperationException>(() => call.GetStatus());
 
         var reply = await call.ResponseAsync.Soon();

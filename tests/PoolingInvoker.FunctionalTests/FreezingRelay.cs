@@ -62,6 +62,9 @@ internal sealed class FreezingRelay : IAsyncDisposable
         }
     }
 
+    /// <summary>Closes the first connection, as a server does, and waits until the other side has closed it, too.</summary>
+    public Task CloseAsync() => _links.First().CloseAsync();
+
     public async ValueTask DisposeAsync()
     {
         await _stop.CancelAsync();
@@ -101,6 +104,7 @@ internal sealed class FreezingRelay : IAsyncDisposable
     private sealed class Link(Socket client) : IDisposable
     {
         private readonly Socket _server = new(SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
+        private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
         public volatile bool IsFrozen;
 
@@ -118,6 +122,13 @@ internal sealed class FreezingRelay : IAsyncDisposable
             }
 
             Dispose();
+            _ended.SetResult();
+        }
+
+        public Task CloseAsync()
+        {
+            client.Shutdown(SocketShutdown.Send);
+            return _ended.Task;
         }
 
         public void Dispose()

@@ -69,7 +69,7 @@ public sealed class KilledServerTests(ITestOutputHelper output)
         Assert.True(statistics.ChannelsReplaced > 0, "Nothing was ever replaced: the test does not test.");
         Assert.Equal(0, statistics.CallsInFlight);
         Assert.InRange(peakChannels, 6, MaxPoolSize);
-        Assert.InRange(balancer.PeakConnections, 1, peakDialled);
+        Assert.InRange(balancer.PeakConnections, 1, peakDialled + MaxPoolSize); // and those that connect to take the place of others
 
         var executed = servers.SelectMany(static server => server.ReadJournal()).ToList();
         Assert.NotEmpty(executed);

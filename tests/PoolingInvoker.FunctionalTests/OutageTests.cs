@@ -50,13 +50,12 @@ public sealed class OutageTests(ITestOutputHelper output)
         Assert.True(_wrong.IsEmpty, string.Join("\n\n", _wrong.Take(3)));
         Assert.True(longest < TimeSpan.FromSeconds(10), $"A call lasted {longest}.");
 
-        // A new channel dials at once, and again after 0.8 s at the least, later more rarely: once a second at most. The pool puts a new
-        // one in the place of another after pauses of 0.1, 0.16, 0.26, 0.41, 0.66, 1, 1 … s, less a fifth: up to five in the first
-        // second, of which two may dial again in it, and up to two in each later one.
-        Assert.Equal(Channels, statistics.Channels);
-        Assert.InRange(dials[0], Channels, (2 * Channels) + 5 + 2);
-        Assert.All(dials.Skip(1), static inASecond => Assert.InRange(inASecond, 1, (Channels + 2) + 2));
-        Assert.InRange(statistics.ChannelsReplaced, 4, 5 + (2 * (Seconds - 1)));
+        // The first ones dial at once, and all but one are given up. That one dials again after 0.8 s at the least, later more rarely. The
+        // pool makes another one, or puts one in its place, after pauses of 0.1, 0.16, 0.26, 0.41, 0.66, 1, 1 … s, less a fifth: up to
+        // five in the first second, and up to two in each later one, for each of the two reasons.
+        Assert.InRange(statistics.Channels, 1, Channels);
+        Assert.InRange(dials[0], Channels, Channels + 5 + 5 + 2);
+        Assert.All(dials.Skip(1), static inASecond => Assert.InRange(inASecond, 1, 2 + 2 + 2));
     }
 
     [Fact]

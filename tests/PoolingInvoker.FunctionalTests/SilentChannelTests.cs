@@ -103,7 +103,7 @@ public sealed class SilentChannelTests(ITestOutputHelper output) : IAsyncLifetim
         Assert.All(statuses, static status => Assert.True(status is StatusCode.OK or StatusCode.Unavailable, $"{status}"));
         await busy.StopAsync();
         var statistics = invoker.Pool.GetStatistics();
-        Assert.Equal(2, statistics.ChannelsGivenUp);
+        Assert.InRange(statistics.ChannelsGivenUp, 1, 2); // the stream may be alone on one of them
         Assert.Equal(4, statistics.Channels);
         Assert.Contains(_log.Entries, static entry => entry.Event == "ChannelGivenUp");
         Assert.Equal(_server.Journal.Executed.Count, _server.Journal.Executed.Distinct().Count());
@@ -160,15 +160,16 @@ public sealed class SilentChannelTests(ITestOutputHelper output) : IAsyncLifetim
     {
         await using var invoker = NewInvoker(static options => (options.MinPoolSize, options.MaxPoolSize) = (2, 2));
         var client = new User.UserClient(invoker);
-        await ConnectAsync(client, 1);
+        await invoker.ConnectAsync();
         await _relay.StopAcceptingAsync();
+        await _relay.CloseAsync().Soon();
 
-        // The second channel is made for this one.
-        var rename = client.RenameAsync(new RenameRequest { RequestId = "moved" });
-        await using var busy = new Calling(client);
-        await rename.ResponseAsync.Soon();
+        // Some of them go to the channel that has lost its connection.
+        var renames = Enumerable.Range(0, 8).Select(id => client.RenameAsync(new RenameRequest { RequestId = $"{id}" }).ResponseAsync).ToList();
+        await using var busy = new Calling(client, callers: 8);
+        await Task.WhenAll(renames).Soon();
         await busy.StopAsync();
-        Assert.Equal(["moved"], _server.Journal.Executed);
+        Assert.Equal(Enumerable.Range(0, 8).Select(static id => $"{id}"), _server.Journal.Executed.Order(StringComparer.Ordinal));
         Assert.Equal(1, invoker.Pool.GetStatistics().ChannelsGivenUp);
         Assert.Equal(0, invoker.Pool.GetStatistics().CallsInFlight);
     }
@@ -205,19 +206,19 @@ public sealed class SilentChannelTests(ITestOutputHelper output) : IAsyncLifetim
         return PoolingCallInvoker.ForAddress(_relay.Address, options);
     }
 
-    /// <summary>A caller that calls all the time, so that the channels that work show it.</summary>
+    /// <summary>Callers that call all the time, so that the channels that work show it.</summary>
     private sealed class Calling : IAsyncDisposable
     {
         private readonly CancellationTokenSource _stop = new();
         private readonly Task _calling;
 
-        public Calling(User.UserClient client) => _calling = Task.Run(async () =>
+        public Calling(User.UserClient client, int callers = 1) => _calling = Task.WhenAll(Enumerable.Range(0, callers).Select(_ => Task.Run(async () =>
         {
             while (!_stop.IsCancellationRequested)
             {
                 await client.GetNameAsync(new GetNameRequest { DelayMs = 5 }).ResponseAsync.Soon();
             }
-        });
+        })));
 
         public async Task StopAsync()
         {

@@ -231,7 +231,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
             { Origin: FaultOrigin.Channel, Fate: RequestFate.NeverLeft } when !_owner.IsEndedByCaller => LeaseOutcome.CouldNotConnect,
             { Origin: FaultOrigin.Channel } when !_owner.IsEndedByCaller => LeaseOutcome.ChannelFailed,
             _ => LeaseOutcome.Unknown,
-        });
+        }, exception);
     }
 
     /// <summary>Ends the call on the channel, which is a no-op if it is over, and gives the lease back.</summary>

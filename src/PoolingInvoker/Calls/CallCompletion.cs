@@ -56,7 +56,7 @@ internal abstract class CallCompletion(ChannelLease lease)
     /// <summary>The server has begun to answer: what comes now may take as long as it likes.</summary>
     protected void Answered() => lease.Answered();
 
-    protected void Complete(LeaseOutcome outcome)
+    protected void Complete(LeaseOutcome outcome, Exception? error = null)
     {
         ITimer? timer;
         CancellationTokenRegistration registration;
@@ -70,7 +70,7 @@ internal abstract class CallCompletion(ChannelLease lease)
         // Otherwise a token that outlives the call keeps it alive.
         timer?.Dispose();
         registration.Unregister();
-        lease.Return(outcome);
+        lease.Return(outcome, error);
     }
 
     /// <summary>

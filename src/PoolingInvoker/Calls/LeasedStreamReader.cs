@@ -8,17 +8,25 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
     where TRequest : class
     where TResponse : class
 {
+    private Task<bool>? _first;
+
     public TResponse Current => handle.Call.Settled?.ResponseStream is { } stream ? stream.Current : default!;
 
     public Task<bool> MoveNext(CancellationToken cancellationToken)
     {
+        // While it waits for an attempt no channel sees it.
+        if (_first is { IsCompleted: false })
+        {
+            return Task.FromException<bool>(new InvalidOperationException("Can't read the next message because the previous read is still in progress."));
+        }
+
         if (handle.Call.Settled is { } attempt)
         {
             return ReadAsync(attempt, cancellationToken);
         }
 
         handle.Call.ThrowIfDisposed();
-        return ReadFirstAsync(cancellationToken);
+        return _first = ReadFirstAsync(cancellationToken);
     }
 
     private async Task<bool> ReadAsync(CallAttempt<TRequest, TResponse> attempt, CancellationToken cancellationToken)

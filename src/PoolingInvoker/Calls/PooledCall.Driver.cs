@@ -249,7 +249,7 @@ internal sealed partial class PooledCall<TRequest, TResponse>
         {
             // A call that waits for ready waits for its deadline alone.
             var timeout = Options.IsWaitForReady ? Timeout.InfiniteTimeSpan : pool.AcquireTimeout;
-            return await pool.AcquireAsync(timeout, avoid, playsSafe: _previousAttempts > 1, cancellationToken).ConfigureAwait(false);
+            return await pool.AcquireAsync(timeout, IsStream, avoid, playsSafe: _previousAttempts > 1, cancellationToken).ConfigureAwait(false);
         }
         catch (Exception exception) when (exception is not OperationCanceledException)
         {

@@ -97,6 +97,8 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     public bool IsEndedByCaller =>
         _disposed || Options.CancellationToken.IsCancellationRequested || CallCompletion.DueTime(Options.Deadline, TimeProvider) == TimeSpan.Zero;
 
+    private bool IsStream => Kind != MethodType.Unary;
+
     private bool HasOneResponse => Kind is MethodType.Unary or MethodType.ClientStreaming;
 
     private bool HasEnded => Volatile.Read(ref _ended);
@@ -111,7 +113,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
         }
 
         _environment.Pool.ThrowIfDisposed();
-        if (_plan.OnFailureOnly && !IsHedged && !Options.IsWaitForReady && _environment.Pool.TryLease(out var lease))
+        if (_plan.OnFailureOnly && !IsHedged && !Options.IsWaitForReady && _environment.Pool.TryLease(IsStream, out var lease))
         {
             try
             {

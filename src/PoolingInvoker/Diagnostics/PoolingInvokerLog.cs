@@ -15,11 +15,23 @@ internal sealed partial class PoolingInvokerLog(ILoggerFactory? factory)
     [LoggerMessage(EventId = 10, EventName = "ChannelReplaced", Level = LogLevel.Information, Message = "Channel {Channel} created in place of {Replaced} because {Reason}.")]
     public partial void Replaced(object channel, object replaced, string reason);
 
+    [LoggerMessage(EventId = 16, EventName = "ChannelRetired", Level = LogLevel.Debug, Message = "Channel {Channel} retired because {Reason}.")]
+    public partial void Retired(object channel, string reason);
+
     [LoggerMessage(EventId = 2, EventName = "ChannelClosed", Level = LogLevel.Debug, Message = "Channel {Channel} closed.")]
     public partial void Closed(object channel);
 
-    [LoggerMessage(EventId = 3, EventName = "ReplacementFailed", Level = LogLevel.Warning, Message = "Channel {Channel} stays: no replacement could be made.")]
+    [LoggerMessage(EventId = 3, EventName = "ReplacementFailed", Level = LogLevel.Warning, Message = "Channel {Channel} stays: no replacement could be made and connected.")]
     public partial void ReplacementFailed(object channel, Exception exception);
+
+    [LoggerMessage(EventId = 17, EventName = "CallRefused", Level = LogLevel.Debug, Message = "A call was refused: {Reason}")]
+    public partial void Refused(string reason);
+
+    [LoggerMessage(EventId = 18, EventName = "LimitAnnounced", Level = LogLevel.Debug, Message = "Channel {Channel}: its server takes {Streams} streams at a time.")]
+    public partial void LimitAnnounced(object channel, int streams);
+
+    [LoggerMessage(EventId = 19, EventName = "LimitUnknown", Level = LogLevel.Information, Message = "What the servers allow cannot be seen, because {Reason}. A channel takes {Capacity} calls at a time.")]
+    public partial void LimitUnknown(string reason, int capacity);
 
     [LoggerMessage(EventId = 4, EventName = "PolicyThrew", Level = LogLevel.Warning, Message = "The policy could not judge channel {Channel}, which is replaced.")]
     public partial void PolicyThrew(object channel, Exception exception);
@@ -39,7 +51,7 @@ internal sealed partial class PoolingInvokerLog(ILoggerFactory? factory)
     [LoggerMessage(EventId = 9, EventName = "IsIdempotentThrew", Level = LogLevel.Error, Message = "IsIdempotent threw for {Method}, which is taken for not idempotent.")]
     public partial void IsIdempotentThrew(string method, Exception exception);
 
-    [LoggerMessage(EventId = 11, EventName = "CreationFailed", Level = LogLevel.Warning, Message = "No channel could be made.")]
+    [LoggerMessage(EventId = 11, EventName = "CreationFailed", Level = LogLevel.Warning, Message = "No channel could be made and connected.")]
     public partial void CreationFailed(Exception exception);
 
     [LoggerMessage(EventId = 12, EventName = "CloseFailed", Level = LogLevel.Warning, Message = "Closing channel {Channel} failed.")]

@@ -6,17 +6,37 @@ namespace PoolingInvoker;
 /// The channels that count against the size of the pool, in the order of their <see cref="ChannelStanding"/>. A pick looks at two of them,
 /// however many there are. Guarded by the lock of the pool.
 /// </summary>
-internal sealed class ActiveChannels(Random random)
+/// <param name="random">Draws.</param>
+/// <param name="target">How many calls a channel should carry, while there may be another one.</param>
+internal sealed class ActiveChannels(Random random, int target)
 {
     private readonly List<PooledChannel> _channels = [];
-    private readonly int[] _ends = new int[2]; // where the good ones end, and the doubtful ones; the rest is full
+    private readonly int[] _ends = new int[(int)ChannelStanding.Full]; // where each standing ends; the rest is full
 
     public int Count => _channels.Count;
 
-    public bool HasRoom => _ends[1] > 0;
+    public bool HasRoom => _ends[(int)ChannelStanding.Doubtful] > 0;
 
-    /// <summary>How many are good.</summary>
-    public int Good => _ends[0];
+    /// <summary>How many are good. They come first.</summary>
+    public int Good => _ends[(int)ChannelStanding.Streams];
+
+    /// <summary>The leases of calls and of streams that may be short.</summary>
+    public int Calls { get; private set; }
+
+    /// <summary>The leases of streams that last.</summary>
+    public int Streams { get; private set; }
+
+    /// <summary>How many channels have been set aside.</summary>
+    public int Spare => CountOf(ChannelStanding.Spare);
+
+    /// <summary>How many channels carry streams that last, and have room.</summary>
+    public int OfStreams => CountOf(ChannelStanding.Streams);
+
+    /// <summary>How many channels calls are spread over.</summary>
+    public int OfCalls => Count - Spare - OfStreams;
+
+    /// <summary>Whether another channel would be of use: calls are more than those that they are spread over should carry, or among streams.</summary>
+    public bool AreCrowded => Calls > (long)target * OfCalls || Streams > (long)target * OfStreams;
 
     public PooledChannel this[int index] => _channels[index];
 
@@ -24,15 +44,43 @@ internal sealed class ActiveChannels(Random random)
     {
         channel.Index = _channels.Count;
         _channels.Add(channel);
+        Tally(channel, 1);
         Update(channel);
     }
 
     public void Remove(PooledChannel channel)
     {
-        Move(channel, (int)ChannelStanding.Full);
+        Move(channel, ChannelStanding.Full);
         Swap(channel.Index, _channels.Count - 1);
         _channels.RemoveAt(_channels.Count - 1);
+        Tally(channel, -1);
         channel.Index = -1;
+    }
+
+    /// <summary>A lease was taken on a channel, or came back. The channel need not be here any more.</summary>
+    public void Leased(PooledChannel channel, bool isStream, int change)
+    {
+        Tally(channel, -1);
+        channel.Leases += change;
+        if (isStream)
+        {
+            channel.Streams += change;
+            channel.NewStreams += change > 0 ? 1 : 0;
+            channel.LongStreams = Math.Min(channel.LongStreams, channel.Streams);
+        }
+
+        Tally(channel, 1);
+        Update(channel);
+    }
+
+    /// <summary>Looks which streams have been there since the last look.</summary>
+    public void LookAtStreams(PooledChannel channel)
+    {
+        Tally(channel, -1);
+        channel.LongStreams = Math.Max(0, channel.Streams - channel.NewStreams);
+        channel.NewStreams = 0;
+        Tally(channel, 1);
+        Update(channel);
     }
 
     /// <summary>Has to be called after each change of what the standing of a channel depends on. One that has left is left alone.</summary>
@@ -40,28 +88,25 @@ internal sealed class ActiveChannels(Random random)
     {
         if (channel.Index >= 0)
         {
-            Move(channel, (int)channel.Standing);
+            Move(channel, channel.Standing);
         }
     }
 
     /// <summary>
-    /// The better of two distinct channels, drawn at random from the good ones, or if there are none from the doubtful ones.
-    /// <paramref name="avoid"/> is taken only when it is the only one.
+    /// The better of two distinct channels, drawn at random from the good ones, or if there are none from the doubtful ones. Calls keep away
+    /// from channels with streams that last, and streams keep to those. <paramref name="avoid"/> is taken only when it is the only one.
     /// </summary>
-    public PooledChannel? Pick(PooledChannel? avoid)
+    public PooledChannel? Pick(bool isStream, PooledChannel? avoid)
     {
-        var onlyAvoided = _ends[0] == 1 && _channels[0] == avoid;
-        return _ends[0] > 0 && !onlyAvoided ? Pick(avoid, 0, _ends[0])
-            : _ends[1] > _ends[0] ? Pick(avoid, _ends[0], _ends[1])
-            : onlyAvoided ? avoid
-            : null;
+        var picked = isStream ? PickForStream(avoid) : PickForCall(avoid);
+        return picked ?? Draw(ChannelStanding.Doubtful, avoid) ?? (avoid is { Index: >= 0, HasRoom: true } ? avoid : null);
     }
 
     /// <summary>Of the good channels that which has answered the most calls in a row; null if there is none but <paramref name="avoid"/>.</summary>
     public PooledChannel? PickSafest(PooledChannel? avoid)
     {
         PooledChannel? safest = null;
-        for (var i = 0; i < _ends[0]; i++)
+        for (var i = 0; i < Good; i++)
         {
             if (_channels[i] != avoid && (safest is null || _channels[i].Streak > safest.Streak))
             {
@@ -72,11 +117,21 @@ internal sealed class ActiveChannels(Random random)
         return safest;
     }
 
-    private PooledChannel Pick(PooledChannel? avoid, int start, int end)
+    private PooledChannel? PickForCall(PooledChannel? avoid) =>
+        (Calls >= (long)target * OfCalls ? Draw(ChannelStanding.Spare, avoid) : null)
+        ?? Draw(ChannelStanding.Calls, avoid)
+        ?? Draw(ChannelStanding.Spare, avoid)
+        ?? Draw(ChannelStanding.Streams, avoid);
+
+    private PooledChannel? PickForStream(PooledChannel? avoid) =>
+        Draw(ChannelStanding.Streams, avoid) is { } among && among.Streams < target ? among : PickForCall(avoid);
+
+    private PooledChannel? Draw(ChannelStanding standing, PooledChannel? avoid)
     {
-        if (end - start == 1)
+        var (start, end) = (Start(standing), _ends[(int)standing]);
+        if (end - start < 2)
         {
-            return _channels[start];
+            return end > start && _channels[start] != avoid ? _channels[start] : null;
         }
 
         var first = random.Next(start, end);
@@ -90,20 +145,40 @@ internal sealed class ActiveChannels(Random random)
             : b;
     }
 
-    // A channel that fails at once has few calls, and would attract all: a failure weighs as much as all the calls it could carry.
-    private static long Weight(PooledChannel channel) =>
-        channel.Leases + (channel.Failed || channel.Pulse.IsSuspect || channel.FailingSince is not null ? (long)channel.Capacity : 0);
+    // A stream that lasts weighs as much as the calls that a channel should carry. And a channel that fails at once has few calls, and would attract
+    // all: a failure weighs as much as all the calls that it could carry.
+    private long Weight(PooledChannel channel) =>
+        channel.Leases + ((long)channel.LongStreams * target)
+        + (channel.Failed || channel.Pulse.IsSuspect || channel.FailingSince is not null ? (long)channel.Capacity : 0);
+
+    private void Tally(PooledChannel channel, int sign)
+    {
+        if (channel.Index >= 0)
+        {
+            Calls += sign * (channel.Leases - channel.LongStreams);
+            Streams += sign * channel.LongStreams;
+        }
+    }
+
+    private int Start(ChannelStanding standing) => standing == 0 ? 0 : _ends[(int)standing - 1];
+
+    private int CountOf(ChannelStanding standing) => _ends[(int)standing] - Start(standing);
 
     // From section to section: at each boundary it changes places with the one that stands there.
-    private void Move(PooledChannel channel, int section)
+    private void Move(PooledChannel channel, ChannelStanding standing)
     {
-        var current = channel.Index < _ends[0] ? 0 : channel.Index < _ends[1] ? 1 : 2;
-        for (; current < section; current++)
+        var current = 0;
+        while (current < _ends.Length && channel.Index >= _ends[current])
+        {
+            current++;
+        }
+
+        for (; current < (int)standing; current++)
         {
             Swap(channel.Index, --_ends[current]);
         }
 
-        for (; current > section; current--)
+        for (; current > (int)standing; current--)
         {
             Swap(channel.Index, _ends[current - 1]++);
         }

@@ -11,10 +11,11 @@ public sealed class ChannelLease : IDisposable
     private readonly ChannelPool _pool;
     private PooledChannel? _channel;
 
-    internal ChannelLease(ChannelPool pool, PooledChannel channel)
+    internal ChannelLease(ChannelPool pool, PooledChannel channel, bool isStream)
     {
         _pool = pool;
         _channel = channel;
+        IsStream = isStream;
     }
 
     /// <summary>
@@ -42,6 +43,9 @@ public sealed class ChannelLease : IDisposable
     /// <summary>Gives the lease back.</summary>
     public void Dispose() => Return(LeaseOutcome.Unknown);
 
+    /// <summary>Whether it is for a call that streams.</summary>
+    internal bool IsStream { get; }
+
     /// <summary>Whether the call waits for nothing any more. Guarded by the lock of the pool.</summary>
     internal bool IsAnswered { get; set; }
 
@@ -57,11 +61,11 @@ public sealed class ChannelLease : IDisposable
         }
     }
 
-    internal void Return(LeaseOutcome outcome)
+    internal void Return(LeaseOutcome outcome, Exception? error = null)
     {
         if (Interlocked.Exchange(ref _channel, null) is { } channel)
         {
-            _pool.Return(this, channel, outcome);
+            _pool.Return(this, channel, outcome, error);
         }
     }
 }

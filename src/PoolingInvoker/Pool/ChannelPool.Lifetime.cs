@@ -3,7 +3,11 @@ namespace PoolingInvoker;
 // Warm-up, age, idleness, and the end.
 public partial class ChannelPool
 {
+    // How long the handler keeps a connection that carries nothing, as a rule: it is not there any more, and need not be refreshed.
+    private static readonly TimeSpan IdleConnection = TimeSpan.FromMinutes(1);
+
     private readonly ITimer? _maintenance;
+    private (int Now, int Before) _mostCalls; // at a time, since the last maintenance and the one before
 
     /// <summary>
     /// Makes channels up to <see cref="ChannelPoolOptions.MinPoolSize"/> and connects all that there are, in parallel. Channels over a
@@ -15,22 +19,35 @@ public partial class ChannelPool
     /// <exception cref="ObjectDisposedException">The pool is disposed.</exception>
     public async Task ConnectAsync(CancellationToken cancellationToken = default)
     {
-        while (TryReserveMinimum())
-        {
-            CreateAndLease(mayWait: false, out _)?.Dispose();
-        }
-
-        List<PooledChannel> channels = [];
+        List<PooledChannel> unconnected = [];
+        int creates;
         lock (_lock)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
+            creates = Math.Max(0, _options.MinPoolSize - _active.Count - _creating);
+            _creating += creates;
             for (var i = 0; i < _active.Count; i++)
             {
-                channels.Add(_active[i]);
+                if (_active[i].Transport is not { HasConnections: true })
+                {
+                    unconnected.Add(_active[i]);
+                }
             }
         }
 
-        await Task.WhenAll(channels.Select(channel => channel.ConnectAsync(cancellationToken))).ConfigureAwait(false);
+        var failures = await Task.WhenAll(
+        [
+            .. Enumerable.Range(0, creates).Select(_ => CreateOneAsync("the pool warms up to MinPoolSize")),
+            .. unconnected.Select(channel => FailureOfAsync(ConnectChannelAsync(channel))),
+        ]).WaitAsync(cancellationToken).ConfigureAwait(false);
+        var failed = failures.Where(static failure => failure is not null).ToList();
+        if (failed.Count > 0)
+        {
+            throw failed.Find(static failure => failure is InvalidOperationException) ?? new HttpRequestException(
+                HttpRequestError.ConnectionError,
+                $"{failed.Count} of {failures.Length} channels could not connect to {Target}: {failed[0]!.Message}",
+                failed.Count == 1 ? failed[0] : new AggregateException(failed!));
+        }
     }
 
     /// <summary>
@@ -107,8 +124,11 @@ public partial class ChannelPool
             AssertLawsUnsynchronized();
         }
 
+        _closing.Cancel();
         _maintenance?.Dispose();
         _watch.Dispose();
+        _lineWatch.Dispose();
+        _crowdWatch.Dispose();
         closing.ForEach(DisposeChannel);
     }
 
@@ -117,21 +137,6 @@ public partial class ChannelPool
         if (_disposed && _creating + _replacing + _channels.Count == 0)
         {
             _closed.TrySetResult();
-        }
-    }
-
-    private bool TryReserveMinimum()
-    {
-        lock (_lock)
-        {
-            ObjectDisposedException.ThrowIf(_disposed, this);
-            if (_active.Count + _creating >= _options.MinPoolSize)
-            {
-                return false;
-            }
-
-            _creating++;
-            return true;
         }
     }
 
@@ -182,7 +187,8 @@ public partial class ChannelPool
         try
         {
             CloseIdle();
-            ReplaceOld();
+            RefreshOld();
+            SetAside();
             _leakDetector?.Report();
         }
 #pragma warning disable CA1031 // An exception in a timer ends the process.
@@ -193,6 +199,8 @@ public partial class ChannelPool
         }
     }
 
+    // Above the minimum they are closed. Others get a new, unconnected channel in their place: what lay between may have forgotten a
+    // connection that carried nothing for so long.
     private void CloseIdle()
     {
         if (_options.PooledChannelIdleTimeout == Timeout.InfiniteTimeSpan)
@@ -200,29 +208,45 @@ public partial class ChannelPool
             return;
         }
 
+        var reason = $"it carried no call for {_options.PooledChannelIdleTimeout}";
         List<PooledChannel> closing = [];
+        List<PooledChannel> replacing = [];
         lock (_lock)
         {
-            for (var i = _active.Count - 1; i >= 0 && _active.Count + _creating > _options.MinPoolSize; i--)
+            for (var i = _active.Count - 1; i >= 0; i--)
             {
                 var channel = _active[i];
-                if (channel is { State: PooledChannelState.Active, Leases: 0 } && _time.GetElapsedTime(channel.IdleSince) >= _options.PooledChannelIdleTimeout)
+                if (channel is not { State: PooledChannelState.Active, Leases: 0 } || _time.GetElapsedTime(channel.IdleSince) < _options.PooledChannelIdleTimeout)
+                {
+                    continue;
+                }
+
+                if (_active.Count + _creating > _options.MinPoolSize)
                 {
                     StartDrainingUnsynchronized(channel);
                     CloseUnsynchronized(channel);
                     closing.Add(channel);
                 }
+                else if (channel.Transport is { ConnectionsMade: > 0 })
+                {
+                    BeginReplacingUnsynchronized(channel, countsAsDial: false);
+                    replacing.Add(channel);
+                }
             }
 
-            ServeWaitersUnsynchronized(); // there is space for another one
             AssertLawsUnsynchronized();
         }
 
-        closing.ForEach(DisposeChannel);
+        closing.ForEach(channel =>
+        {
+            _diary.Retired(channel, reason);
+            DisposeChannel(channel);
+        });
+        replacing.ForEach(channel => ReplaceUnconnected(channel, reason));
     }
 
-    // A tenth of the channels at a time, so that a pool whose channels were made together is not made anew at one stroke.
-    private void ReplaceOld()
+    // Few at a time, so that a pool whose channels were made together is not made anew at one stroke.
+    private void RefreshOld()
     {
         if (_options.PooledChannelLifetime == Timeout.InfiniteTimeSpan)
         {
@@ -232,25 +256,52 @@ public partial class ChannelPool
         List<PooledChannel> old = [];
         lock (_lock)
         {
-            var atMost = Math.Max(1, _active.Count / 10);
+            var atMost = Math.Max(1, _active.Count / 10) - _replacing;
             for (var i = _active.Count - 1; i >= 0 && old.Count < atMost; i--)
             {
                 var channel = _active[i];
                 if (channel.State == PooledChannelState.Active && _time.GetElapsedTime(channel.CreatedAt) >= channel.Lifetime)
                 {
+                    BeginRefreshingUnsynchronized(channel);
                     old.Add(channel);
                 }
             }
 
-            old.ForEach(channel =>
-            {
-                channel.State = PooledChannelState.Replacing;
-                _replacing++;
-                _active.Update(channel);
-            });
             AssertLawsUnsynchronized();
         }
 
-        old.ForEach(channel => Replace(channel, $"it was older than {channel.Lifetime}", andLease: false));
+        foreach (var channel in old)
+        {
+            var reason = $"it was older than {channel.Lifetime}";
+            if (channel.Leases == 0 && _time.GetElapsedTime(channel.IdleSince) > IdleConnection && _options.PrimeAsync is null)
+            {
+                ReplaceUnconnected(channel, reason);
+            }
+            else
+            {
+                ReplaceAsync(channel, reason).Observe();
+            }
+        }
+    }
+
+    // Sets aside what the load of late did not need. What is set aside and not needed again closes when it has been idle for long enough.
+    private void SetAside()
+    {
+        lock (_lock)
+        {
+            var most = Math.Max(_mostCalls.Now, _mostCalls.Before);
+            _mostCalls = (_active.Calls, _mostCalls.Now);
+            var wanted = Math.Max(_options.MinPoolSize - _active.OfStreams, Math.Max(1, (int)Math.Ceiling(most / (double)(_options.TargetConcurrentCallsPerChannel ?? int.MaxValue))));
+            for (var i = _active.Count - 1; i >= 0 && _active.OfCalls > wanted; i--)
+            {
+                if (_active[i].Standing == ChannelStanding.Calls)
+                {
+                    _active[i].IsSpare = true;
+                    _active.Update(_active[i]);
+                }
+            }
+
+            AssertLawsUnsynchronized();
+        }
     }
 }

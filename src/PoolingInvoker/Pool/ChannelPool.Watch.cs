@@ -27,10 +27,6 @@ public partial class ChannelPool
     private const int PingsInASilence = 3;
     private static readonly TimeSpan RarePing = TimeSpan.FromMinutes(5.1);
 
-    // As a rule a channel that cannot connect says so, and its calls fail. Where packets are dropped that takes minutes, and a channel of
-    // Grpc.Net.Client 2.85 was seen to connect for ever.
-    private static readonly TimeSpan ConnectPatience = TimeSpan.FromSeconds(5);
-
     private static readonly TimeSpan FirstPause = TimeSpan.FromSeconds(0.1);
     private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
 
@@ -90,6 +86,7 @@ public partial class ChannelPool
                 goesOn |= LookUnsynchronized(channel, now, silent);
             }
 
+            ServeWaitersUnsynchronized(); // a channel may take more by now
             goesOn &= !_disposed;
             _isWatching = goesOn;
             AssertLawsUnsynchronized();
@@ -111,6 +108,8 @@ public partial class ChannelPool
             channel.FailingSince = null;
         }
 
+        _active.LookAtStreams(channel);
+        channel.IsUntried &= _time.GetElapsedTime(channel.CreatedAt, now) < ConnectPatienceAlone;
         var pulse = channel.Pulse;
         if (!pulse.IsProbed) // what comes now may be the answer to the probe
         {
@@ -159,15 +158,12 @@ public partial class ChannelPool
         }
     }
 
-    // Something has come on a connection for the first time: before any call is answered, the SETTINGS of the server.
-    private void FoundAlive(PooledChannel channel)
+    // A server is there: it has sent its SETTINGS, or an answer.
+    private void FoundAliveUnsynchronized(PooledChannel channel)
     {
-        lock (_lock)
-        {
-            channel.IsAlive = true;
-            channel.IsOnProbation = false;
-            _active.Update(channel);
-        }
+        channel.IsAlive = true;
+        channel.IsOnProbation = false;
+        _active.Update(channel);
     }
 
     /// <summary>A call has begun to be answered, and will go on.</summary>
@@ -284,7 +280,8 @@ public partial class ChannelPool
     private async Task<bool> IsAnsweredByCallAsync(PooledChannel channel)
     {
         using var timeout = new CancellationTokenSource(_options.ProbeTimeout, _time);
-        return await _options.IsAnsweredAsync(channel.CallInvoker, timeout.Token).ConfigureAwait(false) || channel.Pulse.SignsOfLife > 0;
+        return (await _options.IsAnsweredAsync(channel.CallInvoker, timeout.Token).ConfigureAwait(false) || channel.Pulse.SignsOfLife > 0)
+            && await FailureOfAsync(PrimeChannelAsync(channel)).ConfigureAwait(false) is null;
     }
 
     // Whether it is this channel, and not all: others have shown life while it was asked, and they are not few.
@@ -322,7 +319,7 @@ public partial class ChannelPool
         }
 
         var reason = $"nothing has come from it for {_time.GetElapsedTime(channel.Pulse.SilentSince).TotalSeconds:0.#} s, nor an answer to a probe";
-        if (replaces && Replace(channel, reason, andLease: false, onProbation: true) is { } created)
+        if (replaces && ReplaceUnconnected(channel, reason, onProbation: true) is { } created)
         {
             _ = TryOutAsync(created);
         }
@@ -333,7 +330,7 @@ public partial class ChannelPool
     private void Break(PooledChannel channel, string reason)
     {
         Interlocked.Increment(ref _givenUp);
-        _log.GivenUp(channel, reason);
+        _diary.GivenUp(channel, reason);
         if (channel.Transport is { HasConnections: false })
         {
             channel.Abandon();
@@ -352,7 +349,12 @@ public partial class ChannelPool
         {
             if (await IsAnsweredByCallAsync(channel).ConfigureAwait(false))
             {
-                FoundAlive(channel);
+                lock (_lock)
+                {
+                    FoundAliveUnsynchronized(channel);
+                    ServeWaitersUnsynchronized();
+                }
+
                 return;
             }
 
@@ -367,7 +369,7 @@ public partial class ChannelPool
                 BeginReplacingUnsynchronized(channel, countsAsDial: false);
             }
 
-            if (Replace(channel, "no server answered on it", andLease: false, onProbation: true) is { } next)
+            if (ReplaceUnconnected(channel, "no server answered on it", onProbation: true) is { } next)
             {
                 channel.Transport?.Abort();
                 channel = next;
@@ -410,7 +412,7 @@ public partial class ChannelPool
             if (replaces)
             {
                 var reason = $"nothing has come from it for {_time.GetElapsedTime(silent.Pulse.SilentSince).TotalSeconds:0.#} s, and a server answered on a fresh one";
-                _log.Replaced(fresh!, silent, reason);
+                _diary.Replaced(fresh!, silent, reason);
                 Break(silent, reason);
             }
             else if (fresh is not null)

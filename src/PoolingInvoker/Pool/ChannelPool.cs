@@ -1,24 +1,28 @@
 // How a pool of channels works.
 //
 // A channel carries many calls at a time. What the pool gives out is a lease: the right to run one call on a channel. A channel
-// with fewer leases than its capacity has room. To acquire is to take a lease on a channel with room, the less loaded of two drawn
-// at random; where no channel has room, to make another channel, up to MaxPoolSize; and where that is not possible either, to wait
-// in line. A lease that comes back makes room, which goes to the head of the line.
+// with fewer leases than its capacity has room. The capacity is what its server says that it takes. To acquire is to take a lease on a
+// channel with room, the less loaded of two drawn at random, and where no channel has room to wait in line for one. A lease that comes
+// back makes room, which goes to the head of the line.
 //
-// A channel that is found broken, has failed a call, or is too old is replaced: it takes no more leases while its replacement is
-// made (Replacing), then the replacement is published and the old one drains (Draining) until its last lease has come back, when it
-// is disposed (Closed). If no replacement can be made the old one goes on (Active). A channel on which a server has answered is
-// replaced at once. One that has never worked is replaced after a pause, longer each time and shared by the whole pool: so many
-// callers and a dead server make few dials, and calls meanwhile fail with the connect error, as they do on a bare channel.
+// Channels are made in the background, as many as it takes (ChannelPool.Growth.cs), and join when they are connected. Whoever waits gets
+// the first room that there is, whichever channel has it.
+//
+// A channel that is found broken, has failed a call, or whose server takes no more calls on its connection is replaced: it takes no more
+// leases while its replacement is connected (Replacing), then the replacement is published and the old one drains (Draining) until its
+// last lease has come back, when it is disposed (Closed). If no replacement can be made the old one goes on (Active). One that is only
+// old takes leases until its replacement is connected (Refreshing). A channel on which a server has answered is replaced at once. One that
+// has never worked is replaced after a pause, longer each time and shared by the whole pool: so many callers and a dead server make few
+// dials, and calls meanwhile fail with the connect error, as they do on a bare channel.
 //
 // The laws. They hold at the end of each locked section, where AssertLawsUnsynchronized checks them.
 //
 //  1. Lease law. Every lease is returned exactly once (ChannelLease holds the gate).
-//  2. Capacity. 0 <= leases <= capacity on every channel, counted at the pick. Channels, with those being made, are never more than
-//     MaxPoolSize; draining ones are counted apart.
-//  3. No lost wake-up. Nobody waits while an active channel has room, or while one could be made that nobody else is making; when the
-//     last one could not be made, those in line wait for the channels that there are. Waiters are served first come, first served. A
-//     cancelled waiter takes nothing.
+//  2. Capacity. No lease is taken on a channel at its capacity, counted at the pick; a server that lowers its limit gets no new calls until
+//     enough have ended. Channels, with those being made, are never more than MaxPoolSize; draining ones are counted apart.
+//  3. No lost wake-up. Nobody waits while an active channel has room, or without something that will end the wait: a lease that will come
+//     back, a channel that is being made, or a look at the line that is due. Waiters are served first come, first served. A cancelled
+//     waiter takes nothing.
 //  4. Draining. A draining channel is never leased again; it is disposed on its last return, never before. The replacement is
 //     published before the old one starts to drain.
 //  5. No foreign code under the lock: no channel creation, no dispose, no user callback, no continuation of a waiter.
@@ -42,6 +46,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     private readonly TimeProvider _time;
     private readonly Random _random;
     private readonly PoolingInvokerLog _log;
+    private readonly PoolDiary _diary;
     private readonly LeaseLeakDetector? _leakDetector;
     private readonly ReconnectBackoff _backoff;
     private readonly ActiveChannels _active;
@@ -49,12 +54,15 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     private readonly Dictionary<GrpcChannel, PooledChannel> _channels = new(ReferenceEqualityComparer.Instance); // active and draining
     private readonly TaskCompletionSource _closed = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
+#pragma warning disable CA2213 // It has no timer, and what is being connected may still look at it.
+    private readonly CancellationTokenSource _closing = new();
+#pragma warning restore CA2213
+
     private int _creating; // channels that are being made, replacements excepted
     private int _replacing; // channels whose replacement is being made
     private int _draining;
     private int _leases;
     private int _lastId;
-    private bool _lastCreationFailed;
     private bool _disposed;
     private long _created;
     private long _replaced;
@@ -89,11 +97,14 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         _time = validated.TimeProvider;
         _random = random;
         _log = new PoolingInvokerLog(validated.LoggerFactory);
+        _diary = new PoolDiary(_log, validated.OnEvent, Target);
         _backoff = new ReconnectBackoff(_time, random);
-        _active = new ActiveChannels(random);
+        _active = new ActiveChannels(random, validated.TargetConcurrentCallsPerChannel ?? int.MaxValue);
         _leakDetector = validated.LeakDetectionThreshold > TimeSpan.Zero ? new LeaseLeakDetector(validated.LeakDetectionThreshold, _time, _log) : null;
         _maintenance = StartMaintenance();
         _watch = NewTimer(static pool => pool.Look(), Timeout.InfiniteTimeSpan);
+        _lineWatch = NewTimer(static pool => pool.LookAtTheLine(), Timeout.InfiniteTimeSpan);
+        _crowdWatch = NewTimer(static pool => pool.LookAtTheCrowd(), Timeout.InfiniteTimeSpan);
         if (policy is AddressChannelPolicy { HasServiceConfigRetries: true })
         {
             _log.ServiceConfigRetries();
@@ -111,8 +122,6 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
 
     /// <summary>Whether channels throw <see cref="OperationCanceledException"/> where others throw an RpcException.</summary>
     internal bool ThrowsOperationCanceled => (_policy as AddressChannelPolicy)?.ThrowsOperationCanceled ?? false;
-
-    private int Capacity => _options.MaxConcurrentCallsPerChannel ?? 100;
 
     /// <summary>Makes a pool of channels to one address.</summary>
     /// <param name="address">The address, with its scheme, as in <c>http://users:5000</c>.</param>
@@ -181,18 +190,17 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         lease.Dispose();
     }
 
-    /// <summary>Takes a lease if that is possible without waiting.</summary>
+    /// <summary>
+    /// Takes a lease if that is possible without waiting: on a channel that has room, or on one that can be made at once, which with
+    /// <see cref="ChannelPoolOptions.PrimeAsync"/> none can.
+    /// </summary>
     /// <param name="lease">The lease; dispose it to give it back.</param>
     /// <returns>Whether there was room on a channel, or a channel could be made.</returns>
     /// <exception cref="ObjectDisposedException">The pool is disposed.</exception>
     /// <exception cref="InvalidOperationException">The policy did not make a channel, and there is none. What <see cref="ChannelPoolOptions.ConfigureChannel"/> throws is thrown as it is.</exception>
     public bool TryAcquire([NotNullWhen(true)] out ChannelLease? lease)
     {
-        var taken = TryTake(avoid: null, playsSafe: false, mayWait: false);
-        lease = taken.Channel is { } channel ? NewLease(channel)
-            : taken.Replaces is { } old ? ReplaceAndLease(old)
-            : taken.Creates ? CreateAndLease(mayWait: false, out _)
-            : null;
+        lease = TakeAtOnce(isStream: false);
         if (lease is null)
         {
             return false;
@@ -213,7 +221,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was cancelled.</exception>
     public ValueTask<ChannelLease> AcquireAsync(CancellationToken cancellationToken = default)
     {
-        var acquiring = AcquireAsync(_options.AcquireTimeout, avoid: null, playsSafe: false, cancellationToken);
+        var acquiring = AcquireAsync(_options.AcquireTimeout, isStream: false, avoid: null, playsSafe: false, cancellationToken);
         return acquiring.IsCompletedSuccessfully ? new ValueTask<ChannelLease>(ByHand(acquiring.Result)) : WaitAsync(acquiring);
 
         async ValueTask<ChannelLease> WaitAsync(ValueTask<ChannelLease> acquiring) => ByHand(await acquiring.ConfigureAwait(false));
@@ -221,10 +229,11 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
 
     /// <summary>Takes a lease for a call.</summary>
     /// <param name="timeout">How long it waits in line at the most.</param>
+    /// <param name="isStream">Whether it is for a call that streams.</param>
     /// <param name="avoid">The channel that has failed the call, which gets another one where there is one or one can be made.</param>
     /// <param name="playsSafe">Whether the call has failed more than once, and gets the channel that has succeeded most.</param>
     /// <param name="cancellationToken">Ends the wait.</param>
-    internal ValueTask<ChannelLease> AcquireAsync(TimeSpan timeout, PooledChannel? avoid, bool playsSafe, CancellationToken cancellationToken)
+    internal ValueTask<ChannelLease> AcquireAsync(TimeSpan timeout, bool isStream, PooledChannel? avoid, bool playsSafe, CancellationToken cancellationToken)
     {
         if (cancellationToken.IsCancellationRequested)
         {
@@ -233,15 +242,16 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
 
         try
         {
-            var taken = TryTake(avoid, playsSafe, mayWait: timeout != TimeSpan.Zero);
-            var waiter = taken.Waiter;
-            var lease = taken.Channel is { } channel ? NewLease(channel)
-                : taken.Replaces is { } old ? ReplaceAndLease(old)
-                : taken.Creates ? CreateAndLease(mayWait: timeout != TimeSpan.Zero, out waiter)
-                : null;
-            return lease is not null ? new ValueTask<ChannelLease>(lease)
-                : waiter is not null ? new ValueTask<ChannelLease>(WaitAsync(waiter))
-                : throw TimedOut(timeout);
+            if (timeout == TimeSpan.Zero)
+            {
+                return new ValueTask<ChannelLease>(TakeAtOnce(isStream, avoid, playsSafe) ?? throw TimedOut(timeout));
+            }
+
+            var taken = Take(isStream, avoid, playsSafe, mayWait: true);
+            return taken.Channel is { } channel ? new ValueTask<ChannelLease>(NewLease(channel, isStream))
+                : taken.Waiter is { } waiter ? new ValueTask<ChannelLease>(WaitAsync(waiter))
+                : taken.CreatesForItself ? new ValueTask<ChannelLease>(WaitForNewOneAsync())
+                : new ValueTask<ChannelLease>(TakeAtOnce(isStream, avoid, playsSafe) ?? throw LineIsFull());
         }
 #pragma warning disable CA1031 // The exception reaches the caller, through the task.
         catch (Exception exception)
@@ -267,34 +277,41 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             }
 
             // Granted, perhaps in the moment in which the time was up; or the pool was disposed.
-            if (await waiter.Task.ConfigureAwait(false) is { } granted)
-            {
-                return NewLease(granted);
-            }
+            return NewLease(await waiter.Task.ConfigureAwait(false), isStream);
+        }
 
-            return CreateAndLease(mayWait: true, out var again) ?? await WaitAsync(again!).ConfigureAwait(false);
+        // If it cannot be made the one that was to be avoided has to do.
+        async Task<ChannelLease> WaitForNewOneAsync()
+        {
+            Task creating = CreateOneAsync("a call failed on the only other one");
+            await creating.WaitAsync(timeout, _time, cancellationToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            cancellationToken.ThrowIfCancellationRequested();
+            var taken = Take(isStream, avoid, playsSafe, mayWait: true, mayCreateForItself: false);
+            return taken.Channel is { } channel ? NewLease(channel, isStream)
+                : taken.Waiter is { } waiter ? await WaitAsync(waiter).ConfigureAwait(false)
+                : throw LineIsFull();
         }
     }
 
     /// <summary>Takes a lease on a channel that has room, without making one: the fast path of a call.</summary>
-    internal bool TryLease([NotNullWhen(true)] out ChannelLease? lease)
+    internal bool TryLease(bool isStream, [NotNullWhen(true)] out ChannelLease? lease)
     {
         PooledChannel? channel;
         lock (_lock)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
-            channel = _active.Count + _creating < _options.MinPoolSize ? null : _active.Pick(avoid: null);
+            channel = _active.Count + _creating < _options.MinPoolSize ? null : _active.Pick(isStream, avoid: null);
             if (channel is null || ReasonToReplaceUnsynchronized(channel, thorough: false) is not null)
             {
                 lease = null;
                 return false;
             }
 
-            LeaseUnsynchronized(channel);
+            LeaseUnsynchronized(channel, isStream);
             AssertLawsUnsynchronized();
         }
 
-        lease = NewLease(channel);
+        lease = NewLease(channel, isStream);
         return true;
     }
 
@@ -344,12 +361,30 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         }
     }
 
+    /// <summary>Takes a picture of each channel, draining ones included, in the order in which they were made.</summary>
+    public IReadOnlyList<PooledChannelSnapshot> GetChannels()
+    {
+        lock (_lock)
+        {
+            return [.. _channels.Values.OrderBy(static channel => channel.Id).Select(channel => new PooledChannelSnapshot
+            {
+                Id = channel.Id,
+                State = channel.State,
+                Endpoint = channel.Endpoint,
+                CallsInFlight = channel.Leases,
+                Capacity = channel.Capacity,
+                Age = _time.GetElapsedTime(channel.CreatedAt),
+                LastError = channel.LastError,
+            })];
+        }
+    }
+
     internal void CountRetry() => Interlocked.Increment(ref _retries);
 
     internal void CountReclaimedLeak() => Interlocked.Increment(ref _leaksReclaimed);
 
     /// <summary>Gives a lease back; <see cref="ChannelLease"/> sees to it that this happens once.</summary>
-    internal void Return(ChannelLease lease, PooledChannel channel, LeaseOutcome outcome)
+    internal void Return(ChannelLease lease, PooledChannel channel, LeaseOutcome outcome, Exception? error)
     {
         _leakDetector?.Returned(lease);
         var good = IsGood(channel) && outcome != LeaseOutcome.ChannelFailed && (outcome != LeaseOutcome.CouldNotConnect || channel.IsConnected);
@@ -358,8 +393,9 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         lock (_lock)
         {
             Debug.Assert(channel.Leases > 0, "A lease came back that was not out.");
-            channel.Leases--;
+            _active.Leased(channel, lease.IsStream, -1);
             _leases--;
+            _returns++;
             channel.IdleSince = _time.GetTimestamp();
             channel.Pulse.Answering -= lease.IsAnswered ? 1 : 0;
             channel.Pulse.ByHand -= lease.IsByHand ? 1 : 0;
@@ -372,8 +408,10 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             {
                 channel.Pulse.IsNotSilent(channel.IdleSince); // it fails aloud
                 channel.Streak = 0;
+                channel.IsUntried = false;
             }
 
+            channel.LastError = outcome is LeaseOutcome.Answered or LeaseOutcome.Unknown ? channel.LastError : error;
             channel.Failed |= !good;
             _active.Update(channel);
             reason = ReasonToReplaceUnsynchronized(channel, thorough: outcome != LeaseOutcome.Answered);
@@ -397,228 +435,92 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         }
         else if (reason is not null)
         {
-            Replace(channel, reason, andLease: false);
+            ReplaceAsync(channel, reason).Observe();
         }
     }
 
-    private Taken TryTake(PooledChannel? avoid, bool playsSafe, bool mayWait)
+    // For who does not wait: a channel that has to be made is made at once, and not connected before.
+    private ChannelLease? TakeAtOnce(bool isStream, PooledChannel? avoid = null, bool playsSafe = false)
     {
-        lock (_lock)
-        {
-            ObjectDisposedException.ThrowIf(_disposed, this);
-            var hasPlace = mayWait && _waiters.Count < _options.MaxCallsWaiting;
-            var isBelowMinimum = _active.Count + _creating < _options.MinPoolSize;
-            var mayCreate = isBelowMinimum || MayCreateUnsynchronized(newCallers: 1, hasPlace);
-            Taken taken = default;
-            var picked = isBelowMinimum ? null : (playsSafe ? _active.PickSafest(avoid) : null) ?? _active.Pick(avoid);
-            if (picked is not null && picked == avoid && _creating + _waiters.Count == 0 && _active.Count < _options.MaxPoolSize)
-            {
-                // There is no other one to try: one is made, by whoever comes first.
-                _creating++;
-                taken = new Taken { Creates = true };
-            }
-            else if (picked is { } channel)
-            {
-                if (ReasonToReplaceUnsynchronized(channel, thorough: true) is not null)
-                {
-                    BeginReplacingUnsynchronized(channel);
-                    taken = new Taken { Replaces = channel };
-                }
-                else
-                {
-                    LeaseUnsynchronized(channel);
-                    taken = new Taken { Channel = channel };
-                }
-            }
-            else if (mayCreate && _waiters.Count == 0)
-            {
-                _creating++;
-                taken = new Taken { Creates = true };
-            }
-            else if (hasPlace)
-            {
-                taken = new Taken { Waiter = _waiters.Enqueue() };
-                if (mayCreate)
-                {
-                    // What the newcomer may have made goes to whoever is first in line.
-                    _creating++;
-                    _waiters.Dequeue().SetResult(null);
-                }
-            }
-            else if (mayWait)
-            {
-                throw new TooManyWaitingException(
-                    $"No channel is free and too many calls wait for one already ({CountsUnsynchronized()}). Raise {KnobsUnsynchronized()} or Pool.MaxCallsWaiting ({_options.MaxCallsWaiting}).");
-            }
-
-            AssertLawsUnsynchronized();
-            return taken;
-        }
+        var taken = Take(isStream, avoid, playsSafe, mayWait: false);
+        return taken.Channel is { } channel ? NewLease(channel, isStream)
+            : taken.CreatesForItself ? CreateAndLease(isStream)
+            : null;
     }
 
-    private ChannelLease NewLease(PooledChannel channel)
+    private Taken Take(bool isStream, PooledChannel? avoid, bool playsSafe, bool mayWait, bool mayCreateForItself = true)
     {
-        var lease = new ChannelLease(this, channel);
-        _leakDetector?.Taken(lease);
-        StartWatching();
-        return lease;
-    }
-
-    // Makes the channel that was reserved under the lock, and takes the first lease on it. If it cannot be made but there are others, a
-    // lease on one of them will do, and if they are full the head of the line. Null if there is no lease, and no waiter if none was asked for.
-    private ChannelLease? CreateAndLease(bool mayWait, out LeaseWaiter? waiter)
-    {
-        waiter = null;
-        var created = CreateChannel(out var error);
-        PooledChannel? leased = null;
-        bool disposed;
-        lock (_lock)
+        while (true)
         {
-            _creating--;
-            disposed = _disposed;
-            _lastCreationFailed = created is null;
-            if (!disposed)
-            {
-                if (created is not null)
-                {
-                    PublishUnsynchronized(created);
-                }
-
-                leased = created ?? _active.Pick(avoid: null);
-                if (leased is not null)
-                {
-                    LeaseUnsynchronized(leased);
-                }
-                else if (mayWait && _active.Count > 0)
-                {
-                    waiter = _waiters.EnqueueFirst();
-                }
-            }
-
-            ServeWaitersUnsynchronized();
-            CompleteDisposeUnsynchronized();
-            AssertLawsUnsynchronized();
-        }
-
-        if (disposed && created is not null)
-        {
-            DisposeChannel(created);
-        }
-
-        if (created is null)
-        {
-            _log.CreationFailed(error!);
-        }
-        else if (!disposed)
-        {
-            _log.Created(created, "calls need it");
-        }
-
-        return leased is not null ? NewLease(leased)
-            : waiter is not null ? null
-            : throw (disposed ? Disposed() : error!);
-    }
-
-    private ChannelLease ReplaceAndLease(PooledChannel old) => NewLease(Replace(old, "it was found broken", andLease: true) ?? throw Disposed());
-
-    // Makes the replacement of a channel in state Replacing; the old one stays if none can be made. Returns the channel on which a lease
-    // was taken, or, if none was asked for, the replacement; null if the pool is disposed.
-    private PooledChannel? Replace(PooledChannel old, string because, bool andLease, bool onProbation = false)
-    {
-        var created = CreateChannel(out var error);
-        if (created is null)
-        {
-            _log.ReplacementFailed(old, error!);
-        }
-
-        PooledChannel? leased = null;
-        var closes = false;
-        bool unwanted;
-        lock (_lock)
-        {
-            _replacing--;
-            unwanted = _disposed;
-            if (_disposed)
-            {
-                CompleteDisposeUnsynchronized();
-            }
-            else if (created is null)
-            {
-                _backoff.Dialed();
-                old.State = PooledChannelState.Active;
-                _active.Update(old);
-            }
-            else
-            {
-                created.IsOnProbation = onProbation;
-                closes = PublishInPlaceOfUnsynchronized(old, created);
-            }
-
-            if (andLease && !_disposed)
-            {
-                leased = created ?? old;
-                LeaseUnsynchronized(leased);
-            }
-
-            ServeWaitersUnsynchronized();
-            AssertLawsUnsynchronized();
-        }
-
-        if (created is not null)
-        {
-            if (unwanted)
-            {
-                DisposeChannel(created);
-            }
-            else
-            {
-                _log.Replaced(created, old, because);
-            }
-        }
-
-        if (closes)
-        {
-            DisposeChannel(old);
-        }
-
-        return andLease ? leased : unwanted ? null : created;
-    }
-
-    private PooledChannel? CreateChannel(out Exception? error)
-    {
-        try
-        {
-            var channel = _policy.Create() ?? throw new InvalidOperationException("it returned null");
-            var lifetime = _options.PooledChannelLifetime;
-            lifetime = lifetime == Timeout.InfiniteTimeSpan ? lifetime : lifetime * (1 - (0.1 * _random.NextDouble()));
-            var transport = (_policy as AddressChannelPolicy)?.TransportOf(channel);
-            var pooled = new PooledChannel(Interlocked.Increment(ref _lastId), channel, transport, Capacity, _time.GetTimestamp(), lifetime);
-            if (transport is not null)
-            {
-                transport.OnFirstRead(() => FoundAlive(pooled));
-            }
-
+            List<(PooledChannel Channel, string Reason)>? broken = null;
+            Taken taken;
+            int creates;
             lock (_lock)
             {
-                if (!_channels.TryAdd(channel, pooled))
+                ObjectDisposedException.ThrowIf(_disposed, this);
+                var picked = Pick();
+                while (picked is not null && ReasonToReplaceUnsynchronized(picked, thorough: true) is { } reason)
                 {
-                    throw new InvalidOperationException("it returned a channel that is in the pool already; each call of Create must make a new one");
+                    BeginReplacingUnsynchronized(picked);
+                    (broken ??= []).Add((picked, reason));
+                    picked = Pick();
                 }
+
+                taken = TakeUnsynchronized(picked);
+                creates = ReserveUnsynchronized(isCall: true);
+                AssertLawsUnsynchronized();
             }
 
-            error = null;
-            return pooled;
+            broken?.ForEach(channel => ReplaceAsync(channel.Channel, channel.Reason).Observe());
+            BeginCreating(creates, "calls need it");
+            if (taken.IsSomething || mayWait || broken is null)
+            {
+                return taken;
+            }
+
+            // It does not wait for those that are replaced. But some may have been by now.
         }
-#pragma warning disable CA1031 // Whatever a policy throws, the place that was reserved for its channel is given up in an orderly way.
-        catch (Exception exception)
-#pragma warning restore CA1031
+
+        PooledChannel? Pick() => (playsSafe ? _active.PickSafest(avoid) : null) ?? _active.Pick(isStream, avoid);
+
+        Taken TakeUnsynchronized(PooledChannel? picked)
         {
-            error = _policy is AddressChannelPolicy
-                ? exception
-                : new InvalidOperationException($"{_policy.GetType().Name}.Create did not make a channel: {exception.Message}", exception);
-            Volatile.Write(ref _lastCreationError, error);
-            return null;
+            var isAlone = picked is not null && picked == avoid && _creating + _waiters.Count == 0;
+            if (mayCreateForItself && (isAlone || (picked is null && !mayWait && _options.PrimeAsync is null)) && PlacesUnsynchronized > 0)
+            {
+                // There is no other one to try, or nothing to wait for.
+                _creating++;
+                return new Taken { CreatesForItself = true };
+            }
+
+            if (picked is not null)
+            {
+                LeaseUnsynchronized(picked, isStream);
+                return new Taken { Channel = picked };
+            }
+
+            if (mayWait && _waiters.Count < _options.MaxCallsWaiting)
+            {
+                _lastCreationFailed = false; // who comes new has it tried again
+                return new Taken { Waiter = _waiters.Enqueue(isStream) };
+            }
+
+            return default;
         }
+    }
+
+    private ChannelLease NewLease(PooledChannel channel, bool isStream)
+    {
+        var lease = new ChannelLease(this, channel, isStream);
+        _leakDetector?.Taken(lease);
+        StartWatching();
+        if (_startsCrowdWatch)
+        {
+            _startsCrowdWatch = false;
+            _crowdWatch.Change(CrowdPeriod, Timeout.InfiniteTimeSpan);
+        }
+
+        return lease;
     }
 
     private bool IsGood(PooledChannel channel)
@@ -641,7 +543,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         try
         {
             channel.Channel.Dispose();
-            _log.Closed(channel);
+            _diary.Closed(channel);
         }
 #pragma warning disable CA1031 // Whoever gives the last lease back has nothing to do with what a handler of the user's throws.
         catch (Exception exception)
@@ -657,102 +559,23 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         }
     }
 
-    private void LeaseUnsynchronized(PooledChannel channel)
+    private void LeaseUnsynchronized(PooledChannel channel, bool isStream)
     {
         Debug.Assert(Monitor.IsEntered(_lock) && channel.HasRoom, "A lease needs the lock, and room.");
-        channel.Leases++;
         channel.Pulse.Started++;
+        channel.IsSpare = false;
         _leases++;
-        _active.Update(channel);
+        _active.Leased(channel, isStream, 1);
+        CountTheCrowdUnsynchronized();
     }
-
-    private void PublishUnsynchronized(PooledChannel channel)
-    {
-        _active.Add(channel);
-        _created++;
-    }
-
-    // Whether the old one has no leases, and closes.
-    private bool PublishInPlaceOfUnsynchronized(PooledChannel old, PooledChannel created)
-    {
-        // Statement order is important: the pool is never without either of them.
-        PublishUnsynchronized(created);
-        _replaced++;
-        StartDrainingUnsynchronized(old);
-        if (old.Leases > 0)
-        {
-            return false;
-        }
-
-        CloseUnsynchronized(old);
-        return true;
-    }
-
-    private void StartDrainingUnsynchronized(PooledChannel channel)
-    {
-        _active.Remove(channel);
-        channel.State = PooledChannelState.Draining;
-        _draining++;
-    }
-
-    // Whoever closes a channel under the lock disposes it outside.
-    private void CloseUnsynchronized(PooledChannel channel)
-    {
-        Debug.Assert(channel.State == PooledChannelState.Draining, "Only a draining channel closes.");
-        channel.State = PooledChannelState.Closed;
-        _draining--;
-    }
-
-    // A channel on which a server has answered is replaced at once; one that has never worked when the pool may dial again.
-    private string? ReasonToReplaceUnsynchronized(PooledChannel channel, bool thorough)
-    {
-        if (channel.State != PooledChannelState.Active || (!channel.Proven && !_backoff.MayDial))
-        {
-            return null;
-        }
-
-        return channel.BrokenState(thorough) is { } state ? $"it was in {state}"
-            : channel.Failed ? "a call failed because of it"
-            : null;
-    }
-
-    private void BeginReplacingUnsynchronized(PooledChannel channel, bool countsAsDial = true)
-    {
-        if (!channel.Proven && countsAsDial)
-        {
-            _backoff.Dialed();
-        }
-
-        channel.State = PooledChannelState.Replacing;
-        _replacing++;
-        _active.Update(channel);
-    }
-
-    // Whether one more channel is of use: there is space for it, and those on their way do not carry all who wait, or the new caller
-    // cannot wait for them. Those in line make none while that fails, as long as there are channels that will have room.
-    private bool MayCreateUnsynchronized(int newCallers, bool mayWait = true) =>
-        _active.Count + _creating < _options.MaxPoolSize
-        && (!mayWait || _waiters.Count + newCallers + _creating > (_creating + _replacing) * (long)Capacity)
-        && (newCallers > 0 || !_lastCreationFailed || _active.Count == 0);
 
     private void ServeWaitersUnsynchronized()
     {
-        while (_waiters.Count > 0)
+        while (_waiters.Count > 0 && _active.Pick(_waiters.First.IsStream, avoid: null) is { } channel)
         {
-            if (_active.Pick(avoid: null) is { } channel)
-            {
-                LeaseUnsynchronized(channel);
-                _waiters.Dequeue().SetResult(channel);
-            }
-            else if (MayCreateUnsynchronized(newCallers: 0))
-            {
-                _creating++;
-                _waiters.Dequeue().SetResult(null);
-            }
-            else
-            {
-                break;
-            }
+            var waiter = _waiters.Dequeue();
+            LeaseUnsynchronized(channel, waiter.IsStream);
+            waiter.SetResult(channel);
         }
     }
 
@@ -773,60 +596,63 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
 
     private TimeoutException TimedOut(TimeSpan timeout)
     {
+        TimeoutException refusal;
         lock (_lock)
         {
-            return new TimeoutException(
+            refusal = new TimeoutException(
                 $"No channel became free within {timeout.TotalSeconds:0.###} s ({CountsUnsynchronized()}). Raise {KnobsUnsynchronized()} or Pool.AcquireTimeout.",
                 _lastCreationError);
         }
+
+        _diary.Refused(refusal);
+        return refusal;
     }
 
     // A cancelled waiter takes nothing: what it has been granted in this moment goes to the next one.
     private void GiveUp(LeaseWaiter waiter)
     {
-        PooledChannel? granted;
         lock (_lock)
         {
             if (_waiters.Remove(waiter) || waiter.Task.Exception is not null)
             {
                 return;
             }
-
-            granted = waiter.Task.Result;
-            if (granted is null)
-            {
-                _creating--;
-                ServeWaitersUnsynchronized();
-                CompleteDisposeUnsynchronized();
-            }
-
-            AssertLawsUnsynchronized();
         }
 
-        if (granted is not null)
+        NewLease(waiter.Task.Result, waiter.IsStream).Dispose();
+    }
+
+    private TooManyWaitingException LineIsFull()
+    {
+        TooManyWaitingException refusal;
+        lock (_lock)
         {
-            NewLease(granted).Dispose();
+            refusal = new TooManyWaitingException(
+                $"No channel is free and too many calls wait for one already ({CountsUnsynchronized()}). Raise {KnobsUnsynchronized()} or Pool.MaxCallsWaiting ({_options.MaxCallsWaiting}).");
         }
+
+        _diary.Refused(refusal);
+        return refusal;
     }
 
     private string CountsUnsynchronized() =>
         $"channels {_active.Count + _creating}, in flight {_leases}, waiting {_waiters.Count}";
 
     private string KnobsUnsynchronized() =>
-        $"Pool.MaxPoolSize ({_options.MaxPoolSize}), Pool.MaxConcurrentCallsPerChannel ({Capacity})";
+        $"Pool.MaxPoolSize ({_options.MaxPoolSize}), Pool.MaxConcurrentCallsPerChannel ({ExpectedCapacityUnsynchronized})";
 
     private ObjectDisposedException Disposed() => new(GetType().FullName);
 
-    /// <summary>What a caller gets: a lease on a channel, the right to replace or to make one, a place in line, or nothing.</summary>
+    /// <summary>What a caller gets: a lease on a channel, a place in line, the right to make a channel, or nothing.</summary>
     private readonly struct Taken
     {
         public PooledChannel? Channel { get; init; }
 
-        public PooledChannel? Replaces { get; init; }
-
-        public bool Creates { get; init; }
-
         public LeaseWaiter? Waiter { get; init; }
+
+        public bool CreatesForItself { get; init; }
+
+        public bool IsSomething => Channel is not null || Waiter is not null || CreatesForItself;
     }
 
     [Conditional("DEBUG")]
@@ -838,13 +664,14 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         {
             var channel = _active[i];
             leases += channel.Leases;
-            Debug.Assert(channel.Leases >= 0 && channel.Leases <= channel.Capacity, "Law 2: leases are from 0 to the capacity.");
-            Debug.Assert(channel.State is PooledChannelState.Active or PooledChannelState.Replacing, "Law 4: a draining channel is not leased.");
+            Debug.Assert(channel.Leases >= channel.Streams && channel.Streams >= channel.LongStreams && channel.LongStreams >= 0, "Law 1: each lease comes back once.");
+            Debug.Assert(channel.State is not (PooledChannelState.Draining or PooledChannelState.Closed), "Law 4: a draining channel is not leased.");
         }
 
-        Debug.Assert(leases <= _leases, "Law 1: each lease is counted once.");
+        Debug.Assert(leases <= _leases && leases == _active.Calls + _active.Streams, "Law 1: each lease is counted once.");
         Debug.Assert(_creating >= 0 && _replacing >= 0 && _draining >= 0, "What was begun ends once.");
         Debug.Assert(_active.Count + _creating <= _options.MaxPoolSize, "Law 2: the pool is no larger than MaxPoolSize.");
-        Debug.Assert(_waiters.Count == 0 || !(_active.HasRoom || MayCreateUnsynchronized(newCallers: 0)), "Law 3: nobody waits while there is room.");
+        Debug.Assert(_waiters.Count == 0 || !_active.HasRoom, "Law 3: nobody waits while there is room.");
+        Debug.Assert(_waiters.Count == 0 || leases + _creating + _replacing > 0 || _isLineWatched, "Law 3: nobody waits for nothing.");
     }
 }

@@ -4,7 +4,7 @@ namespace PoolingInvoker;
 
 /// <summary>
 /// The connections below one channel, as its handler makes them: one as a rule, one after the other. What comes from them is a sign of life
-/// that no answer of a slow method is needed for.
+/// that no answer of a slow method is needed for, and says how many streams the server takes, and when it takes no more.
 /// </summary>
 internal sealed class ChannelTransport
 {
@@ -12,8 +12,10 @@ internal sealed class ChannelTransport
     private long _signsOfLife;
     private long _callFrames;
     private long _connectionsMade;
-    private Action? _onFirstRead;
+    private IConnectionEvents? _events;
     private TaskCompletionSource? _nextSign;
+    private Action? _onConnection;
+    private TaskCompletionSource? _nextSettings;
 
     public bool HasConnections => !_connections.IsEmpty;
 
@@ -26,8 +28,8 @@ internal sealed class ChannelTransport
     /// <summary>How many frames have come that belong to calls.</summary>
     public long CallFrames => Interlocked.Read(ref _callFrames);
 
-    /// <summary>Sets what is called when something has come for the first time: a server is there.</summary>
-    public void OnFirstRead(Action action) => _onFirstRead = action;
+    /// <summary>Sets who is told of what the server says of its connections.</summary>
+    public void Tell(IConnectionEvents events) => _events = events;
 
     /// <summary>Watches the connections of a handler that has not made one yet.</summary>
     public void Watch(SocketsHttpHandler handler)
@@ -39,8 +41,42 @@ internal sealed class ChannelTransport
             Interlocked.Increment(ref _connectionsMade);
             var connection = new ConnectionStream(stream, this);
             _connections.TryAdd(connection, 0);
+            Interlocked.Exchange(ref _onConnection, null)?.Invoke();
             return connection;
         };
+    }
+
+    /// <summary>
+    /// Connects, without a request: <paramref name="call"/> is one that the handler makes a connection for, and it is cancelled in the moment
+    /// in which the transport is connected. The handler goes on to set the connection up, and keeps it. Ends when the server's SETTINGS have
+    /// come; throws what the call fails with.
+    /// </summary>
+    public async Task ConnectAsync(Func<CancellationToken, Task> call, CancellationToken cancellationToken)
+    {
+        using var calling = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        var settings = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        var isConnected = false;
+        Interlocked.Exchange(ref _nextSettings, settings);
+        Interlocked.Exchange(ref _onConnection, () =>
+        {
+            isConnected = true;
+            calling.Cancel();
+        });
+        try
+        {
+            await call(calling.Token).ConfigureAwait(false);
+        }
+#pragma warning disable CA1031 // It is the pool that cancelled the call.
+        catch (Exception) when (isConnected)
+#pragma warning restore CA1031
+        {
+        }
+        finally
+        {
+            Interlocked.Exchange(ref _onConnection, null);
+        }
+
+        await settings.Task.WaitAsync(cancellationToken).ConfigureAwait(false);
     }
 
     /// <summary>Sends a ping on each connection that has begun, and waits for a sign of life on any of them, whatever it is.</summary>
@@ -72,12 +108,15 @@ internal sealed class ChannelTransport
         {
             Interlocked.Add(ref _callFrames, callFrames);
         }
-
-        if (Volatile.Read(ref _onFirstRead) is not null)
-        {
-            Interlocked.Exchange(ref _onFirstRead, null)?.Invoke();
-        }
     }
+
+    public void SawSettings(int maxStreams)
+    {
+        _events?.ServerTakes(maxStreams);
+        Interlocked.Exchange(ref _nextSettings, null)?.TrySetResult();
+    }
+
+    public void SawGoAway() => _events?.ServerGoes();
 
     public void SawProgress()
     {
@@ -88,5 +127,22 @@ internal sealed class ChannelTransport
         }
     }
 
-    public void Closed(ConnectionStream connection) => _connections.TryRemove(connection, out _);
+    public void Closed(ConnectionStream connection)
+    {
+        _connections.TryRemove(connection, out _);
+        if (Volatile.Read(ref _nextSettings) is not null)
+        {
+            Interlocked.Exchange(ref _nextSettings, null)?.TrySetException(new IOException("The connection was closed before the server had sent its SETTINGS."));
+        }
+    }
+}
+
+/// <summary>What a server says of the connections of a channel.</summary>
+internal interface IConnectionEvents
+{
+    /// <summary>It takes so many streams at a time.</summary>
+    void ServerTakes(int maxStreams);
+
+    /// <summary>It takes no new ones on the connection that there is.</summary>
+    void ServerGoes();
 }

@@ -204,6 +204,8 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
         var wasPingOut = Volatile.Read(ref _isPingOut);
         var isPingOut = wasPingOut;
         var callFrames = _scanner.CallFrames;
+        var settingsFrames = _scanner.SettingsFrames;
+        var hadGoneAway = _scanner.HasGoneAway;
         var kept = _scanner.Scan(bytes, ref isPingOut, out _heldLength);
         bytes.Slice(kept, _heldLength).CopyTo(_held);
         _isDecided = false;
@@ -214,7 +216,21 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
 
         IsHttp2 = _scanner.IsHttp2;
         transport.SawRead(_scanner.CallFrames - callFrames);
+        Tell(settingsFrames, hadGoneAway);
         return kept;
+    }
+
+    private void Tell(int settingsFrames, bool hadGoneAway)
+    {
+        if (_scanner.SettingsFrames != settingsFrames)
+        {
+            transport.SawSettings((int)Math.Min(_scanner.MaxStreams, int.MaxValue));
+        }
+
+        if (_scanner.HasGoneAway && !hadGoneAway)
+        {
+            transport.SawGoAway();
+        }
     }
 
     // Byte by byte until it shows whether what is held is the acknowledgement of a ping.
@@ -237,7 +253,7 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
         var none = false;
         var given = Math.Min(buffer.Length, _heldLength);
         _held.AsSpan(0, given).CopyTo(buffer.Span);
-        _scanner.Scan(buffer.Span[..given], ref none, out _);
+        _scanner.Scan(buffer.Span[..given], ref none, out _); // it ends no SETTINGS, and no GOAWAY
         _held.AsSpan(given, _heldLength - given).CopyTo(_held);
         _heldLength -= given;
         return given;

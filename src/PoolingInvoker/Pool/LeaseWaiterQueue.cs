@@ -13,18 +13,12 @@ internal sealed class LeaseWaiterQueue
 
     public int Count => _waiters.Count;
 
-    public LeaseWaiter Enqueue()
-    {
-        var waiter = new LeaseWaiter();
-        waiter.Node = _waiters.AddLast(waiter);
-        return waiter;
-    }
+    public LeaseWaiter First => _waiters.First!.Value;
 
-    /// <summary>For a caller that was served and could not use it: it was here before those in line.</summary>
-    public LeaseWaiter EnqueueFirst()
+    public LeaseWaiter Enqueue(bool isStream)
     {
-        var waiter = new LeaseWaiter();
-        waiter.Node = _waiters.AddFirst(waiter);
+        var waiter = new LeaseWaiter(isStream);
+        waiter.Node = _waiters.AddLast(waiter);
         return waiter;
     }
 
@@ -49,12 +43,11 @@ internal sealed class LeaseWaiterQueue
     }
 }
 
-/// <summary>
-/// One caller in the queue. It is granted a lease on a channel, or, with null, the right to make a channel and take the first
-/// lease on it.
-/// </summary>
-internal sealed class LeaseWaiter() : TaskCompletionSource<PooledChannel?>(TaskCreationOptions.RunContinuationsAsynchronously)
+/// <summary>One caller in the queue. It is granted a lease on a channel.</summary>
+internal sealed class LeaseWaiter(bool isStream) : TaskCompletionSource<PooledChannel>(TaskCreationOptions.RunContinuationsAsynchronously)
 {
+    public bool IsStream => isStream;
+
     public LinkedListNode<LeaseWaiter>? Node { get; set; }
 }
 

@@ -9,16 +9,22 @@ namespace PoolingInvoker;
 [DebuggerDisplay("{ToString(),nq}")]
 internal sealed class PooledChannel
 {
+    /// <summary>What a channel takes of which nobody knows what its server allows: the least that servers should (RFC 9113, section 6.5.2).</summary>
+    public const int FallbackCapacity = 100;
+
     private readonly bool _tellsState;
+    private readonly int? _mostCalls;
     private long _connectionsMade;
 
-    public PooledChannel(int id, GrpcChannel channel, ChannelTransport? transport, int capacity, long now, TimeSpan lifetime)
+    public PooledChannel(int id, GrpcChannel channel, string endpoint, ChannelTransport? transport, int? mostCalls, long now, TimeSpan lifetime)
     {
         Id = id;
         Channel = channel;
+        Endpoint = endpoint;
         Transport = transport;
         CallInvoker = channel.CreateCallInvoker();
-        Capacity = capacity;
+        _mostCalls = mostCalls;
+        IsUntried = transport is not null;
         CreatedAt = IdleSince = now;
         Pulse = new ChannelPulse(this, now);
         Lifetime = lifetime;
@@ -29,12 +35,21 @@ internal sealed class PooledChannel
 
     public GrpcChannel Channel { get; }
 
+    /// <summary>Where it leads.</summary>
+    public string Endpoint { get; }
+
     public CallInvoker CallInvoker { get; }
 
     /// <summary>What is seen of the connections; null where the transport is the user's own.</summary>
     public ChannelTransport? Transport { get; }
 
-    public int Capacity { get; }
+    /// <summary>How many streams the server takes at a time, once it has said so.</summary>
+    public int? Announced { get; set; }
+
+    /// <summary>Whether the server may still say how many streams it takes. Until then one call is enough to have it say so: many refuse more.</summary>
+    public bool IsUntried { get; set; }
+
+    public int Capacity => Math.Min(_mostCalls ?? int.MaxValue, Announced ?? (IsUntried ? 1 : _mostCalls ?? FallbackCapacity));
 
     public long CreatedAt { get; }
 
@@ -43,6 +58,18 @@ internal sealed class PooledChannel
     public PooledChannelState State { get; set; }
 
     public int Leases { get; set; }
+
+    /// <summary>How many of the leases are of streams.</summary>
+    public int Streams { get; set; }
+
+    /// <summary>How many of those were taken since the channel was last looked at.</summary>
+    public int NewStreams { get; set; }
+
+    /// <summary>How many streams have been there for longer than that: they last, and may carry much.</summary>
+    public int LongStreams { get; set; }
+
+    /// <summary>Whether the load does not need it.</summary>
+    public bool IsSpare { get; set; }
 
     /// <summary>The leases that <see cref="ChannelPool.Get"/> took and <see cref="ChannelPool.Return(GrpcChannel)"/> has yet to give back.</summary>
     public Stack<ChannelLease> ExplicitLeases { get; } = new(0);
@@ -65,6 +92,9 @@ internal sealed class PooledChannel
     /// <summary>Whether the channel was made in place of one that fell silent, and has to show that it is alive before it gets calls.</summary>
     public bool IsOnProbation { get; set; }
 
+    /// <summary>What the channel, or a call on it, last failed with.</summary>
+    public Exception? LastError { get; set; }
+
     /// <summary>How many calls in a row a server has answered.</summary>
     public long Streak { get; set; }
 
@@ -77,13 +107,15 @@ internal sealed class PooledChannel
     /// <summary>Whether the channel says that it is connected.</summary>
     public bool IsConnected => _tellsState && Channel.State == ConnectivityState.Ready;
 
-    public bool HasRoom => State == PooledChannelState.Active && Leases < Capacity;
+    public bool HasRoom => State is (PooledChannelState.Active or PooledChannelState.Refreshing) && Leases < Capacity;
 
     /// <summary>Where the channel stands in the choice.</summary>
     public ChannelStanding Standing =>
         !HasRoom ? ChannelStanding.Full
         : Pulse.IsSuspect || Failed || FailingSince is not null || (!IsAlive && (Leases > 0 || IsOnProbation)) ? ChannelStanding.Doubtful
-        : ChannelStanding.Good;
+        : LongStreams > 0 ? ChannelStanding.Streams
+        : IsSpare ? ChannelStanding.Spare
+        : ChannelStanding.Calls;
 
     /// <summary>
     /// The state that is a reason to replace the channel, or null where there is none or the transport cannot tell. A channel that was
@@ -112,16 +144,19 @@ internal sealed class PooledChannel
     }
 
     public override string ToString() =>
-        string.Create(CultureInfo.InvariantCulture, $"#{Id} {State}, {Leases}/{Capacity} leases");
+        string.Create(CultureInfo.InvariantCulture, $"#{Id} {State} to {Endpoint}, {Leases}/{Capacity} leases");
 
-    /// <summary>Connects, and throws when that fails. Does nothing where the transport cannot tell.</summary>
-    public async Task ConnectAsync(CancellationToken cancellationToken)
+    /// <summary>
+    /// Connects, and throws when that fails. Does nothing where the transport cannot tell. <paramref name="call"/> is a call on the channel
+    /// that it makes a connection for, and that is not sent.
+    /// </summary>
+    public Task ConnectAsync(Func<CallInvoker, CancellationToken, Task> call, CancellationToken cancellationToken) =>
+        Transport is not null ? Transport.ConnectAsync(token => call(CallInvoker, token), cancellationToken)
+        : _tellsState ? ConnectByStateAsync(cancellationToken)
+        : Task.CompletedTask;
+
+    private async Task ConnectByStateAsync(CancellationToken cancellationToken)
     {
-        if (!_tellsState)
-        {
-            return;
-        }
-
         // GrpcChannel.ConnectAsync goes on until it is connected. It is ended when the first attempt has failed.
         using var attempt = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         var connecting = Channel.ConnectAsync(attempt.Token);

@@ -14,13 +14,14 @@ internal sealed class Stage
     public Witness Pool { get; private set; } = null!;
 
     public Stage With(
-        int max, int capacity, int min = 0, TimeSpan? timeout = null, TimeSpan? drain = null, TimeSpan? idle = null, TimeSpan? lifetime = null)
+        int max, int capacity, int min = 0, TimeSpan? timeout = null, TimeSpan? drain = null, TimeSpan? idle = null, TimeSpan? lifetime = null, int? target = null)
     {
         Pool = new Witness(new ChannelPoolOptions
         {
             MinPoolSize = min,
             MaxPoolSize = max,
             MaxConcurrentCallsPerChannel = capacity,
+            TargetConcurrentCallsPerChannel = target,
             ProbeDelay = Timeout.InfiniteTimeSpan,
             AcquireTimeout = timeout ?? Timeout.InfiniteTimeSpan,
             DrainTimeout = drain ?? Timeout.InfiniteTimeSpan,
@@ -56,6 +57,9 @@ internal sealed class Stage
         _kept.ForEach(lease => Pool.Return(lease));
         Pool.CheckTheEnd();
     }
+
+    /// <summary>The server of a channel says that it takes no more calls on the connection.</summary>
+    public void ServerGoes(PooledChannel channel) => Pool.Pool.ServerGoes(channel)?.Invoke();
 
     public void Use(CancellationToken cancellationToken = default) => Pool.Return(Pool.Acquire(cancellationToken));
 
@@ -230,6 +234,51 @@ internal static class Scenarios
                 }),
                 ("user", () => stage.Use()),
                 ("returner", () => stage.Pool.Return(held)),
+            ];
+        }),
+        new("a server goes while its channel is used", static stage =>
+        {
+            var held = stage.With(min: 1, max: 2, capacity: 1).Held();
+            var channel = held.Pooled;
+            return
+            [
+                ("server", () => stage.ServerGoes(channel)),
+                ("returner", () => stage.Pool.Return(held)),
+                ("user", () => stage.Use()),
+            ];
+        }),
+        new("a server goes while its channel is refreshed, and others wait for it", static stage =>
+        {
+            var held = stage.With(max: 1, capacity: 1, lifetime: Second).Held();
+            var channel = held.Pooled;
+            return
+            [
+                ("clock", () => stage.Clock.Advance(Second)),
+                ("server", () => stage.ServerGoes(channel)),
+                ("returner", () => stage.Pool.Return(held)),
+                ("user", () => stage.Use()),
+            ];
+        }),
+        new("a channel is refreshed while a call fails because of it", static stage =>
+        {
+            var held = stage.With(max: 1, capacity: 2, lifetime: Second).Held();
+            return
+            [
+                ("clock", () => stage.Clock.Advance(Second)),
+                ("failed", () => stage.Pool.Return(held, LeaseOutcome.ChannelFailed)),
+                ("user", () => stage.Use()),
+            ];
+        }),
+        new("channels are made for a crowd while calls end and the pool is disposed", static stage =>
+        {
+            var (first, second) = (stage.With(max: 3, capacity: 2, target: 1).Held(), stage.Held());
+            stage.Pool.Pool.LookAtTheCrowd();
+            return
+            [
+                ("watch", () => stage.Pool.Pool.LookAtTheCrowd()),
+                ("returner", () => stage.Pool.Return(first)),
+                ("disposer", () => stage.DisposeAsync()),
+                ("other", () => stage.Pool.Return(second)),
             ];
         }),
         new("Get and Return", static stage =>

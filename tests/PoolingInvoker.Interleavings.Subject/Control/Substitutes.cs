@@ -100,6 +100,8 @@ namespace PoolingInvoker
         public bool TrySetResult(T result) => _real.TrySetResult(result);
 
         public void SetException(Exception exception) => _real.SetException(exception);
+
+        public bool TrySetException(Exception exception) => _real.TrySetException(exception);
     }
 
     internal sealed class TaskCompletionSource(TaskCreationOptions options) : TaskCompletionSource<bool>(options)

@@ -13,16 +13,19 @@ public sealed class ActiveChannelsTests : IDisposable
         var random = new Random(1);
         for (var round = 0; round < 20; round++)
         {
-            var active = new ActiveChannels(random);
+            var active = new ActiveChannels(random, target: 4);
             var model = new List<PooledChannel>();
             for (var step = 0; step < 500; step++)
             {
                 Change(active, model, random);
                 AssertOrder(active, model);
-                AssertPick(active, model, avoid: null);
-                if (model.Count > 0)
+                foreach (var isStream in (bool[])[false, true])
                 {
-                    AssertPick(active, model, avoid: model[random.Next(model.Count)]);
+                    AssertPick(active, model, isStream, avoid: null);
+                    if (model.Count > 0)
+                    {
+                        AssertPick(active, model, isStream, avoid: model[random.Next(model.Count)]);
+                    }
                 }
             }
         }
@@ -32,14 +35,14 @@ public sealed class ActiveChannelsTests : IDisposable
     public void AChannelThatHasLeft_IsLeftAlone()
     {
         var (stays, leaves) = (New(), New());
-        var active = new ActiveChannels(new Random(1));
+        var active = new ActiveChannels(new Random(1), target: 4);
         active.Add(stays);
         active.Add(leaves);
         active.Remove(leaves);
-        leaves.Leases = leaves.Capacity;
-        active.Update(leaves);
+        active.Leased(leaves, isStream: false, 3);
+        Assert.Equal((3, 0), (leaves.Leases, active.Calls));
         Assert.Equal(-1, leaves.Index);
-        Assert.Same(stays, active.Pick(avoid: null));
+        Assert.Same(stays, active.Pick(isStream: false, avoid: null));
         AssertOrder(active, [stays]);
     }
 
@@ -47,10 +50,10 @@ public sealed class ActiveChannelsTests : IDisposable
     public void TheTwoThatAreDrawn_AreDistinct()
     {
         // The fullest of three never wins against another one.
-        var active = new ActiveChannels(new Random(1));
+        var active = new ActiveChannels(new Random(1), target: 4);
         var channels = Enumerable.Range(1, 3).Select(leases => New(leases, isAlive: true)).ToList();
         channels.ForEach(active.Add);
-        var picks = Enumerable.Range(0, 3_000).Select(_ => active.Pick(avoid: null)!).GroupBy(static channel => channel.Leases).ToDictionary(static group => group.Key, static group => group.Count());
+        var picks = Enumerable.Range(0, 3_000).Select(_ => active.Pick(isStream: false, avoid: null)!).GroupBy(static channel => channel.Leases).ToDictionary(static group => group.Key, static group => group.Count());
         Assert.False(picks.ContainsKey(3));
         Assert.InRange(picks[1], 1_850, 2_150); // two pairs of three
         Assert.InRange(picks[2], 850, 1_150);
@@ -59,35 +62,90 @@ public sealed class ActiveChannelsTests : IDisposable
     [Fact]
     public void TheOneToAvoid_IsTakenOnlyWhenItIsTheOnlyOne()
     {
-        var active = new ActiveChannels(new Random(1));
+        var active = new ActiveChannels(new Random(1), target: 4);
         var (good, doubtful) = (New(isAlive: true), New());
         active.Add(good);
-        Assert.Same(good, active.Pick(avoid: good));
+        Assert.Same(good, active.Pick(isStream: false, avoid: good));
         active.Add(doubtful);
-        Assert.Same(good, active.Pick(avoid: null));
-        Assert.Same(good, active.Pick(avoid: doubtful));
+        Assert.Same(good, active.Pick(isStream: false, avoid: null));
+        Assert.Same(good, active.Pick(isStream: false, avoid: doubtful));
 
         doubtful.Failed = true;
         active.Update(doubtful);
-        Assert.Same(doubtful, active.Pick(avoid: good)); // rather than the one that has just failed
-        Assert.Same(good, active.Pick(avoid: doubtful));
+        Assert.Same(doubtful, active.Pick(isStream: false, avoid: good)); // rather than the one that has just failed
+        Assert.Same(good, active.Pick(isStream: false, avoid: doubtful));
 
         good.Failed = true;
         active.Update(good);
-        Assert.All(Enumerable.Range(0, 50), _ => Assert.Same(doubtful, active.Pick(avoid: good)));
+        Assert.All(Enumerable.Range(0, 50), _ => Assert.Same(doubtful, active.Pick(isStream: false, avoid: good)));
     }
 
     [Fact]
     public void AFailureWeighsAsMuchAsAllCalls_AmongTheDoubtful()
     {
-        var active = new ActiveChannels(new Random(1));
+        var active = new ActiveChannels(new Random(1), target: 4);
         var busy = New(leases: 9); // nothing has come from it yet
         var failed = New();
         failed.Failed = true;
         active.Add(failed);
         active.Add(busy);
         Assert.Equal(0, active.Good);
-        Assert.All(Enumerable.Range(0, 50), _ => Assert.Same(busy, active.Pick(avoid: null)));
+        Assert.All(Enumerable.Range(0, 50), _ => Assert.Same(busy, active.Pick(isStream: false, avoid: null)));
+    }
+
+    [Fact]
+    public void CallsKeepAwayFromStreams_AndStreamsFromCalls()
+    {
+        var active = new ActiveChannels(new Random(1), target: 4);
+        var channels = Enumerable.Range(0, 4).Select(_ => New(isAlive: true)).ToList();
+        channels.ForEach(active.Add);
+        active.Leased(channels[0], isStream: true, 1);
+        active.Leased(channels[1], isStream: false, 1);
+        active.LookAtStreams(channels[0]);
+        Assert.Equal((0, 0), (active.OfStreams, active.Streams)); // it may be short
+        active.LookAtStreams(channels[0]);
+        Assert.Equal((1, 1), (active.OfStreams, active.Streams));
+        Assert.All(Enumerable.Range(0, 50), _ => Assert.NotSame(channels[0], active.Pick(isStream: false, avoid: null)));
+        Assert.All(Enumerable.Range(0, 50), _ => Assert.Same(channels[0], active.Pick(isStream: true, avoid: null)));
+
+        active.Leased(channels[0], isStream: true, 3);
+        Assert.All(Enumerable.Range(0, 50), _ => Assert.NotSame(channels[0], active.Pick(isStream: true, avoid: null)));
+    }
+
+    [Fact]
+    public void CallsAreSpreadOverNoMoreChannelsThanTheyNeed()
+    {
+        var active = new ActiveChannels(new Random(1), target: 4);
+        var channels = Enumerable.Range(0, 3).Select(_ => New(isAlive: true)).ToList();
+        channels.ForEach(active.Add);
+        channels[1].IsSpare = channels[2].IsSpare = true;
+        channels.ForEach(active.Update);
+        for (var calls = 0; calls < 4; calls++)
+        {
+            var picked = active.Pick(isStream: false, avoid: null);
+            Assert.Same(channels[0], picked);
+            active.Leased(picked!, isStream: false, 1);
+        }
+
+        Assert.True(active.Pick(isStream: false, avoid: null)!.IsSpare);
+    }
+
+    [Fact]
+    public void APickCostsTheSame_HoweverManyThereAre()
+    {
+        // What it draws is what it looks at.
+        foreach (var count in (int[])[4, 1_000])
+        {
+            var random = new CountingRandom();
+            var active = new ActiveChannels(random, target: 4);
+            for (var i = 0; i < count; i++)
+            {
+                active.Add(New(isAlive: true));
+            }
+
+            active.Pick(isStream: false, avoid: null);
+            Assert.Equal(2, random.Draws);
+        }
     }
 
     private void Change(ActiveChannels active, List<PooledChannel> model, Random random)
@@ -101,7 +159,7 @@ public sealed class ActiveChannelsTests : IDisposable
         }
 
         var channel = model[random.Next(model.Count)];
-        switch (random.Next(8))
+        switch (random.Next(11))
         {
             case 0:
                 model.Remove(channel);
@@ -125,8 +183,18 @@ public sealed class ActiveChannelsTests : IDisposable
             case 6:
                 channel.State = channel.State == PooledChannelState.Active ? PooledChannelState.Replacing : PooledChannelState.Active;
                 break;
-            default:
-                channel.Leases = random.Next(channel.Capacity + 1);
+            case 7:
+                channel.IsSpare = !channel.IsSpare;
+                break;
+            case 8 when channel.HasRoom:
+                active.Leased(channel, isStream: random.Next(4) == 0, 1);
+                break;
+            case 10:
+                active.LookAtStreams(channel);
+                break;
+            case 9 when channel.Leases > 0:
+                var ofStream = channel.Streams > 0 && (channel.Streams == channel.Leases || random.Next(2) == 0);
+                active.Leased(channel, ofStream, -1);
                 break;
         }
 
@@ -140,33 +208,57 @@ public sealed class ActiveChannelsTests : IDisposable
         Assert.Equal(model.Select(static channel => channel.Id).Order(), channels.Select(static channel => channel.Id).Order());
         Assert.Equal(Enumerable.Range(0, active.Count), channels.Select(static channel => channel.Index));
         Assert.Equal(channels.Select(static channel => (int)channel.Standing).Order(), channels.Select(static channel => (int)channel.Standing));
-        Assert.Equal(model.Count(static channel => channel.Standing == ChannelStanding.Good), active.Good);
+        Assert.Equal(model.Count(static channel => channel.Standing < ChannelStanding.Doubtful), active.Good);
+        Assert.Equal(model.Count(static channel => channel.Standing == ChannelStanding.Spare), active.Spare);
+        Assert.Equal(model.Count(static channel => channel.Standing == ChannelStanding.Streams), active.OfStreams);
+        Assert.Equal(model.Count - active.Spare - active.OfStreams, active.OfCalls);
+        Assert.Equal(model.Sum(static channel => channel.LongStreams), active.Streams);
+        Assert.Equal(model.Sum(static channel => channel.Leases), active.Streams + active.Calls);
         Assert.Equal(model.Exists(static channel => channel.HasRoom), active.HasRoom);
     }
 
-    private static void AssertPick(ActiveChannels active, List<PooledChannel> model, PooledChannel? avoid)
+    private static void AssertPick(ActiveChannels active, List<PooledChannel> model, bool isStream, PooledChannel? avoid)
     {
-        var best = Best(model.FindAll(channel => channel != avoid)) is { Count: > 0 } others ? others : Best(model);
-        var pick = active.Pick(avoid);
-        if (best.Count == 0)
+        var pick = active.Pick(isStream, avoid);
+        if (!model.Exists(static channel => channel.HasRoom))
         {
             Assert.Null(pick);
+            return;
         }
-        else
+
+        var others = model.FindAll(channel => channel != avoid && channel.HasRoom);
+        if (others.Count == 0)
         {
-            Assert.Contains(pick, best);
+            Assert.Same(avoid, pick);
+            return;
+        }
+
+        Assert.Contains(pick, others);
+        Assert.True(pick!.Standing < ChannelStanding.Doubtful || others.TrueForAll(static channel => channel.Standing == ChannelStanding.Doubtful));
+        var hasOfCalls = others.Exists(static channel => channel.Standing == ChannelStanding.Calls);
+        var hasSpare = others.Exists(static channel => channel.Standing == ChannelStanding.Spare);
+        if ((hasOfCalls || hasSpare) && !(isStream && pick is { Standing: ChannelStanding.Streams, Streams: < 4 }))
+        {
+            var widens = hasSpare && (!hasOfCalls || active.Calls >= 4 * active.OfCalls);
+            Assert.Equal(widens ? ChannelStanding.Spare : ChannelStanding.Calls, pick.Standing);
         }
     }
 
-    private static List<PooledChannel> Best(List<PooledChannel> channels) =>
-        channels.FindAll(static channel => channel.Standing == ChannelStanding.Good) is { Count: > 0 } good
-            ? good
-            : channels.FindAll(static channel => channel.Standing == ChannelStanding.Doubtful);
-
     private PooledChannel New(int leases = 0, bool isAlive = false)
     {
-        var channel = new PooledChannel(_made.Count, StubPolicy.NewChannel(), transport: null, capacity: 10, now: 0, Timeout.InfiniteTimeSpan) { Leases = leases, IsAlive = isAlive };
+        var channel = new PooledChannel(_made.Count, StubPolicy.NewChannel(), "stub", transport: null, mostCalls: 10, now: 0, Timeout.InfiniteTimeSpan) { Leases = leases, IsAlive = isAlive };
         _made.Add(channel);
         return channel;
+    }
+
+    private sealed class CountingRandom() : Random(1)
+    {
+        public int Draws { get; private set; }
+
+        public override int Next(int minValue, int maxValue)
+        {
+            Draws++;
+            return base.Next(minValue, maxValue);
+        }
     }
 }

@@ -239,18 +239,95 @@ public sealed class ConnectionStreamTests
         Assert.Empty(inner.Written);
     }
 
-    [Fact]
-    public async Task TheFirstRead_IsToldOnce()
+    [Theory]
+    [InlineData(1)]
+    [InlineData(3)]
+    [InlineData(1000)]
+    public async Task WhatTheServerSays_IsTold(int lengthOfReads)
     {
-        var told = 0;
-        _transport.OnFirstRead(() => told++);
+        var told = new ToldEvents();
+        _transport.Tell(told);
         await using var inner = new Wire();
         await using var stream = new ConnectionStream(inner, _transport);
-        inner.Comes(Settings);
+        inner.Comes([0, 0, 18, 4, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 9, 0, 3, 0, 0, 0, 7, 0, 4, 0, 1, 0, 0]); // 7 streams, between others
+        inner.Comes([0, 0, 0, 4, 1, 0, 0, 0, 0]); // an acknowledgement
+        inner.Comes([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 2, 0, 0]); // of something else
+        inner.Comes([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 255, 255, 255, 255]); // as many as there are
+        inner.Comes([0, 0, 8, 7, 0, 0, 0, 0, 0, 127, 255, 255, 255, 0, 0, 0, 0]); // GOAWAY, and another one
+        inner.Comes([0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0]);
+        inner.Ends();
+        await ReadToEndAsync(stream, () => lengthOfReads, zeroByteReads: true);
+        Assert.Equal(["takes 7", "takes 7", $"takes {int.MaxValue}", "goes"], told.Events);
+    }
+
+    [Fact]
+    public async Task AServerThatSetsNoLimit_TakesAsManyAsThereAre()
+    {
+        var told = new ToldEvents();
+        _transport.Tell(told);
+        await using var inner = new Wire();
+        await using var stream = new ConnectionStream(inner, _transport);
+        inner.Comes([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+        inner.Ends();
+        await ReadToEndAsync(stream, static () => 4, zeroByteReads: true);
+        Assert.Equal([$"takes {int.MaxValue}"], told.Events);
+    }
+
+    [Fact]
+    public async Task ToConnect_ACallIsBegunAndCancelled_AndTheSettingsAreWaitedFor()
+    {
+        await using var inner = new Wire();
+        using var handler = new SocketsHttpHandler();
+        handler.PlaintextStreamFilter = (_, _) => ValueTask.FromResult<Stream>(inner);
+        _transport.Watch(handler);
+        Stream? stream = null;
+        var connecting = _transport.ConnectAsync(
+            async token =>
+            {
+                stream = await handler.PlaintextStreamFilter(null!, CancellationToken.None);
+                token.ThrowIfCancellationRequested();
+                Assert.Fail("The call went on.");
+            },
+            CancellationToken.None);
+        Assert.False(connecting.IsCompleted);
         inner.Comes(Settings);
         inner.Ends();
-        await ReadToEndAsync(stream, static () => 3, zeroByteReads: true);
-        Assert.Equal(1, told);
+        await ReadToEndAsync(stream!, static () => 100, zeroByteReads: false);
+        await connecting.Soon();
+        await stream!.DisposeAsync();
+    }
+
+    [Fact]
+    public async Task AConnectionThatEndsBeforeItsSettings_DidNotConnect()
+    {
+        await using var inner = new Wire();
+        using var handler = new SocketsHttpHandler();
+        handler.PlaintextStreamFilter = (_, _) => ValueTask.FromResult<Stream>(inner);
+        _transport.Watch(handler);
+        var connecting = _transport.ConnectAsync(
+            async token =>
+            {
+                await (await handler.PlaintextStreamFilter(null!, CancellationToken.None)).DisposeAsync();
+                token.ThrowIfCancellationRequested();
+            },
+            CancellationToken.None);
+        await Assert.ThrowsAsync<IOException>(() => connecting.Soon());
+    }
+
+    [Fact]
+    public async Task WhatTheCallFailsWith_BeforeItIsConnected_IsThrown()
+    {
+        var refused = new InvalidOperationException("refused");
+        Assert.Same(refused, await Assert.ThrowsAsync<InvalidOperationException>(() => _transport.ConnectAsync(_ => Task.FromException(refused), CancellationToken.None).Soon()));
+    }
+
+    private sealed class ToldEvents : IConnectionEvents
+    {
+        public List<string> Events { get; } = [];
+
+        public void ServerTakes(int maxStreams) => Events.Add($"takes {maxStreams}");
+
+        public void ServerGoes() => Events.Add("goes");
     }
 
     // A connection as the transport knows it: through a handler that makes one.

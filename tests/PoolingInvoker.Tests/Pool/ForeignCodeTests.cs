@@ -79,7 +79,7 @@ public sealed class ForeignCodeTests : IDisposable
         _time.Advance(TimeSpan.FromMinutes(20));
         pool.Dispose();
         AssertEvents(
-            "ChannelClosed", "ChannelCreated", "ChannelReplaced", "CloseFailed", "CreationFailed", "LateLeaseReturned", "LeaseHeldLong",
+            "ChannelClosed", "ChannelCreated", "ChannelReplaced", "ChannelRetired", "CloseFailed", "CreationFailed", "LateLeaseReturned", "LeaseHeldLong",
             "PolicyThrew", "ReplacementFailed");
         Assert.Empty(_underTheLock);
     }

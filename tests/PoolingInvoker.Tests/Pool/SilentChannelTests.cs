@@ -73,7 +73,7 @@ public sealed class SilentChannelTests : IAsyncDisposable
             Assert.Equal(probes, AllAsked.Count);
             Assert.True(silent.Pooled.Pulse.IsSuspect);
             AllAsked[^1].Answer.SetResult();
-            await Waiting.Until(() => silent.Pooled.Standing == ChannelStanding.Good);
+            await Waiting.Until(() => silent.Pooled.Standing == ChannelStanding.Calls);
             patience = probes < 4 ? patience * 4 : patience; // 1, 4, 16, 64, 64 s
         }
 
@@ -119,7 +119,7 @@ public sealed class SilentChannelTests : IAsyncDisposable
         await Waiting.Until(() => !silent.Pooled.Pulse.IsProbed);
 
         // Nothing has shown life since it was asked: fresh ones are, too.
-        await Waiting.Until(() => answers ? silent.Pooled.Standing == ChannelStanding.Good : _asked.Count == 4);
+        await Waiting.Until(() => answers ? silent.Pooled.Standing == ChannelStanding.Calls : _asked.Count == 4);
         Assert.Equal(0, pool.GetStatistics().ChannelsGivenUp);
         silent.Dispose();
     }
@@ -296,7 +296,7 @@ public sealed class SilentChannelTests : IAsyncDisposable
         Assert.All(leases, lease => Assert.Same(good, lease.Pooled));
         ReturnAll(leases);
         Pass(Tick);
-        Assert.Equal(ChannelStanding.Good, failing.Standing);
+        Assert.Equal(ChannelStanding.Calls, failing.Standing);
         Assert.True(Chooses(pool, failing.CallInvoker));
         Assert.Equal(0, pool.GetStatistics().ChannelsReplaced); // it answers
         Assert.Empty(_asked);
@@ -489,7 +489,7 @@ public sealed class SilentChannelTests : IAsyncDisposable
     }
 
     private static Task<ChannelLease> CallAsync(ChannelPool pool) =>
-        pool.AcquireAsync(Timeout.InfiniteTimeSpan, avoid: null, playsSafe: false, CancellationToken.None).Soon();
+        pool.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, playsSafe: false, CancellationToken.None).Soon();
 
     private void Pass(TimeSpan time)
     {

@@ -1,0 +1,531 @@
+namespace PoolingInvoker;
+
+// How channels come to be, and how many.
+//
+// A channel is made in a place that was reserved for it under the lock, then connected, up to the SETTINGS of its server, and primed, and
+// only then it joins. So no call waits for the channel that it caused, no server gets calls before it has said how many it takes, and what
+// cannot be reached takes nobody's call, as long as there are others. Where there are none it joins all the same, so that calls end with
+// what there is to say.
+//
+// More are made for three reasons.
+//
+//  * There are fewer than MinPoolSize.
+//  * Calls wait in line. A cold pool makes at once what the line needs. One that has channels looks first whether those will have served the
+//    line by the time that another one is connected: it knows how long that took the last time, and sees how fast leases come back. Where
+//    it takes next to no time, at most as many are made at once as there are.
+//  * Calls crowd: for a while each channel has carried more than TargetConcurrentCallsPerChannel, though it takes more, or calls had to share
+//    one with streams that last.
+public partial class ChannelPool
+{
+    // How long a channel that cannot connect is waited for: where calls could go elsewhere, and where there is nothing else.
+    private static readonly TimeSpan ConnectPatience = TimeSpan.FromSeconds(5);
+    private static readonly TimeSpan ConnectPatienceAlone = TimeSpan.FromSeconds(1);
+    private static readonly TimeSpan PrimePatience = TimeSpan.FromSeconds(10);
+
+    private static readonly TimeSpan LinePeriod = TimeSpan.FromMilliseconds(10);
+    private static readonly TimeSpan CrowdPeriod = TimeSpan.FromMilliseconds(50);
+
+    private readonly ITimer _lineWatch;
+    private readonly ITimer _crowdWatch;
+
+    private int? _announced; // what the servers took last
+    private TimeSpan _connectTime;
+    private bool _isLineWatched;
+    private bool _startsLineWatch;
+    private long _returns;
+    private bool _lastCreationFailed;
+    private bool _lastConnectFailed;
+    private (long Returns, long At) _line; // when the line was last looked at
+    private bool _isCrowdWatched;
+    private bool _startsCrowdWatch;
+    private (long Picks, long Calls, long Streams) _picked; // since the crowd was last looked at
+    private (double Calls, double Streams) _crowd; // as it was seen then
+
+    private long ExpectedCapacityUnsynchronized =>
+        Math.Max(1, Math.Min(_options.MaxConcurrentCallsPerChannel ?? int.MaxValue, _announced ?? _options.MaxConcurrentCallsPerChannel ?? PooledChannel.FallbackCapacity));
+
+    // How many channels may be made now. When the last one could not be connected it is one, after a pause, as long as there are others.
+    private int PlacesUnsynchronized
+    {
+        get
+        {
+            var places = _disposed ? 0 : Math.Max(0, _options.MaxPoolSize - _active.Count - _creating);
+            return !_lastConnectFailed || _active.Count == 0 ? places
+                : _creating == 0 && _backoff.MayDial ? Math.Min(places, 1)
+                : 0;
+        }
+    }
+
+    // Reserves places for the channels that are to be made now. Whoever does that makes them, outside of the lock. What the minimum lacks
+    // is made when a call comes.
+    private int ReserveUnsynchronized(bool isCall = false)
+    {
+        var places = PlacesUnsynchronized;
+        if (places == 0)
+        {
+            WatchTheLineUnsynchronized(_lastConnectFailed);
+            return 0;
+        }
+
+        var below = isCall ? _options.MinPoolSize - _active.Count - _creating : 0;
+        var reserved = (int)Math.Clamp(Math.Max(below, MissingUnsynchronized(seen: null)), 0, places);
+        _creating += reserved;
+        return reserved;
+    }
+
+    // How many channels those in line need, beyond those on their way. With what was seen of the line it is known how many of them will
+    // have been served before another channel is connected.
+    private long MissingUnsynchronized(double? seen)
+    {
+        var missing = _waiters.Count - ((_creating + _replacing) * ExpectedCapacityUnsynchronized);
+        if (missing <= 0 || (_lastCreationFailed && _active.Count > 0))
+        {
+            return 0;
+        }
+
+        var atMost = long.MaxValue;
+        if (_active.Count > 0)
+        {
+            var isSlow = _connectTime > 2 * LinePeriod;
+            if (isSlow && seen is null)
+            {
+                WatchTheLineUnsynchronized(true);
+                return 0;
+            }
+
+            missing -= isSlow ? (long)(seen!.Value * _connectTime.TotalSeconds) : 0;
+            atMost = isSlow ? atMost : _active.Count;
+            WatchTheLineUnsynchronized(missing > 0);
+        }
+
+        return Math.Min(atMost, (missing + ExpectedCapacityUnsynchronized - 1) / ExpectedCapacityUnsynchronized);
+    }
+
+    private void BeginCreating(int count, string because)
+    {
+        while (count > 0)
+        {
+            count--;
+            var creating = CreateAsync(because);
+            if (creating.IsCompleted)
+            {
+                count += creating.Result.Creates;
+            }
+            else
+            {
+                GoOnAsync(creating).Observe();
+            }
+        }
+
+        if (_startsLineWatch)
+        {
+            _startsLineWatch = false;
+            _lineWatch.Change(LinePeriod, Timeout.InfiniteTimeSpan);
+        }
+
+        async Task GoOnAsync(Task<(Exception? Error, int Creates)> creating) => BeginCreating((await creating.ConfigureAwait(false)).Creates, because);
+    }
+
+    // As below, and gives what it failed with.
+    private async Task<Exception?> CreateOneAsync(string because)
+    {
+        var (error, creates) = await CreateAsync(because).ConfigureAwait(false);
+        BeginCreating(creates, "calls need it");
+        return error;
+    }
+
+    // Makes the channel that was reserved under the lock, and publishes it when it is connected. Gives what that failed with, and how many
+    // more were reserved meanwhile. It does not throw.
+    private async Task<(Exception? Error, int Creates)> CreateAsync(string because)
+    {
+        var began = _time.GetTimestamp();
+        var created = CreateChannel(out var error);
+        var joins = false;
+        if (created is not null)
+        {
+            var connecting = ConnectChannelAsync(created);
+            joins = !await IsWorthWaitingAsync(connecting, old: null).ConfigureAwait(false) && TryPublishUnconnected(created);
+            if (!joins)
+            {
+                error = await FailureOfAsync(connecting).ConfigureAwait(false) ?? await FailureOfAsync(PrimeChannelAsync(created)).ConfigureAwait(false);
+            }
+        }
+
+        bool disposed;
+        int creates;
+        lock (_lock)
+        {
+            disposed = _disposed;
+            if (!joins)
+            {
+                _creating--;
+                if (error is null)
+                {
+                    ConnectedUnsynchronized(created!, began);
+                }
+                else
+                {
+                    FailedUnsynchronized(created, error);
+                }
+
+                joins = created is not null && !disposed && (error is null || _active.Count == 0);
+                if (joins)
+                {
+                    PublishUnsynchronized(created!);
+                }
+            }
+
+            ServeWaitersUnsynchronized();
+            creates = ReserveUnsynchronized();
+            CompleteDisposeUnsynchronized();
+            AssertLawsUnsynchronized();
+        }
+
+        if (joins)
+        {
+            _diary.Created(created!, created!.IsUntried || error is null ? because : "there is no other, although it could not be connected");
+        }
+        else if (created is not null)
+        {
+            DisposeChannel(created);
+        }
+
+        if (error is not null && !disposed)
+        {
+            _diary.CreationFailed(error);
+        }
+
+        return (disposed ? Disposed() : error, creates);
+    }
+
+    // Whether calls have somewhere else to go, but the channel that is replaced, while one connects that takes long. If not they may as
+    // well wait on that one, as they would on a bare channel.
+    private async ValueTask<bool> IsWorthWaitingAsync(Task connecting, PooledChannel? old)
+    {
+        if (connecting.IsCompleted || !IsAlone())
+        {
+            return true;
+        }
+
+        await connecting.WaitAsync(ConnectPatienceAlone, _time).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        return connecting.IsCompleted || !IsAlone();
+
+        bool IsAlone()
+        {
+            lock (_lock)
+            {
+                return _active.Count == 0 || (_active.Count == 1 && _active[0] == old && old.State == PooledChannelState.Replacing);
+            }
+        }
+    }
+
+    private bool TryPublishUnconnected(PooledChannel channel)
+    {
+        lock (_lock)
+        {
+            if (_active.Count > 0 || _disposed)
+            {
+                return false;
+            }
+
+            channel.IsUntried = false;
+            _creating--;
+            PublishUnsynchronized(channel);
+            return true;
+        }
+    }
+
+    private Task ConnectChannelAsync(PooledChannel channel) =>
+        WithinAsync(token => channel.ConnectAsync(ChannelPoolOptions.CallAsync, token), ConnectPatience, $"Channel #{channel.Id} did not connect to {channel.Endpoint}");
+
+    private Task PrimeChannelAsync(PooledChannel channel) => _options.PrimeAsync is { } prime
+        ? WithinAsync(token => prime(channel.CallInvoker, token), PrimePatience, "Pool.PrimeAsync did not end")
+        : Task.CompletedTask;
+
+    private async Task WithinAsync(Func<CancellationToken, Task> what, TimeSpan patience, string complaint)
+    {
+        using var ended = CancellationTokenSource.CreateLinkedTokenSource(_closing.Token);
+        var doing = what(ended.Token);
+        try
+        {
+            await doing.WaitAsync(patience, _time, _closing.Token).ConfigureAwait(false);
+        }
+        catch (TimeoutException) when (!doing.IsCompleted)
+        {
+            await ended.CancelAsync().ConfigureAwait(false);
+            throw new TimeoutException($"{complaint} within {patience.TotalSeconds} s.");
+        }
+        finally
+        {
+            doing.Observe(); // it may go on for longer than it is waited for
+        }
+    }
+
+    private static async Task<Exception?> FailureOfAsync(Task task)
+    {
+        try
+        {
+            await task.ConfigureAwait(false);
+            return null;
+        }
+#pragma warning disable CA1031 // Whatever it is, the channel cannot be used, and the exception says why.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            return exception;
+        }
+    }
+
+    private PooledChannel? CreateChannel(out Exception? error)
+    {
+        try
+        {
+            var channel = _policy.Create() ?? throw new InvalidOperationException("it returned null");
+            var lifetime = _options.PooledChannelLifetime;
+            lifetime = lifetime == Timeout.InfiniteTimeSpan ? lifetime : lifetime * (1 - (0.1 * _random.NextDouble()));
+            var transport = (_policy as AddressChannelPolicy)?.TransportOf(channel);
+            var pooled = new PooledChannel(
+                Interlocked.Increment(ref _lastId), channel, Target, transport, _options.MaxConcurrentCallsPerChannel, _time.GetTimestamp(), lifetime);
+            transport?.Tell(new ConnectionEvents(this, pooled));
+            if (transport is null && _options.MaxConcurrentCallsPerChannel is null && pooled.Id == 1)
+            {
+                _log.LimitUnknown(_policy is AddressChannelPolicy ? "the transport is not the pool's own, or not HTTP/2" : "a policy makes the channels", pooled.Capacity);
+            }
+
+            lock (_lock)
+            {
+                if (!_channels.TryAdd(channel, pooled))
+                {
+                    throw new InvalidOperationException("it returned a channel that is in the pool already; each call of Create must make a new one");
+                }
+            }
+
+            error = null;
+            return pooled;
+        }
+#pragma warning disable CA1031 // Whatever a policy throws, the place that was reserved for its channel is given up in an orderly way.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            error = _policy is AddressChannelPolicy
+                ? exception
+                : new InvalidOperationException($"{_policy.GetType().Name}.Create did not make a channel: {exception.Message}", exception);
+            return null;
+        }
+    }
+
+    // For who cannot wait: makes a channel and takes the first lease on it, before it is connected.
+    private ChannelLease? CreateAndLease(bool isStream)
+    {
+        var created = CreateChannel(out var error);
+        PooledChannel? leased = null;
+        bool disposed;
+        int creates;
+        lock (_lock)
+        {
+            _creating--;
+            disposed = _disposed;
+            if (!disposed)
+            {
+                if (created is not null)
+                {
+                    PublishUnsynchronized(created);
+                }
+                else
+                {
+                    FailedUnsynchronized(created, error!);
+                }
+
+                leased = created ?? _active.Pick(isStream, avoid: null);
+                if (leased is not null)
+                {
+                    LeaseUnsynchronized(leased, isStream);
+                }
+            }
+
+            ServeWaitersUnsynchronized();
+            creates = ReserveUnsynchronized();
+            CompleteDisposeUnsynchronized();
+            AssertLawsUnsynchronized();
+        }
+
+        if (disposed && created is not null)
+        {
+            DisposeChannel(created);
+        }
+
+        if (created is null)
+        {
+            _diary.CreationFailed(error!);
+        }
+        else if (!disposed)
+        {
+            _diary.Created(created, "calls need it");
+        }
+
+        BeginCreating(creates, "calls need it");
+        return leased is not null ? NewLease(leased, isStream) : throw (disposed ? Disposed() : error!);
+    }
+
+    // A server has said how many streams it takes: when it is connected, and whenever it likes.
+    private void ServerTakes(PooledChannel channel, int maxStreams)
+    {
+        int creates;
+        bool isNews;
+        lock (_lock)
+        {
+            isNews = channel.Announced != maxStreams;
+            _announced = channel.Announced = maxStreams;
+            channel.IsUntried = false;
+            FoundAliveUnsynchronized(channel);
+            ServeWaitersUnsynchronized();
+            creates = ReserveUnsynchronized();
+            AssertLawsUnsynchronized();
+        }
+
+        if (isNews)
+        {
+            _log.LimitAnnounced(channel, maxStreams);
+        }
+
+        if (creates > 0)
+        {
+            ThreadPool.UnsafeQueueUserWorkItem(_ => BeginCreating(creates, "calls need it"), state: null); // the connection goes on meanwhile
+        }
+    }
+
+    private void ConnectedUnsynchronized(PooledChannel channel, long began)
+    {
+        _lastCreationFailed = _lastConnectFailed = false;
+        _connectTime = _time.GetElapsedTime(began);
+        if (channel.Announced is not null)
+        {
+            _backoff.Reset();
+        }
+    }
+
+    private void FailedUnsynchronized(PooledChannel? channel, Exception error)
+    {
+        _lastCreationError = error;
+        if (channel is not null)
+        {
+            channel.IsUntried = false;
+            channel.LastError = error;
+            _lastConnectFailed = true;
+            _backoff.Dialed();
+            return;
+        }
+
+        // The next in line has it tried in its turn: nobody waits for what will not come.
+        _lastCreationFailed = true;
+        if (_active.Count == 0 && _waiters.Count > 0)
+        {
+            _waiters.Dequeue().SetException(error);
+        }
+    }
+
+    private void PublishUnsynchronized(PooledChannel channel)
+    {
+        _active.Add(channel);
+        _created++;
+    }
+
+    // Whoever turns a watch on under the lock starts its timer outside.
+    private void WatchTheLineUnsynchronized(bool on)
+    {
+        if (on && _waiters.Count > 0 && !_isLineWatched)
+        {
+            _isLineWatched = _startsLineWatch = true;
+            _line = (_returns, _time.GetTimestamp());
+        }
+    }
+
+    private void LookAtTheLine()
+    {
+        if (IsInTheMidst)
+        {
+            _lineWatch.Change(LinePeriod, Timeout.InfiniteTimeSpan);
+            return;
+        }
+
+        int creates = 0;
+        lock (_lock)
+        {
+            _isLineWatched = false;
+            var elapsed = _time.GetElapsedTime(_line.At).TotalSeconds;
+            creates = (int)Math.Clamp(MissingUnsynchronized(elapsed > 0 ? (_returns - _line.Returns) / elapsed : 0), 0, PlacesUnsynchronized);
+            _creating += creates;
+            WatchTheLineUnsynchronized(!_disposed && _active.Count + _creating < _options.MaxPoolSize);
+
+            AssertLawsUnsynchronized();
+        }
+
+        BeginCreating(creates, "calls wait");
+    }
+
+    private void CountTheCrowdUnsynchronized()
+    {
+        _mostCalls.Now = Math.Max(_mostCalls.Now, _active.Calls);
+        if (_isCrowdWatched)
+        {
+            _picked = (_picked.Picks + 1, _picked.Calls + _active.Calls, _picked.Streams + _active.Streams);
+        }
+        else if (_active.AreCrowded && _active.Spare == 0 && _active.Count + _creating < _options.MaxPoolSize)
+        {
+            _isCrowdWatched = _startsCrowdWatch = true;
+            _crowd = default;
+            _picked = default;
+        }
+    }
+
+    internal void LookAtTheCrowd()
+    {
+        if (IsInTheMidst)
+        {
+            _crowdWatch.Change(CrowdPeriod, Timeout.InfiniteTimeSpan);
+            return;
+        }
+
+        int creates;
+        bool goesOn;
+        lock (_lock)
+        {
+            // As those saw it who came; where nobody came, as it is.
+            (double Calls, double Streams) seen = _picked.Picks == 0
+                ? (_active.Calls, _active.Streams)
+                : ((double)_picked.Calls / _picked.Picks, (double)_picked.Streams / _picked.Picks);
+            var wanted = ChannelsFor(seen.Calls) + ChannelsFor(seen.Streams);
+            var lasting = ChannelsFor(Math.Min(seen.Calls, _crowd.Calls)) + ChannelsFor(Math.Min(seen.Streams, _crowd.Streams));
+            var there = _active.Count - _active.Spare + _creating;
+            creates = Math.Clamp(lasting - there, 0, PlacesUnsynchronized);
+            _creating += creates;
+            _crowd = seen;
+            _picked = default;
+            _isCrowdWatched = goesOn = !_disposed && wanted > there + creates && _active.Count + _creating < _options.MaxPoolSize;
+            AssertLawsUnsynchronized();
+        }
+
+        if (goesOn)
+        {
+            _crowdWatch.Change(CrowdPeriod, Timeout.InfiniteTimeSpan);
+        }
+
+        BeginCreating(creates, $"channels carry more than {_options.TargetConcurrentCallsPerChannel} calls, or calls share one with streams that last");
+
+        int ChannelsFor(double load) => (int)Math.Ceiling(load / (_options.TargetConcurrentCallsPerChannel ?? int.MaxValue));
+    }
+
+    // What a server says on a connection of one of the channels.
+    private sealed class ConnectionEvents(ChannelPool pool, PooledChannel channel) : IConnectionEvents
+    {
+        public void ServerTakes(int maxStreams) => pool.ServerTakes(channel, maxStreams);
+
+        public void ServerGoes()
+        {
+            if (pool.ServerGoes(channel) is { } rest)
+            {
+                ThreadPool.UnsafeQueueUserWorkItem(_ => rest(), state: null); // other calls are on the connection
+            }
+        }
+    }
+}
