@@ -1,4 +1,5 @@
 using Grpc.Core;
+using Microsoft.Extensions.ServiceDiscovery;
 
 namespace PoolingInvoker;
 
@@ -38,18 +39,29 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
     /// <summary>Gets the pool that calls lease from.</summary>
     public ChannelPool Pool => _environment.Pool;
 
-    /// <summary>Makes an invoker over a pool of its own, which connects to one address.</summary>
-    /// <param name="address">The address, with its scheme, as in <c>http://users:5000</c>.</param>
-    /// <param name="options">The options, or <see langword="null"/> for the defaults.</param>
-    /// <exception cref="ArgumentException">The address is not an http or https one, or an option is not valid.</exception>
+    /// <summary>Makes an invoker over a pool of its own, which connects to one address, or to all addresses that a name has.</summary>
+    /// <inheritdoc cref="ChannelPool.ForAddress(string, ChannelPoolOptions?)" path="/param|/exception"/>
     public static PoolingCallInvoker ForAddress(string address, PoolingCallInvokerOptions? options = null) =>
         ForAddress(AddressChannelPolicy.ParseAddress(address), options);
 
     /// <inheritdoc cref="ForAddress(string, PoolingCallInvokerOptions?)"/>
-    public static PoolingCallInvoker ForAddress(Uri address, PoolingCallInvokerOptions? options = null)
+    public static PoolingCallInvoker ForAddress(Uri address, PoolingCallInvokerOptions? options = null) =>
+        Over(pool => ChannelPool.ForAddress(address, pool), options);
+
+    /// <summary>Makes an invoker over a pool of its own, whose channels are spread over several addresses.</summary>
+    /// <inheritdoc cref="ChannelPool.ForAddresses(IEnumerable{string}, ChannelPoolOptions?)" path="/param|/exception"/>
+    public static PoolingCallInvoker ForAddresses(IEnumerable<string> addresses, PoolingCallInvokerOptions? options = null) =>
+        Over(pool => ChannelPool.ForAddresses(addresses, pool), options);
+
+    /// <summary>Makes an invoker over a pool of its own, whose channels are spread over the endpoints that a service has.</summary>
+    /// <inheritdoc cref="ChannelPool.ForService(string, Func{CancellationToken, ValueTask{ServiceEndpointSource}}, ChannelPoolOptions?)" path="/param|/exception"/>
+    public static PoolingCallInvoker ForService(string address, Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve, PoolingCallInvokerOptions? options = null) =>
+        Over(pool => ChannelPool.ForService(address, resolve, pool), options);
+
+    private static PoolingCallInvoker Over(Func<ChannelPoolOptions, ChannelPool> newPool, PoolingCallInvokerOptions? options)
     {
         options ??= new PoolingCallInvokerOptions();
-        var pool = ChannelPool.ForAddress(address, options.Pool ?? throw new ArgumentException("Pool is null. Leave it as it is for the defaults.", nameof(options)));
+        var pool = newPool(options.Pool ?? throw new ArgumentException("Pool is null. Leave it as it is for the defaults.", nameof(options)));
         try
         {
             return new PoolingCallInvoker(pool, options, ownsPool: true);

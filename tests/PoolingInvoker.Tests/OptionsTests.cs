@@ -13,7 +13,6 @@ public sealed class OptionsTests
     [InlineData("users")]
     [InlineData("")]
     [InlineData("/users")]
-    [InlineData("dns:///users:5000")]
     [InlineData("ftp://users")]
     public void AnAddressThatCannotBeDialled(string address)
     {

@@ -66,6 +66,9 @@ internal sealed partial class PoolingInvokerLog(ILoggerFactory? factory)
     [LoggerMessage(EventId = 15, EventName = "ServiceConfigRetries", Level = LogLevel.Warning, Message = "Pool.ConfigureChannel sets a ServiceConfig with retries or hedges. They run below those of the pool, on one channel: the attempts multiply, and they do not ask whether a method is idempotent.")]
     public partial void ServiceConfigRetries();
 
+    [LoggerMessage(EventId = 20, EventName = "ResolutionFailed", Level = LogLevel.Warning, Message = "The endpoints of {Target} could not be resolved. Those that are known stay.")]
+    public partial void ResolutionFailed(string target, Exception exception);
+
     // A log that cannot be written costs no lease.
     private sealed class GuardedLogger(ILogger inner) : ILogger
     {

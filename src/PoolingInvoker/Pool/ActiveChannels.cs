@@ -141,14 +141,16 @@ internal sealed class ActiveChannels(Random random, int target)
         var b = _channels[second];
         return a == avoid ? b
             : b == avoid ? a
-            : Weight(a) <= Weight(b) ? a
+            : Weight(a, b) <= Weight(b, a) ? a
             : b;
     }
 
-    // A stream that lasts weighs as much as the calls that a channel should carry. And a channel that fails at once has few calls, and would attract
-    // all: a failure weighs as much as all the calls that it could carry.
-    private long Weight(PooledChannel channel) =>
-        channel.Leases + ((long)channel.LongStreams * target)
+    // What counts is the load of the endpoint, where they go to different ones. A stream that lasts weighs as much as the calls that a channel
+    // should carry. And a channel that fails at once has few calls, and would attract all: a failure weighs as much as all the calls that it
+    // could carry.
+    private long Weight(PooledChannel channel, PooledChannel other) =>
+        (channel.Server is { } server && server != other.Server ? server.Leases : channel.Leases)
+        + ((long)channel.LongStreams * target)
         + (channel.Failed || channel.Pulse.IsSuspect || channel.FailingSince is not null ? (long)channel.Capacity : 0);
 
     private void Tally(PooledChannel channel, int sign)
@@ -157,6 +159,10 @@ internal sealed class ActiveChannels(Random random, int target)
         {
             Calls += sign * (channel.Leases - channel.LongStreams);
             Streams += sign * channel.LongStreams;
+            if (channel.Server is { } server)
+            {
+                server.Leases += sign * channel.Leases;
+            }
         }
     }
 

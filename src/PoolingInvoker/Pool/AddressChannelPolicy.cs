@@ -5,20 +5,34 @@ using Microsoft.Extensions.ObjectPool;
 
 namespace PoolingInvoker;
 
-/// <summary>
-/// Makes the channels of a pool for one address, each with a handler of its own, so that a channel is a connection.
-/// </summary>
-internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, IDisposable
+/// <summary>Makes channels to one of several endpoints.</summary>
+internal interface IEndpointPolicy
 {
-    private readonly Uri _address;
+    /// <summary>Makes a channel whose connections go to this endpoint only.</summary>
+    GrpcChannel Create(ChannelEndpoint endpoint);
+}
+
+/// <summary>
+/// Makes the channels of a pool, each with a handler of its own, so that a channel is a connection: for one address, for the endpoints that
+/// one name has, or for a list of addresses.
+/// </summary>
+internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, IEndpointPolicy, IDisposable
+{
     private readonly ChannelPoolOptions _options;
+    private readonly bool _pins;
     private readonly ConditionalWeakTable<object, object> _transports = [];
     private readonly ConditionalWeakTable<object, ChannelTransport> _watched = [];
     private readonly Queue<GrpcChannelOptions> _prepared = new();
 
-    public AddressChannelPolicy(Uri address, ChannelPoolOptions options)
+    /// <param name="address">The address: http or https, or <c>dns:</c>, which pins.</param>
+    /// <param name="options">The options of the pool.</param>
+    /// <param name="pins">Whether the address is a name, and each channel goes to one of the endpoints that it has.</param>
+    /// <exception cref="ArgumentException">Channels to endpoints cannot be made with the transport that the options set.</exception>
+    public AddressChannelPolicy(Uri address, ChannelPoolOptions options, bool pins = false)
     {
-        _address = address;
+        var isDns = address.Scheme == DnsEndpoints.Scheme;
+        Address = isDns ? DnsEndpoints.NameOf(address, isSecure: false) : address;
+        _pins = pins || isDns;
         _options = options;
 
         // The callbacks run twice before the first channel is made: a handler that they share shows here, and not under load,
@@ -31,10 +45,23 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
 
         var first = _prepared.Peek();
         ThrowsOperationCanceled = first.ThrowOperationCanceledOnCancellation;
+        Address = isDns ? DnsEndpoints.NameOf(address, ChannelTls.IsIn(first.Credentials)) : address;
+        Target = Address.Authority;
         HasServiceConfigRetries = first.ServiceConfig?.MethodConfigs.Any(static config => config.RetryPolicy is not null || config.HedgingPolicy is not null) ?? false;
     }
 
-    public string Target => _address.Authority;
+    /// <param name="list">A list of addresses, each endpoint with its own.</param>
+    /// <param name="options">The options of the pool.</param>
+    public AddressChannelPolicy(IReadOnlyList<ChannelEndpoint> list, ChannelPoolOptions options)
+        : this(list[0].Address!, options) => Target = string.Join(',', list);
+
+    /// <summary>
+    /// What channels are to, for the server and for TLS: the address, or the name that is resolved, with the scheme that is spoken. Of a list,
+    /// the first one.
+    /// </summary>
+    public Uri Address { get; }
+
+    public string Target { get; }
 
     /// <summary>Whether the channels retry or hedge by themselves.</summary>
     public bool HasServiceConfigRetries { get; }
@@ -62,7 +89,20 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
         }
     }
 
-    public GrpcChannel Create()
+    public GrpcChannel Create() => Create(Address, NextOptions());
+
+    public GrpcChannel Create(ChannelEndpoint endpoint)
+    {
+        var options = NextOptions();
+        if (endpoint.Address is null)
+        {
+            options.ServiceProvider = new PinnedServices(options.ServiceProvider, endpoint, Address);
+        }
+
+        return Create(endpoint.Address ?? Address, options);
+    }
+
+    private GrpcChannelOptions NextOptions()
     {
         GrpcChannelOptions? options;
         lock (_prepared)
@@ -70,8 +110,12 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
             _prepared.TryDequeue(out options);
         }
 
-        options ??= Prepare();
-        var channel = GrpcChannel.ForAddress(_address, options);
+        return options ?? Prepare();
+    }
+
+    private GrpcChannel Create(Uri address, GrpcChannelOptions options)
+    {
+        var channel = GrpcChannel.ForAddress(address, options);
         if (_watched.TryGetValue(options, out var transport))
         {
             _watched.Add(channel, transport);
@@ -128,6 +172,11 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
             }
         }
 
+        if (_pins)
+        {
+            PreparePinning(transport);
+        }
+
         RequireOwn(transport);
         return options;
     }
@@ -157,6 +206,42 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
         return handler ?? (object?)options.HttpClient ?? throw new ArgumentException(
             "Pool.ConfigureChannel took the handler away and gave no HttpHandler and no HttpClient in its place. Set one of them, or leave HttpHandler as it is.",
             nameof(options));
+    }
+
+    // A channel can direct the connections of a SocketsHttpHandler, and has to make them for it.
+    private static void PreparePinning(object transport)
+    {
+        if (transport is not SocketsHttpHandler handler)
+        {
+            throw new ArgumentException(
+                $"A pool over several endpoints needs the SocketsHttpHandler, whose connections it can direct, and Pool.ConfigureChannel set "
+                + $"{(transport is HttpClient ? "an HttpClient" : $"a handler of type {transport.GetType().Name}")}. Change the pool's own handler "
+                + "in Pool.ConfigureHandler, set HttpHandler to a SocketsHttpHandler or one around it, or make a pool of one address.");
+        }
+
+        if (handler.ConnectCallback is not null)
+        {
+            throw new ArgumentException(
+                "A pool over several endpoints needs the SocketsHttpHandler without a ConnectCallback: it connects by itself, each channel to its "
+                + "endpoint. Leave ConnectCallback null, or make a pool of one address.");
+        }
+
+        if (handler.Properties.TryGetValue("__GrpcLoadBalancingDisabled", out var disabled) && disabled is true)
+        {
+            throw new ArgumentException(
+                "A pool over several endpoints needs the SocketsHttpHandler without the property '__GrpcLoadBalancingDisabled', which takes from "
+                + "a channel what directs its connections. Leave it out, or make a pool of one address.");
+        }
+
+        if (handler.Proxy is not null)
+        {
+            throw new ArgumentException(
+                "A pool over several endpoints needs the SocketsHttpHandler without a Proxy: its connections go to the endpoints themselves. "
+                + "Leave Proxy null, or make a pool of one address.");
+        }
+
+        // Nor is the one of the environment asked, which knows names and sees endpoints: such a connection fails (Grpc.Net.Client 2.85).
+        handler.UseProxy = false;
     }
 
     private void RequireOwn(object transport)

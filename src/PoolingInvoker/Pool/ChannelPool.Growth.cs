@@ -67,7 +67,7 @@ public partial class ChannelPool
             return 0;
         }
 
-        var below = isCall ? _options.MinPoolSize - _active.Count - _creating : 0;
+        var below = isCall ? MinimumUnsynchronized - _active.Count - _creating : 0;
         var reserved = (int)Math.Clamp(Math.Max(below, MissingUnsynchronized(seen: null)), 0, places);
         _creating += reserved;
         return reserved;
@@ -139,7 +139,13 @@ public partial class ChannelPool
     private async Task<(Exception? Error, int Creates)> CreateAsync(string because)
     {
         var began = _time.GetTimestamp();
-        var created = CreateChannel(out var error);
+        PooledChannel? created = null;
+        var error = await ResolveAsync().ConfigureAwait(false);
+        if (error is null)
+        {
+            created = CreateChannel(out error);
+        }
+
         var joins = false;
         if (created is not null)
         {
@@ -276,16 +282,17 @@ public partial class ChannelPool
         }
     }
 
-    private PooledChannel? CreateChannel(out Exception? error)
+    private PooledChannel? CreateChannel(out Exception? error, PooledChannel? inPlaceOf = null)
     {
+        var server = TakeEndpoint(inPlaceOf);
         try
         {
-            var channel = _policy.Create() ?? throw new InvalidOperationException("it returned null");
+            var channel = (server is null ? _policy.Create() : ((IEndpointPolicy)_policy).Create(server.Endpoint)) ?? throw new InvalidOperationException("it returned null");
             var lifetime = _options.PooledChannelLifetime;
             lifetime = lifetime == Timeout.InfiniteTimeSpan ? lifetime : lifetime * (1 - (0.1 * _random.NextDouble()));
             var transport = (_policy as AddressChannelPolicy)?.TransportOf(channel);
             var pooled = new PooledChannel(
-                Interlocked.Increment(ref _lastId), channel, Target, transport, _options.MaxConcurrentCallsPerChannel, _time.GetTimestamp(), lifetime);
+                Interlocked.Increment(ref _lastId), channel, server?.Endpoint.ToString() ?? Target, transport, _options.MaxConcurrentCallsPerChannel, _time.GetTimestamp(), lifetime);
             transport?.Tell(new ConnectionEvents(this, pooled));
             if (transport is null && _options.MaxConcurrentCallsPerChannel is null && pooled.Id == 1)
             {
@@ -298,6 +305,8 @@ public partial class ChannelPool
                 {
                     throw new InvalidOperationException("it returned a channel that is in the pool already; each call of Create must make a new one");
                 }
+
+                pooled.Server = server;
             }
 
             error = null;
@@ -307,6 +316,7 @@ public partial class ChannelPool
         catch (Exception exception)
 #pragma warning restore CA1031
         {
+            LeaveEndpoint(server);
             error = _policy is AddressChannelPolicy
                 ? exception
                 : new InvalidOperationException($"{_policy.GetType().Name}.Create did not make a channel: {exception.Message}", exception);
@@ -397,6 +407,7 @@ public partial class ChannelPool
     private void ConnectedUnsynchronized(PooledChannel channel, long began)
     {
         _lastCreationFailed = _lastConnectFailed = false;
+        channel.Server?.Reached();
         _connectTime = _time.GetElapsedTime(began);
         if (channel.Announced is not null)
         {
@@ -411,6 +422,7 @@ public partial class ChannelPool
         {
             channel.IsUntried = false;
             channel.LastError = error;
+            CouldNotReachUnsynchronized(channel);
             _lastConnectFailed = true;
             _backoff.Dialed();
             return;

@@ -21,10 +21,15 @@ public partial class ChannelPool
     {
         List<PooledChannel> unconnected = [];
         int creates;
+        if (_endpointWatcher is not null)
+        {
+            await _endpointWatcher.FirstAsync(cancellationToken).ConfigureAwait(false);
+        }
+
         lock (_lock)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
-            creates = Math.Max(0, _options.MinPoolSize - _active.Count - _creating);
+            creates = Math.Max(0, MinimumUnsynchronized - _active.Count - _creating);
             _creating += creates;
             for (var i = 0; i < _active.Count; i++)
             {
@@ -129,6 +134,8 @@ public partial class ChannelPool
         _watch.Dispose();
         _lineWatch.Dispose();
         _crowdWatch.Dispose();
+        _balanceWatch.Dispose();
+        _endpointWatcher?.Dispose();
         closing.ForEach(DisposeChannel);
     }
 
@@ -221,7 +228,7 @@ public partial class ChannelPool
                     continue;
                 }
 
-                if (_active.Count + _creating > _options.MinPoolSize)
+                if (_active.Count + _creating > MinimumUnsynchronized)
                 {
                     StartDrainingUnsynchronized(channel);
                     CloseUnsynchronized(channel);
@@ -291,7 +298,7 @@ public partial class ChannelPool
         {
             var most = Math.Max(_mostCalls.Now, _mostCalls.Before);
             _mostCalls = (_active.Calls, _mostCalls.Now);
-            var wanted = Math.Max(_options.MinPoolSize - _active.OfStreams, Math.Max(1, (int)Math.Ceiling(most / (double)(_options.TargetConcurrentCallsPerChannel ?? int.MaxValue))));
+            var wanted = Math.Max(MinimumUnsynchronized - _active.OfStreams, Math.Max(1, (int)Math.Ceiling(most / (double)(_options.TargetConcurrentCallsPerChannel ?? int.MaxValue))));
             for (var i = _active.Count - 1; i >= 0 && _active.OfCalls > wanted; i--)
             {
                 if (_active[i].Standing == ChannelStanding.Calls)

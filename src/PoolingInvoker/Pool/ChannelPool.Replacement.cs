@@ -42,7 +42,7 @@ public partial class ChannelPool
     // stays if that fails.
     private async Task ReplaceAsync(PooledChannel old, string because)
     {
-        var created = CreateChannel(out var error);
+        var created = CreateChannel(out var error, old);
         if (created is not null)
         {
             var connecting = ConnectChannelAsync(created);
@@ -58,7 +58,7 @@ public partial class ChannelPool
     // Makes the replacement and publishes it as it is; it connects with its first call. The old one stays if none can be made.
     private PooledChannel? ReplaceUnconnected(PooledChannel old, string because, bool onProbation = false)
     {
-        var created = CreateChannel(out var error);
+        var created = CreateChannel(out var error, old);
         if (created is not null)
         {
             created.IsOnProbation = onProbation;
@@ -84,6 +84,10 @@ public partial class ChannelPool
                 {
                     FailedUnsynchronized(created, error);
                 }
+                else if (created!.Announced is not null)
+                {
+                    created.Server?.Reached();
+                }
 
                 closes = PublishInPlaceOfUnsynchronized(old, created!);
             }
@@ -91,6 +95,11 @@ public partial class ChannelPool
             {
                 // Its connection broke, and there is none to be had. It goes on, and is replaced when the pool may dial again.
                 _backoff.Dialed();
+                if (created is not null)
+                {
+                    CouldNotReachUnsynchronized(created);
+                }
+
                 old.Proven &= old.State == PooledChannelState.Refreshing;
                 old.LastError = _lastCreationError = error;
                 old.State = PooledChannelState.Active;
@@ -150,6 +159,7 @@ public partial class ChannelPool
     private void StartDrainingUnsynchronized(PooledChannel channel)
     {
         _active.Remove(channel);
+        LeaveEndpointUnsynchronized(channel);
         channel.State = PooledChannelState.Draining;
         _draining++;
     }
@@ -184,7 +194,7 @@ public partial class ChannelPool
                 return null;
             }
 
-            if (isIdle && _active.Count + _creating > _options.MinPoolSize)
+            if (isIdle && _active.Count + _creating > MinimumUnsynchronized)
             {
                 StartDrainingUnsynchronized(channel);
                 CloseUnsynchronized(channel);

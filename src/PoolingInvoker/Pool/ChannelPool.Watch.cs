@@ -311,6 +311,7 @@ public partial class ChannelPool
             }
 
             channel.Pulse.IsGivenUp = true;
+            CouldNotReachUnsynchronized(channel);
             replaces = channel.State == PooledChannelState.Active && !_disposed;
             if (replaces)
             {

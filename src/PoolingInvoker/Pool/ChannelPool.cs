@@ -30,6 +30,7 @@ using System.Diagnostics;
 using System.Diagnostics.CodeAnalysis;
 using Grpc.Net.Client;
 using Microsoft.Extensions.ObjectPool;
+using Microsoft.Extensions.ServiceDiscovery;
 
 namespace PoolingInvoker;
 
@@ -89,7 +90,11 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         }
     }
 
-    internal ChannelPool(IPooledObjectPolicy<GrpcChannel> policy, ChannelPoolOptions validated, Random random)
+    /// <param name="policy">Makes the channels; an <see cref="IEndpointPolicy"/> if there are endpoints.</param>
+    /// <param name="validated">The options.</param>
+    /// <param name="random">Draws.</param>
+    /// <param name="endpoints">What the channels go to, in a pool that has several.</param>
+    internal ChannelPool(IPooledObjectPolicy<GrpcChannel> policy, ChannelPoolOptions validated, Random random, EndpointList? endpoints = null)
     {
         ArgumentNullException.ThrowIfNull(policy);
         _policy = policy;
@@ -98,13 +103,21 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         _random = random;
         _log = new PoolingInvokerLog(validated.LoggerFactory);
         _diary = new PoolDiary(_log, validated.OnEvent, Target);
-        _backoff = new ReconnectBackoff(_time, random);
+        _backoff = new ReconnectBackoff(_time, random, TimeSpan.FromSeconds(0.1), TimeSpan.FromSeconds(1));
         _active = new ActiveChannels(random, validated.TargetConcurrentCallsPerChannel ?? int.MaxValue);
         _leakDetector = validated.LeakDetectionThreshold > TimeSpan.Zero ? new LeaseLeakDetector(validated.LeakDetectionThreshold, _time, _log) : null;
         _maintenance = StartMaintenance();
         _watch = NewTimer(static pool => pool.Look(), Timeout.InfiniteTimeSpan);
         _lineWatch = NewTimer(static pool => pool.LookAtTheLine(), Timeout.InfiniteTimeSpan);
         _crowdWatch = NewTimer(static pool => pool.LookAtTheCrowd(), Timeout.InfiniteTimeSpan);
+        _balanceWatch = NewTimer(static pool => pool.Balance(), Timeout.InfiniteTimeSpan);
+        if (endpoints is not null)
+        {
+            _endpoints = new PoolEndpoints(_time, random);
+            _endpoints.Update(endpoints.Known);
+            _endpointWatcher = endpoints.Resolve is null ? null : Watch(endpoints.Name!, endpoints.Resolve);
+        }
+
         if (policy is AddressChannelPolicy { HasServiceConfigRetries: true })
         {
             _log.ServiceConfigRetries();
@@ -123,19 +136,69 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     /// <summary>Whether channels throw <see cref="OperationCanceledException"/> where others throw an RpcException.</summary>
     internal bool ThrowsOperationCanceled => (_policy as AddressChannelPolicy)?.ThrowsOperationCanceled ?? false;
 
-    /// <summary>Makes a pool of channels to one address.</summary>
-    /// <param name="address">The address, with its scheme, as in <c>http://users:5000</c>.</param>
+    /// <summary>Makes a pool of channels to one address, or to all addresses that a name has.</summary>
+    /// <param name="address">
+    /// The address, with its scheme, as in <c>http://users:5000</c>. With <c>dns:///users:5000</c> channels are spread over the addresses that
+    /// the name has, and follow them; to the servers, and for TLS, they are to the name. They speak plain text, unless
+    /// <see cref="ChannelPoolOptions.ConfigureChannel"/> sets credentials of TLS (<c>ChannelCredentials.SecureSsl</c>).
+    /// </param>
     /// <param name="options">The options, or <see langword="null"/> for the defaults.</param>
-    /// <exception cref="ArgumentException">The address is not an http or https one, or an option is not valid.</exception>
+    /// <exception cref="ArgumentException">The address is not an http, https or dns one, or an option is not valid.</exception>
     public static ChannelPool ForAddress(string address, ChannelPoolOptions? options = null) =>
         ForAddress(AddressChannelPolicy.ParseAddress(address), options);
 
     /// <inheritdoc cref="ForAddress(string, ChannelPoolOptions?)"/>
     public static ChannelPool ForAddress(Uri address, ChannelPoolOptions? options = null)
     {
+        ArgumentNullException.ThrowIfNull(address);
+        if (address.IsAbsoluteUri && address.Scheme == DnsEndpoints.Scheme)
+        {
+            return OverEndpoints(
+                options,
+                validated => new AddressChannelPolicy(address, validated),
+                (policy, time) => new EndpointList([], policy.Address, new DnsEndpoints(policy.Address, time).ResolveAsync));
+        }
+
         AddressChannelPolicy.CheckAddress(address);
         var validated = (options ?? new ChannelPoolOptions()).ValidatedCopy();
         return new ChannelPool(new AddressChannelPolicy(address, validated), validated, Random.Shared);
+    }
+
+    /// <summary>Makes a pool of channels that are spread over several addresses. Each keeps its own authority.</summary>
+    /// <param name="addresses">The addresses, with their scheme, which is the same for all, as in <c>http://10.0.0.1:5000</c>.</param>
+    /// <param name="options">The options, or <see langword="null"/> for the defaults.</param>
+    /// <exception cref="ArgumentException">There are no addresses, one is not an http or https one, they have different schemes, or an option is not valid.</exception>
+    public static ChannelPool ForAddresses(IEnumerable<string> addresses, ChannelPoolOptions? options = null)
+    {
+        var list = ChannelEndpoint.ParseList(addresses);
+        return OverEndpoints(options, validated => new AddressChannelPolicy(list, validated), (_, _) => new EndpointList(list, Name: null, Resolve: null));
+    }
+
+    /// <summary>
+    /// Makes a pool of channels that are spread over the endpoints that a service has, as service discovery finds them and follows them. To the
+    /// servers, and for TLS, the channels are to the name of the service.
+    /// </summary>
+    /// <param name="address">The name of the service, with the scheme that it speaks, as in <c>http://users</c>.</param>
+    /// <param name="resolve">
+    /// Finds the endpoints, and says when they have changed: with Microsoft.Extensions.ServiceDiscovery
+    /// <c>token =&gt; resolver.GetEndpointsAsync("http://users", token)</c>, where <c>resolver</c> is its <c>ServiceEndpointResolver</c>.
+    /// </param>
+    /// <param name="options">The options, or <see langword="null"/> for the defaults.</param>
+    /// <exception cref="ArgumentException">The address is not an http or https one, or an option is not valid.</exception>
+    public static ChannelPool ForService(string address, Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve, ChannelPoolOptions? options = null)
+    {
+        ArgumentNullException.ThrowIfNull(resolve);
+        var name = AddressChannelPolicy.ParseAddress(address);
+        AddressChannelPolicy.CheckAddress(name);
+        return OverEndpoints(options, validated => new AddressChannelPolicy(name, validated, pins: true), (policy, _) => new EndpointList([], policy.Address, resolve));
+    }
+
+    private static ChannelPool OverEndpoints(
+        ChannelPoolOptions? options, Func<ChannelPoolOptions, AddressChannelPolicy> newPolicy, Func<AddressChannelPolicy, TimeProvider, EndpointList> newList)
+    {
+        var validated = (options ?? new ChannelPoolOptions()).ValidatedCopy();
+        var policy = newPolicy(validated);
+        return new ChannelPool(policy, validated, Random.Shared, newList(policy, validated.TimeProvider));
     }
 
     /// <summary>
@@ -300,7 +363,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         lock (_lock)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
-            channel = _active.Count + _creating < _options.MinPoolSize ? null : _active.Pick(isStream, avoid: null);
+            channel = _active.Count + _creating < MinimumUnsynchronized ? null : _active.Pick(isStream, avoid: null);
             if (channel is null || ReasonToReplaceUnsynchronized(channel, thorough: false) is not null)
             {
                 lease = null;
@@ -486,7 +549,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         Taken TakeUnsynchronized(PooledChannel? picked)
         {
             var isAlone = picked is not null && picked == avoid && _creating + _waiters.Count == 0;
-            if (mayCreateForItself && (isAlone || (picked is null && !mayWait && _options.PrimeAsync is null)) && PlacesUnsynchronized > 0)
+            if (mayCreateForItself && (isAlone || (picked is null && !mayWait && MayBeMadeAtOnceUnsynchronized)) && PlacesUnsynchronized > 0)
             {
                 // There is no other one to try, or nothing to wait for.
                 _creating++;
@@ -554,6 +617,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
 
         lock (_lock)
         {
+            LeaveEndpointUnsynchronized(channel); // if it never joined
             _channels.Remove(channel.Channel);
             CompleteDisposeUnsynchronized();
         }

@@ -38,6 +38,9 @@ internal sealed class PooledChannel
     /// <summary>Where it leads.</summary>
     public string Endpoint { get; }
 
+    /// <summary>The endpoint that it goes to and is counted at, in a pool that has several; null when it is not counted any more.</summary>
+    public PoolEndpoint? Server { get; set; }
+
     public CallInvoker CallInvoker { get; }
 
     /// <summary>What is seen of the connections; null where the transport is the user's own.</summary>

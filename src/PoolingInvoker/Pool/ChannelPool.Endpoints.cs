@@ -1,0 +1,223 @@
+using Microsoft.Extensions.ServiceDiscovery;
+
+namespace PoolingInvoker;
+
+// Several endpoints.
+//
+// Channels are spread evenly: a new one goes to the endpoint with the fewest. There are at least as many as there are endpoints, as far as
+// MaxPoolSize and the size of a subset allow. One that cannot be reached is left out, and tried again after a pause, longer each time. While
+// channels are not even - an endpoint is new, or back, or gone - they are looked at once a second, and move: a new one is connected, then the
+// old one drains, a few at a time.
+public partial class ChannelPool
+{
+    private static readonly TimeSpan BalancePeriod = TimeSpan.FromSeconds(1);
+
+    private readonly PoolEndpoints? _endpoints;
+    private readonly EndpointWatcher? _endpointWatcher;
+    private readonly ITimer _balanceWatch;
+    private bool _isBalanceWatched;
+    private Exception? _resolutionError;
+
+    private int MinimumUnsynchronized => _endpoints is null
+        ? _options.MinPoolSize
+        : Math.Max(_options.MinPoolSize, Math.Min(_options.MaxPoolSize, Math.Min(_endpoints.Count, PoolEndpoints.SubsetSize)));
+
+    private bool MayBeMadeAtOnceUnsynchronized => _options.PrimeAsync is null && _endpoints is not { Count: 0 };
+
+    /// <summary>The endpoints are these from now on.</summary>
+    internal void EndpointsChanged(IReadOnlyList<ChannelEndpoint> endpoints)
+    {
+        lock (_lock)
+        {
+            _resolutionError = null;
+            _endpoints!.Update(endpoints);
+        }
+
+        Balance();
+    }
+
+    /// <summary>Moves channels, a few at a time, so that they are even.</summary>
+    internal void Balance()
+    {
+        if (IsInTheMidst)
+        {
+            _balanceWatch.Change(BalancePeriod, Timeout.InfiniteTimeSpan);
+            return;
+        }
+
+        List<PooledChannel> moving = [];
+        List<PooledChannel> closing = [];
+        int creates;
+        bool goesOn;
+        lock (_lock)
+        {
+            if (_disposed)
+            {
+                return;
+            }
+
+            var atMost = Math.Max(1, _active.Count / 10) - _replacing;
+            for (var i = _active.Count - 1; i >= 0; i--)
+            {
+                var channel = _active[i];
+                if (channel is not { State: PooledChannelState.Active, Server.IsGone: true })
+                {
+                    continue;
+                }
+
+                if (channel.Leases == 0 && _active.Count + _creating > MinimumUnsynchronized)
+                {
+                    StartDrainingUnsynchronized(channel);
+                    CloseUnsynchronized(channel);
+                    closing.Add(channel);
+                }
+                else if (moving.Count < atMost)
+                {
+                    BeginRefreshingUnsynchronized(channel);
+                    moving.Add(channel);
+                }
+            }
+
+            if (moving.Count < atMost && _endpoints!.Imbalance(_active.Count + _creating) is { From: var from } && Find(from) is { } moves)
+            {
+                BeginRefreshingUnsynchronized(moves);
+                moving.Add(moves);
+            }
+
+            creates = _active.Count > 0 ? ReserveUnsynchronized(isCall: true) : 0;
+            goesOn = _isBalanceWatched = _endpoints!.IsUneven(_active.Count + _creating);
+            AssertLawsUnsynchronized();
+        }
+
+        closing.ForEach(channel =>
+        {
+            _diary.Retired(channel, "its endpoint is gone");
+            DisposeChannel(channel);
+        });
+        moving.ForEach(channel => ReplaceAsync(channel, channel.Server is { IsGone: false } ? "another endpoint has fewer channels" : "its endpoint is gone").Observe());
+        BeginCreating(creates, "there are more endpoints than channels");
+        if (goesOn)
+        {
+            _balanceWatch.Change(BalancePeriod, Timeout.InfiniteTimeSpan);
+        }
+
+        PooledChannel? Find(PoolEndpoint from)
+        {
+            for (var i = 0; i < _active.Count; i++)
+            {
+                if (_active[i].Server == from && _active[i].State == PooledChannelState.Active)
+                {
+                    return _active[i];
+                }
+            }
+
+            return null;
+        }
+    }
+
+    private EndpointWatcher Watch(Uri name, Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve)
+    {
+        var forgettable = new WeakReference<ChannelPool>(this);
+        return new EndpointWatcher(
+            name,
+            resolve,
+            _time,
+            _random,
+            endpoints =>
+            {
+                if (forgettable.TryGetTarget(out var pool))
+                {
+                    pool.EndpointsChanged(endpoints);
+                }
+            },
+            error =>
+            {
+                if (forgettable.TryGetTarget(out var pool))
+                {
+                    Volatile.Write(ref pool._resolutionError, error);
+                    pool._log.ResolutionFailed(pool.Target, error);
+                }
+            });
+    }
+
+    // Waits for the first list of endpoints. Gives why there is none, and after that at once, until there is one.
+    private async ValueTask<Exception?> ResolveAsync()
+    {
+        if (_endpointWatcher is null || Knows())
+        {
+            return null;
+        }
+
+        if (Volatile.Read(ref _resolutionError) is { } error)
+        {
+            return error;
+        }
+
+        var resolving = _endpointWatcher.FirstAsync(_closing.Token);
+        var failure = await FailureOfAsync(resolving).ConfigureAwait(false);
+        if (failure is null && !Knows())
+        {
+            EndpointsChanged(await resolving.ConfigureAwait(false)); // it is just about to be told
+        }
+
+        return failure;
+
+        bool Knows()
+        {
+            lock (_lock)
+            {
+                return _endpoints!.Count > 0;
+            }
+        }
+    }
+
+    private PoolEndpoint? TakeEndpoint(PooledChannel? inPlaceOf)
+    {
+        if (_endpoints is null)
+        {
+            return null;
+        }
+
+        lock (_lock)
+        {
+            return _endpoints.Take(_active.Count + _creating, inPlaceOf?.Server);
+        }
+    }
+
+    private void LeaveEndpoint(PoolEndpoint? endpoint)
+    {
+        if (endpoint is not null)
+        {
+            lock (_lock)
+            {
+                _endpoints!.Leave(endpoint);
+            }
+        }
+    }
+
+    private void LeaveEndpointUnsynchronized(PooledChannel channel)
+    {
+        if (channel.Server is { } server)
+        {
+            channel.Server = null;
+            _endpoints!.Leave(server);
+        }
+    }
+
+    private void CouldNotReachUnsynchronized(PooledChannel channel)
+    {
+        if (channel.Server is { } server)
+        {
+            server.Failed();
+            _endpointWatcher?.RefreshSoon();
+            if (!_isBalanceWatched)
+            {
+                _isBalanceWatched = true;
+                _balanceWatch.Change(BalancePeriod, Timeout.InfiniteTimeSpan);
+            }
+        }
+    }
+}
+
+/// <summary>What the channels of a pool go to: endpoints that are known, or those that a name has.</summary>
+internal sealed record EndpointList(IReadOnlyList<ChannelEndpoint> Known, Uri? Name, Func<CancellationToken, ValueTask<ServiceEndpointSource>>? Resolve);

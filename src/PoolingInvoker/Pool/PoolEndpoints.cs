@@ -1,0 +1,120 @@
+namespace PoolingInvoker;
+
+/// <summary>
+/// The endpoints of a pool that has several, and which of them a channel goes to: the one with the fewest channels. Each pool has an order
+/// of its own for them, drawn at random, and stable whatever comes and goes (rendezvous hashing): so with more endpoints than channels each
+/// client uses a part of them, and many clients together all of them evenly. Guarded by the lock of the pool.
+/// </summary>
+internal sealed class PoolEndpoints(TimeProvider time, Random random)
+{
+    /// <summary>How many endpoints a pool uses that needs fewer channels: enough that a thousand clients load three hundred servers evenly.</summary>
+    public const int SubsetSize = 50;
+
+    private static readonly TimeSpan FirstPause = TimeSpan.FromSeconds(1);
+    private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(30);
+
+    private readonly int _seed = random.Next();
+    private readonly Dictionary<ChannelEndpoint, PoolEndpoint> _known = []; // those that are gone but have channels, too
+    private List<PoolEndpoint> _inOrder = [];
+
+    public int Count => _inOrder.Count;
+
+    /// <summary>Whether some of those that are to be used cannot be reached, or have too few channels, or channels are left elsewhere.</summary>
+    public bool IsUneven(int channels) =>
+        _known.Count > _inOrder.Count || InUse(channels).Any(static endpoint => endpoint.IsFailing) || Imbalance(channels) is not null;
+
+    /// <summary>Takes a new list.</summary>
+    public void Update(IReadOnlyList<ChannelEndpoint> list)
+    {
+        foreach (var (endpoint, known) in _known)
+        {
+            known.IsGone = true;
+            if (known.Channels == 0)
+            {
+                _known.Remove(endpoint);
+            }
+        }
+
+        foreach (var endpoint in list)
+        {
+            if (!_known.TryGetValue(endpoint, out var known))
+            {
+                known = new PoolEndpoint(endpoint, HashCode.Combine(_seed, endpoint), new ReconnectBackoff(time, random, FirstPause, LongestPause));
+                _known.Add(endpoint, known);
+            }
+
+            known.IsGone = false;
+        }
+
+        _inOrder = [.. _known.Values.Where(static known => !known.IsGone).OrderBy(static known => known.Rank)];
+    }
+
+    /// <summary>Chooses where the next channel goes, and counts it there.</summary>
+    /// <param name="channels">How many channels there will be.</param>
+    /// <param name="inPlaceOf">Where the channel goes whose place it takes, which is not counted.</param>
+    public PoolEndpoint Take(int channels, PoolEndpoint? inPlaceOf)
+    {
+        var chosen = Best(InUse(channels)) ?? Best(_inOrder) ?? InUse(channels).MinBy(static endpoint => endpoint.Channels)!;
+        chosen.Channels++;
+        return chosen;
+
+        // Of several the first, which is the first in order.
+        PoolEndpoint? Best(IEnumerable<PoolEndpoint> among) =>
+            among.Where(static endpoint => endpoint.MayDial).MinBy(endpoint => endpoint.Channels - (endpoint == inPlaceOf ? 1 : 0));
+    }
+
+    /// <summary>A channel that was counted at an endpoint is no more.</summary>
+    public void Leave(PoolEndpoint endpoint)
+    {
+        endpoint.Channels--;
+        if (endpoint is { IsGone: true, Channels: 0 })
+        {
+            _known.Remove(endpoint.Endpoint);
+        }
+    }
+
+    /// <summary>From where to where a channel should move, so that they are even.</summary>
+    public (PoolEndpoint From, PoolEndpoint To)? Imbalance(int channels)
+    {
+        var from = _inOrder.MaxBy(static endpoint => endpoint.Channels);
+        var to = InUse(channels).Where(static endpoint => endpoint.MayDial).MinBy(static endpoint => endpoint.Channels);
+        return from is not null && to is not null && from.Channels - to.Channels > 1 ? (from, to) : null;
+    }
+
+    private IEnumerable<PoolEndpoint> InUse(int channels) => _inOrder.Take(Math.Max(1, channels));
+}
+
+/// <summary>One of the endpoints of a pool. Guarded by the lock of the pool.</summary>
+internal sealed class PoolEndpoint(ChannelEndpoint endpoint, int rank, ReconnectBackoff backoff)
+{
+    public ChannelEndpoint Endpoint => endpoint;
+
+    /// <summary>Where it stands in the order of this pool.</summary>
+    public int Rank => rank;
+
+    /// <summary>How many channels go there, with those that are being made, and without those that drain.</summary>
+    public int Channels { get; set; }
+
+    /// <summary>How many leases are out on those.</summary>
+    public int Leases { get; set; }
+
+    /// <summary>Whether it is not in the list any more.</summary>
+    public bool IsGone { get; set; }
+
+    /// <summary>Whether it could not be reached the last time.</summary>
+    public bool IsFailing { get; private set; }
+
+    public bool MayDial => !IsFailing || backoff.MayDial;
+
+    public void Failed()
+    {
+        IsFailing = true;
+        backoff.Dialed();
+    }
+
+    public void Reached()
+    {
+        IsFailing = false;
+        backoff.Reset();
+    }
+}
