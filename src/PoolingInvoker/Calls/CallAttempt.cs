@@ -179,7 +179,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     /// Whether the channel ends the call in these moments. Where it says first that there are no headers, or that a write has failed,
     /// the end is on its way.
     /// </summary>
-    /// <param name="surely">Whether the connection has broken, so that it does, however busy the machine is.</param>
+    /// <param name="surely">Whether it is known that it does, however busy the machine is: the connection has broken, or there are no headers.</param>
     public async ValueTask<bool> EndsAsync(bool surely = false)
     {
         var over = IsOver();
@@ -296,7 +296,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         {
             // The channel says that there are no headers before it ends the call. The lease must not go back before that, or the
             // channel could be disposed under the call, which then would end with that.
-            await EndsAsync().ConfigureAwait(false);
+            await EndsAsync(surely: true).ConfigureAwait(false);
             Complete(exception);
             _outcome!.TrySetException(exception);
         }
