@@ -109,7 +109,7 @@ public sealed class ChannelPoolOptions
 
     /// <summary>
     /// Gets or sets a call, or several, that each channel makes when it is connected and before it takes calls: to fill caches, to log in. It
-    /// has 10 seconds. A channel whose call fails is not used, as one that cannot be connected is not.
+    /// has 10 seconds. A channel whose call fails is not used, as one that cannot be connected is not, unless there is no other.
     /// </summary>
     /// <value>The default value is <see langword="null"/>.</value>
     public Func<CallInvoker, CancellationToken, Task>? PrimeAsync { get; set; }

@@ -151,7 +151,11 @@ public partial class ChannelPool
         {
             var connecting = ConnectChannelAsync(created);
             joins = !await IsWorthWaitingAsync(connecting, old: null).ConfigureAwait(false) && TryPublishUnconnected(created);
-            if (!joins)
+            if (joins)
+            {
+                because = "there is no other, although it takes long to connect";
+            }
+            else
             {
                 error = await FailureOfAsync(connecting).ConfigureAwait(false) ?? await FailureOfAsync(PrimeChannelAsync(created)).ConfigureAwait(false);
             }
@@ -189,7 +193,7 @@ public partial class ChannelPool
 
         if (joins)
         {
-            _diary.Created(created!, created!.IsUntried || error is null ? because : "there is no other, although it could not be connected");
+            _diary.Created(created!, error is null ? because : "there is no other, although it could not be connected");
         }
         else if (created is not null)
         {
@@ -208,7 +212,7 @@ public partial class ChannelPool
     // well wait on that one, as they would on a bare channel.
     private async ValueTask<bool> IsWorthWaitingAsync(Task connecting, PooledChannel? old)
     {
-        if (connecting.IsCompleted || !IsAlone())
+        if (connecting.IsCompleted || _options.PrimeAsync is not null || !IsAlone())
         {
             return true;
         }
@@ -385,7 +389,8 @@ public partial class ChannelPool
         lock (_lock)
         {
             isNews = channel.Announced != maxStreams;
-            _announced = channel.Announced = maxStreams;
+            channel.Announced = maxStreams;
+            _announced = maxStreams > 0 ? maxStreams : _announced; // that is for now, and of this connection
             channel.IsUntried = false;
             FoundAliveUnsynchronized(channel);
             ServeWaitersUnsynchronized();
@@ -460,7 +465,7 @@ public partial class ChannelPool
             return;
         }
 
-        int creates = 0;
+        int creates;
         lock (_lock)
         {
             _isLineWatched = false;
@@ -468,7 +473,6 @@ public partial class ChannelPool
             creates = (int)Math.Clamp(MissingUnsynchronized(elapsed > 0 ? (_returns - _line.Returns) / elapsed : 0), 0, PlacesUnsynchronized);
             _creating += creates;
             WatchTheLineUnsynchronized(!_disposed && _active.Count + _creating < _options.MaxPoolSize);
-
             AssertLawsUnsynchronized();
         }
 
@@ -506,8 +510,8 @@ public partial class ChannelPool
             (double Calls, double Streams) seen = _picked.Picks == 0
                 ? (_active.Calls, _active.Streams)
                 : ((double)_picked.Calls / _picked.Picks, (double)_picked.Streams / _picked.Picks);
-            var wanted = ChannelsFor(seen.Calls) + ChannelsFor(seen.Streams);
-            var lasting = ChannelsFor(Math.Min(seen.Calls, _crowd.Calls)) + ChannelsFor(Math.Min(seen.Streams, _crowd.Streams));
+            var wanted = ChannelsForUnsynchronized(seen.Calls) + ChannelsForUnsynchronized(seen.Streams);
+            var lasting = ChannelsForUnsynchronized(Math.Min(seen.Calls, _crowd.Calls)) + ChannelsForUnsynchronized(Math.Min(seen.Streams, _crowd.Streams));
             var there = _active.Count - _active.Spare + _creating;
             creates = Math.Clamp(lasting - there, 0, PlacesUnsynchronized);
             _creating += creates;
@@ -523,9 +527,10 @@ public partial class ChannelPool
         }
 
         BeginCreating(creates, $"channels carry more than {_options.TargetConcurrentCallsPerChannel} calls, or calls share one with streams that last");
-
-        int ChannelsFor(double load) => (int)Math.Ceiling(load / (_options.TargetConcurrentCallsPerChannel ?? int.MaxValue));
     }
+
+    private int ChannelsForUnsynchronized(double load) =>
+        (int)Math.Ceiling(load / Math.Min(_options.TargetConcurrentCallsPerChannel ?? int.MaxValue, ExpectedCapacityUnsynchronized));
 
     // What a server says on a connection of one of the channels.
     private sealed class ConnectionEvents(ChannelPool pool, PooledChannel channel) : IConnectionEvents

@@ -298,7 +298,7 @@ public partial class ChannelPool
         {
             var most = Math.Max(_mostCalls.Now, _mostCalls.Before);
             _mostCalls = (_active.Calls, _mostCalls.Now);
-            var wanted = Math.Max(MinimumUnsynchronized - _active.OfStreams, Math.Max(1, (int)Math.Ceiling(most / (double)(_options.TargetConcurrentCallsPerChannel ?? int.MaxValue))));
+            var wanted = Math.Max(MinimumUnsynchronized - _active.OfStreams, Math.Max(1, ChannelsForUnsynchronized(most)));
             for (var i = _active.Count - 1; i >= 0 && _active.OfCalls > wanted; i--)
             {
                 if (_active[i].Standing == ChannelStanding.Calls)

@@ -1,0 +1,45 @@
+using BenchmarkDotNet.Attributes;
+using Grpc.Net.Client;
+using Microsoft.Extensions.ObjectPool;
+
+namespace PoolingInvoker.Benchmarks;
+
+/// <summary>A lease and its return, with few channels and with many.</summary>
+[MemoryDiagnoser]
+public class LeaseBenchmarks
+{
+    private ChannelPool _pool = null!;
+
+    [Params(4, 1_000)]
+    public int Channels { get; set; }
+
+    [GlobalSetup]
+    public async Task SetUpAsync()
+    {
+        _pool = new ChannelPool(new IdlePolicy(), new ChannelPoolOptions { MinPoolSize = Channels, MaxPoolSize = Channels, ProbeDelay = Timeout.InfiniteTimeSpan });
+        await _pool.ConnectAsync();
+    }
+
+    [GlobalCleanup]
+    public void CleanUp() => _pool.Dispose();
+
+    [Benchmark]
+    public bool LeaseAndReturn()
+    {
+        var leased = _pool.TryLease(isStream: false, out var lease);
+        lease!.Return(LeaseOutcome.Answered);
+        return leased;
+    }
+
+    private sealed class IdlePolicy : IPooledObjectPolicy<GrpcChannel>
+    {
+        public GrpcChannel Create() => GrpcChannel.ForAddress("http://idle", new GrpcChannelOptions { HttpHandler = new IdleHandler(), DisposeHttpClient = true });
+
+        public bool Return(GrpcChannel obj) => true;
+    }
+
+    private sealed class IdleHandler : HttpMessageHandler
+    {
+        protected override Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken) => throw new NotSupportedException();
+    }
+}
