@@ -2,7 +2,6 @@ using System.Diagnostics;
 using System.Globalization;
 using Grpc.Core;
 using Grpc.Net.Client;
-using PoolingInvoker.Demo.Servers;
 using PoolingInvoker.Protos;
 
 namespace PoolingInvoker.Benchmarks;
@@ -15,20 +14,7 @@ internal static class CallComparison
 {
     private static readonly TimeSpan Round = TimeSpan.FromSeconds(1.5);
 
-    public static async Task RunAsync(int rounds)
-    {
-        using var server = Process.Start(new ProcessStartInfo("dotnet", [typeof(UserServer).Assembly.Location, "serve", "one", "0", Path.GetTempFileName()]) { RedirectStandardOutput = true })!;
-        try
-        {
-            await CompareAsync(new Uri((await server.StandardOutput.ReadLineAsync())!), rounds);
-        }
-        finally
-        {
-            server.Kill();
-        }
-    }
-
-    private static async Task CompareAsync(Uri server, int rounds)
+    public static async Task RunAsync(Uri server, int rounds)
     {
         using var bare = GrpcChannel.ForAddress(server);
         await using var pool = PoolingCallInvoker.ForAddress(server);
@@ -89,31 +75,5 @@ internal static class CallComparison
         var elapsed = watch.Elapsed;
         process.Refresh();
         return (calls / elapsed.TotalSeconds, (process.TotalProcessorTime - cpu).TotalMicroseconds / calls);
-    }
-
-    /// <summary>What users do who know of the problem.</summary>
-    private sealed class ChannelArray(Uri address, int count) : CallInvoker, IDisposable
-    {
-        private readonly GrpcChannel[] _channels = [.. Enumerable.Range(0, count).Select(_ => GrpcChannel.ForAddress(address))];
-        private int _next;
-
-        private CallInvoker Next => _channels[(uint)Interlocked.Increment(ref _next) % _channels.Length].CreateCallInvoker();
-
-        public void Dispose() => Array.ForEach(_channels, static channel => channel.Dispose());
-
-        public override TResponse BlockingUnaryCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request) =>
-            Next.BlockingUnaryCall(method, host, options, request);
-
-        public override AsyncUnaryCall<TResponse> AsyncUnaryCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request) =>
-            Next.AsyncUnaryCall(method, host, options, request);
-
-        public override AsyncServerStreamingCall<TResponse> AsyncServerStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request) =>
-            Next.AsyncServerStreamingCall(method, host, options, request);
-
-        public override AsyncClientStreamingCall<TRequest, TResponse> AsyncClientStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options) =>
-            Next.AsyncClientStreamingCall(method, host, options);
-
-        public override AsyncDuplexStreamingCall<TRequest, TResponse> AsyncDuplexStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options) =>
-            Next.AsyncDuplexStreamingCall(method, host, options);
     }
 }

@@ -1,22 +1,45 @@
+using System.Diagnostics;
+using System.Globalization;
 using BenchmarkDotNet.Running;
+using PoolingInvoker.Demo.Servers;
 
 namespace PoolingInvoker.Benchmarks;
 
 /// <summary>
-/// <c>calls</c> compares calls through the pool with calls on bare channels, side by side against one server; whatever else is given goes to
-/// BenchmarkDotNet, as in <c>--filter *</c>.
+/// <c>calls</c> and <c>bulk</c> compare calls through the pool with calls on bare channels, against one server; whatever else is given goes
+/// to BenchmarkDotNet, as in <c>--filter *</c>.
 /// </summary>
 internal static class Program
 {
     public static async Task Main(string[] args)
     {
-        if (args is ["calls", ..])
+        switch (args)
         {
-            await CallComparison.RunAsync(rounds: args.Length > 1 ? int.Parse(args[1], System.Globalization.CultureInfo.InvariantCulture) : 5);
+            case ["calls", .. var rounds]:
+                await WithServerAsync(server => CallComparison.RunAsync(server, rounds.Length > 0 ? int.Parse(rounds[0], CultureInfo.InvariantCulture) : 5));
+                break;
+            case ["bulk"]:
+                await WithServerAsync(BulkComparison.RunAsync);
+                break;
+            default:
+                BenchmarkSwitcher.FromAssembly(typeof(Program).Assembly).Run(args);
+                break;
         }
-        else
+    }
+
+    private static async Task WithServerAsync(Func<Uri, Task> run)
+    {
+        var journal = Path.GetTempFileName();
+        using var server = Process.Start(new ProcessStartInfo("dotnet", [typeof(UserServer).Assembly.Location, "serve", "one", "0", journal]) { RedirectStandardOutput = true })!;
+        try
         {
-            BenchmarkSwitcher.FromAssembly(typeof(Program).Assembly).Run(args);
+            await run(new Uri((await server.StandardOutput.ReadLineAsync())!));
+        }
+        finally
+        {
+            server.Kill();
+            await server.WaitForExitAsync();
+            File.Delete(journal);
         }
     }
 }
