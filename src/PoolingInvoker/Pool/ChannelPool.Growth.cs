@@ -343,6 +343,7 @@ public partial class ChannelPool
             {
                 if (created is not null)
                 {
+                    _lastCreationFailed = false;
                     PublishUnsynchronized(created);
                 }
                 else
@@ -382,7 +383,7 @@ public partial class ChannelPool
     }
 
     // A server has said how many streams it takes: when it is connected, and whenever it likes.
-    private void ServerTakes(PooledChannel channel, int maxStreams)
+    internal void ServerTakes(PooledChannel channel, int maxStreams)
     {
         int creates;
         bool isNews;
@@ -403,7 +404,7 @@ public partial class ChannelPool
             _log.LimitAnnounced(channel, maxStreams);
         }
 
-        if (creates > 0)
+        if (creates > 0 || _startsLineWatch)
         {
             ThreadPool.UnsafeQueueUserWorkItem(_ => BeginCreating(creates, "calls need it"), state: null); // the connection goes on meanwhile
         }

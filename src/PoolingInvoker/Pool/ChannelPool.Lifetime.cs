@@ -218,6 +218,7 @@ public partial class ChannelPool
         var reason = $"it carried no call for {_options.PooledChannelIdleTimeout}";
         List<PooledChannel> closing = [];
         List<PooledChannel> replacing = [];
+        int creates;
         lock (_lock)
         {
             for (var i = _active.Count - 1; i >= 0; i--)
@@ -241,6 +242,7 @@ public partial class ChannelPool
                 }
             }
 
+            creates = ReserveUnsynchronized(); // somebody waits if it was idle because its server takes nothing
             AssertLawsUnsynchronized();
         }
 
@@ -250,6 +252,7 @@ public partial class ChannelPool
             DisposeChannel(channel);
         });
         replacing.ForEach(channel => ReplaceUnconnected(channel, reason));
+        BeginCreating(creates, "calls need it");
     }
 
     // Few at a time, so that a pool whose channels were made together is not made anew at one stroke.

@@ -21,8 +21,8 @@
 //  2. Capacity. No lease is taken on a channel at its capacity, counted at the pick; a server that lowers its limit gets no new calls until
 //     enough have ended. Channels, with those being made, are never more than MaxPoolSize; draining ones are counted apart.
 //  3. No lost wake-up. Nobody waits while an active channel has room, or without something that will end the wait: a lease that will come
-//     back, a channel that is being made, or a look at the line that is due. Waiters are served first come, first served. A cancelled
-//     waiter takes nothing.
+//     back, a channel that is being made, a look at the line that is due, or a server that takes nothing and will say when it does. Waiters
+//     are served first come, first served. A cancelled waiter takes nothing.
 //  4. Draining. A draining channel is never leased again; it is disposed on its last return, never before. The replacement is
 //     published before the old one starts to drain.
 //  5. No foreign code under the lock: no channel creation, no dispose, no user callback, no continuation of a waiter.
@@ -724,10 +724,12 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     {
         Debug.Assert(Monitor.IsEntered(_lock), "The laws hold under the lock.");
         var leases = 0;
+        var takesNothing = false;
         for (var i = 0; i < _active.Count; i++)
         {
             var channel = _active[i];
             leases += channel.Leases;
+            takesNothing |= channel.Capacity == 0;
             Debug.Assert(channel.Leases >= channel.Streams && channel.Streams >= channel.LongStreams && channel.LongStreams >= 0, "Law 1: each lease comes back once.");
             Debug.Assert(channel.State is not (PooledChannelState.Draining or PooledChannelState.Closed), "Law 4: a draining channel is not leased.");
         }
@@ -736,6 +738,6 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         Debug.Assert(_creating >= 0 && _replacing >= 0 && _draining >= 0, "What was begun ends once.");
         Debug.Assert(_active.Count + _creating <= _options.MaxPoolSize, "Law 2: the pool is no larger than MaxPoolSize.");
         Debug.Assert(_waiters.Count == 0 || !_active.HasRoom, "Law 3: nobody waits while there is room.");
-        Debug.Assert(_waiters.Count == 0 || leases + _creating + _replacing > 0 || _isLineWatched, "Law 3: nobody waits for nothing.");
+        Debug.Assert(_waiters.Count == 0 || leases + _creating + _replacing > 0 || _isLineWatched || takesNothing, "Law 3: nobody waits for nothing.");
     }
 }

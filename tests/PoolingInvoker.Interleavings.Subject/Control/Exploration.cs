@@ -20,7 +20,8 @@ public static class Exploration
         string? Fails(IStrategy strategy, string how)
         {
             var stage = new Stage();
-            var run = Scheduler.Run(scenario.Play(stage), strategy);
+            var actors = scenario.Play(stage);
+            var run = Scheduler.Run(actors, strategy, stage.Watch);
             schedules++;
             steps += run.Steps;
             var failure = run.Failure;

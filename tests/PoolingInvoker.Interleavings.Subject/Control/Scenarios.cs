@@ -7,9 +7,16 @@ internal sealed record Scenario(string Name, Func<Stage, (string Name, Action Wo
 /// <summary>What the scenarios are made of.</summary>
 internal sealed class Stage
 {
+    private static readonly TimeSpan LinePeriod = TimeSpan.FromMilliseconds(10);
+
     private readonly List<ChannelLease> _kept = [];
+    private Action _inTheEnd = static () => { };
+    private int _calling;
 
     public ManualClock Clock { get; } = new();
+
+    /// <summary>Gets what looks at the pool after each of its locked sections.</summary>
+    public Action? Watch { get; private set; }
 
     public Witness Pool { get; private set; } = null!;
 
@@ -52,14 +59,84 @@ internal sealed class Stage
     /// <summary>The lease comes back when all actors have ended, and not before.</summary>
     public void KeepUntilTheEnd(ChannelLease lease) => _kept.Add(lease);
 
+    /// <summary>This is done when all actors have ended, before the last look.</summary>
+    public void InTheEnd(Action work) => _inTheEnd = work;
+
     public void CheckTheEnd()
     {
+        _inTheEnd();
         _kept.ForEach(lease => Pool.Return(lease));
         Pool.CheckTheEnd();
     }
 
     /// <summary>The server of a channel says that it takes no more calls on the connection.</summary>
     public void ServerGoes(PooledChannel channel) => Pool.Pool.ServerGoes(channel)?.Invoke();
+
+    /// <summary>The server of a channel says how many streams it takes.</summary>
+    public void ServerTakes(PooledChannel channel, params int[] limits)
+    {
+        foreach (var limit in limits)
+        {
+            Pool.Pool.ServerTakes(channel, limit);
+        }
+    }
+
+    /// <summary>Law 2, where limits change: a channel above its limit gets no lease.</summary>
+    public void WatchTheLimits()
+    {
+        Dictionary<int, int> LeasesOf(IEnumerable<PooledChannelSnapshot> channels) =>
+            channels.ToDictionary(static channel => channel.Id, static channel => channel.CallsInFlight);
+        var (leases, waited) = (LeasesOf(Pool.Pool.GetChannels()), 0);
+        Watch = () =>
+        {
+            var channels = Pool.Pool.GetChannels();
+            var waiting = Pool.Pool.GetStatistics().CallsWaiting;
+            var served = channels.Count == 1 && waiting < waited; // by the one that there is
+            var above = channels.FirstOrDefault(channel =>
+                channel.CallsInFlight > channel.Capacity && (served || channel.CallsInFlight > leases.GetValueOrDefault(channel.Id)));
+            if (above.Id > 0)
+            {
+                throw new LawBrokenException($"Law 2: a lease was taken on a channel that now has {above.CallsInFlight}, and takes {above.Capacity}.");
+            }
+
+            (leases, waited) = (LeasesOf(channels), waiting);
+        };
+    }
+
+    /// <summary>To connect takes long, so that the line is looked at before channels are made for it.</summary>
+    public Stage ConnectSlowly()
+    {
+        Pool.Policy.OnCreate = () =>
+        {
+            Scheduler.NoLockHere("Create");
+            Clock.Advance(TimeSpan.FromSeconds(1));
+        };
+        return this;
+    }
+
+    /// <summary>One of those for whom the line is looked at.</summary>
+    public (string Name, Action Work) Caller(string name, Action work)
+    {
+        _calling++;
+        return (name, () =>
+        {
+            work();
+            _calling--;
+        });
+    }
+
+    /// <summary>Looks at the line when the pool wants that, while there are callers.</summary>
+    public void LookAtTheLine()
+    {
+        for (var looks = 0; looks < 4; looks++)
+        {
+            Scheduler.WaitUntil("looks at the line when it is time", () => _calling == 0 || Clock.IsDue(LinePeriod));
+            Clock.Look(LinePeriod);
+        }
+    }
+
+    /// <summary>Takes a lease and keeps it until all actors have ended.</summary>
+    public void Keep() => KeepUntilTheEnd(Pool.Acquire());
 
     public void Use(CancellationToken cancellationToken = default) => Pool.Return(Pool.Acquire(cancellationToken));
 
@@ -279,6 +356,159 @@ internal static class Scenarios
                 ("returner", () => stage.Pool.Return(first)),
                 ("disposer", () => stage.DisposeAsync()),
                 ("other", () => stage.Pool.Return(second)),
+            ];
+        }),
+        new("a server goes while its idle channel is leased", static stage =>
+        {
+            var held = stage.With(max: 1, capacity: 2).Held();
+            var channel = held.Pooled;
+            stage.Pool.Return(held);
+            return
+            [
+                ("server", () => stage.ServerGoes(channel)),
+                ("keeper", stage.Keep),
+                ("user", () => stage.Pool.TryAcquire(fast: true)),
+            ];
+        }),
+        new("a server goes while the last lease on its channel comes back and another channel is refreshed", static stage =>
+        {
+            var (held, other) = (stage.With(max: 2, capacity: 1, lifetime: Second).Held(), stage.Held());
+            var channel = held.Pooled;
+            return
+            [
+                ("returner", () => stage.Pool.Return(held)),
+                ("server", () => stage.ServerGoes(channel)),
+                ("clock", () => stage.Clock.Advance(Second)),
+                ("user", () => stage.Pool.TryAcquire(fast: true)),
+                ("other", () => stage.Pool.Return(other)),
+            ];
+        }),
+        new("a server lowers its limit and raises it while others wait", static stage =>
+        {
+            var (first, second) = (stage.With(max: 1, capacity: 2).Held(), stage.Held());
+            var channel = first.Pooled;
+            stage.WatchTheLimits();
+            return
+            [
+                ("server", () => stage.ServerTakes(channel, 1, 2)),
+                ("first", () => stage.Pool.Return(first)),
+                ("second", () => stage.Pool.Return(second)),
+                ("waiter", () => stage.Use()),
+                ("user", () => stage.Pool.TryAcquire(fast: false)),
+            ];
+        }),
+        new("a server takes nothing for a while", static stage =>
+        {
+            var held = stage.With(max: 1, capacity: 1).Held();
+            var channel = held.Pooled;
+            stage.WatchTheLimits();
+            return
+            [
+                ("server", () => stage.ServerTakes(channel, 0, 1)),
+                ("returner", () => stage.Pool.Return(held)),
+                ("first", () => stage.Use()),
+                ("second", () => stage.Use()),
+            ];
+        }),
+        new("a server lowers its limit while channels are made for who waits", static stage =>
+        {
+            var held = stage.With(max: 3, capacity: 2).Held();
+            stage.KeepUntilTheEnd(stage.Held());
+            var channel = held.Pooled;
+            stage.WatchTheLimits();
+            stage.InTheEnd(() => stage.ServerTakes(channel, 2));
+            return
+            [
+                ("server", () => stage.ServerTakes(channel, 1)),
+                ("first", stage.Keep),
+                ("second", stage.Keep),
+                ("returner", () => stage.Pool.Return(held)),
+            ];
+        }),
+        new("a channel is closed as idle whose server takes nothing, while others wait for it", static stage =>
+        {
+            var held = stage.With(max: 1, capacity: 1, idle: Second).Held();
+            var channel = held.Pooled;
+            stage.Pool.Return(held);
+            stage.InTheEnd(() => stage.ServerTakes(channel, 1));
+            return
+            [
+                ("server", () => stage.ServerTakes(channel, 0)),
+                ("user", () => stage.Use()),
+                ("clock", () =>
+                {
+                    stage.Clock.Advance(Second);
+                    stage.Clock.Advance(Second);
+                }),
+            ];
+        }),
+        new("the line is looked at while leases come back and it empties", static stage =>
+        {
+            stage.With(max: 3, capacity: 1).ConnectSlowly();
+            var held = stage.Held();
+            return
+            [
+                stage.Caller("first", () => stage.Use()),
+                stage.Caller("second", () => stage.Use()),
+                ("watch", stage.LookAtTheLine),
+                ("returner", () => stage.Pool.Return(held)),
+            ];
+        }),
+        new("the line is looked at until all have what they keep", static stage =>
+        {
+            stage.With(max: 3, capacity: 1).ConnectSlowly();
+            var held = stage.Held();
+            return
+            [
+                stage.Caller("first", stage.Keep),
+                stage.Caller("second", stage.Keep),
+                ("watch", stage.LookAtTheLine),
+                ("returner", () => stage.Pool.Return(held)),
+            ];
+        }),
+        new("the line is looked at while the pool is disposed", static stage =>
+        {
+            stage.With(max: 3, capacity: 1).ConnectSlowly();
+            var held = stage.Held();
+            return
+            [
+                stage.Caller("first", () => stage.Use<ObjectDisposedException>()),
+                stage.Caller("second", () => stage.Use<ObjectDisposedException>()),
+                ("watch", stage.LookAtTheLine),
+                ("disposer", () => stage.DisposeAsync()),
+                ("returner", () => stage.Pool.Return(held)),
+            ];
+        }),
+        new("channels are made by several, and some cannot be", static stage =>
+        {
+            stage.With(min: 2, max: 3, capacity: 1).FailToCreate(times: 2);
+            return
+            [
+                ("first", () => stage.Use<InvalidOperationException>()),
+                ("second", () => stage.Use<InvalidOperationException>()),
+                ("third", () => stage.Use<InvalidOperationException>()),
+            ];
+        }),
+        new("Dispose while channels are made by several, and some cannot be", static stage =>
+        {
+            stage.With(min: 2, max: 4, capacity: 1).FailToCreate(times: 1);
+            return
+            [
+                ("first", () => stage.Use<InvalidOperationException>()),
+                ("second", () => stage.Use<InvalidOperationException>()),
+                ("disposer", stage.Dispose),
+                ("third", () => stage.Use<InvalidOperationException>()),
+            ];
+        }),
+        new("DisposeAsync while channels are made by several", static stage =>
+        {
+            stage.With(min: 2, max: 4, capacity: 1);
+            return
+            [
+                ("first", () => stage.Use<ObjectDisposedException>()),
+                ("second", () => stage.Use<ObjectDisposedException>()),
+                ("disposer", () => stage.DisposeAsync()),
+                ("third", () => stage.Use<ObjectDisposedException>()),
             ];
         }),
         new("Get and Return", static stage =>

@@ -34,9 +34,12 @@ internal sealed class Scheduler
     private readonly SemaphoreSlim _over = new(0);
     private readonly IStrategy _strategy;
 
-    private Scheduler(IEnumerable<(string Name, Action Work)> actors, IStrategy strategy)
+    private readonly Action? _watch;
+
+    private Scheduler(IEnumerable<(string Name, Action Work)> actors, IStrategy strategy, Action? watch)
     {
         _strategy = strategy;
+        _watch = watch;
         foreach (var (name, work) in actors)
         {
             _actors.Add(new Actor(this, _actors.Count, name, work));
@@ -50,10 +53,12 @@ internal sealed class Scheduler
 
     public int Steps => _trace.Count;
 
-    /// <summary>Runs the actors to their end, or to the first law that is broken.</summary>
-    public static Scheduler Run(IEnumerable<(string Name, Action Work)> actors, IStrategy strategy)
+    /// <summary>
+    /// Runs the actors to their end, or to the first law that is broken. <paramref name="watch"/> looks at the pool after each locked section.
+    /// </summary>
+    public static Scheduler Run(IEnumerable<(string Name, Action Work)> actors, IStrategy strategy, Action? watch)
     {
-        var scheduler = new Scheduler(actors, strategy);
+        var scheduler = new Scheduler(actors, strategy, watch);
         scheduler.HandOver(from: null);
         scheduler._over.Wait();
         return scheduler;
@@ -94,7 +99,32 @@ internal sealed class Scheduler
         locks.Add(gate, _current!);
     }
 
-    public static void Unlock(object gate) => _current!.Scheduler._locks.Remove(gate);
+    public static void Unlock(object gate)
+    {
+        var actor = _current!;
+        actor.Scheduler._locks.Remove(gate);
+        if (actor.Scheduler._watch is { } watch)
+        {
+            _current = null; // to look is no step
+            try
+            {
+                watch();
+            }
+            catch (LawBrokenException exception)
+            {
+                actor.Scheduler.Failure ??= exception;
+            }
+
+            _current = actor;
+        }
+    }
+
+    /// <summary>One more actor does this.</summary>
+    public static void Begin(string name, Action work)
+    {
+        var scheduler = _current!.Scheduler;
+        scheduler._actors.Add(new Actor(scheduler, scheduler._actors.Count, name, work));
+    }
 
     public static bool Holds(object gate) => _current!.Scheduler._locks.GetValueOrDefault(gate) == _current;
 

@@ -89,6 +89,23 @@ namespace PoolingInvoker
         }
     }
 
+    internal static class ThreadPool
+    {
+        public static void UnsafeQueueUserWorkItem(WaitCallback work, object? state)
+        {
+            if (Scheduler.IsInControl)
+            {
+                Scheduler.Begin("thread pool", () => work(state));
+            }
+            else
+            {
+                Framework.ThreadPool.UnsafeQueueUserWorkItem(work, state);
+            }
+        }
+
+        public static void SetMinThreads(int workers, int ports) => Framework.ThreadPool.SetMinThreads(workers, ports);
+    }
+
     internal class TaskCompletionSource<T>(TaskCreationOptions options)
     {
         private readonly Framework.Tasks.TaskCompletionSource<T> _real = new(options);

@@ -12,7 +12,7 @@ internal sealed class Call(int number, TimeSpan patience)
     private readonly SemaphoreSlim _gate = new(0);
     private volatile bool _isAtGate;
     private volatile bool _hasReturned;
-    private volatile int _clocks;
+    private volatile bool _hasClock;
     private bool _works;
 
     /// <summary>Gets whose code runs, on whatever thread.</summary>
@@ -52,9 +52,6 @@ internal sealed class Call(int number, TimeSpan patience)
     /// <summary>Gets or sets a value indicating whether it gets nothing and is not told why, says the model.</summary>
     public bool IsRefused { get; set; }
 
-    /// <summary>Gets or sets how often it has come into the line, says the model.</summary>
-    public int Places { get; set; }
-
     /// <summary>Gets whether it has ended, says the model.</summary>
     public bool IsOver => Channel is not null || Error is not null || IsRefused;
 
@@ -75,7 +72,7 @@ internal sealed class Call(int number, TimeSpan patience)
                     _hasReturned = true;
                 }
             });
-            Wait(() => _hasReturned || _isAtGate, "neither ends nor makes a channel");
+            Wait(() => _hasReturned || _isAtGate || _hasClock, "neither ends nor makes a channel, nor waits");
         }
         else
         {
@@ -100,9 +97,9 @@ internal sealed class Call(int number, TimeSpan patience)
     public void AwaitGate() => Wait(() => _isAtGate, "does not make a channel");
 
     /// <summary>It waits, and for that has a timer started.</summary>
-    public void StartsClock() => _clocks++;
+    public void StartsClock() => _hasClock = true;
 
-    public void AwaitClock() => Wait(() => _clocks >= Places, "does not wait");
+    public void AwaitClock() => Wait(() => _hasClock, "does not wait");
 
     public void AwaitEnd() => Wait(() => Result.IsCompleted, "does not end");
 

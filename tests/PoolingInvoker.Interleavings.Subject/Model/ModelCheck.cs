@@ -2,7 +2,7 @@
 // which channels are disposed. The operations are drawn by CsCheck, which makes a sequence that fails shorter, and prints its seed:
 // CsCheck_Seed=… in the environment runs it again.
 //
-// A creation may take its time: then its caller stands at a gate, in the midst of the pool, while other operations go by, until one of
+// A creation may take its time: then its maker stands at a gate, in the midst of the pool, while other operations go by, until one of
 // them lets it end. So everything but the moments between two locks is reached here, in an order that is known.
 using CsCheck;
 using Grpc.Net.Client;
@@ -45,7 +45,7 @@ internal sealed record Sizes(int Min, int Max, int Capacity, int MaxWaiting);
 /// <summary>The door of this checker: what comes in and goes out is of types that all assemblies share.</summary>
 public static class ModelCheck
 {
-    private static readonly Gen<Sizes> AnySizes = Gen.Select(Gen.Int[0, 2], Gen.Int[1, 3], Gen.Int[1, 3], Gen.Int[0, 4])
+    private static readonly Gen<Sizes> AnySizes = Gen.Select(Gen.Int[0, 2], Gen.Int[1, 4], Gen.Int[1, 3], Gen.Int[0, 5])
         .Select(static (min, max, capacity, waiting) => new Sizes(Math.Min(min, max), max, capacity, waiting));
 
     private static readonly Gen<Act> AnyAct = Gen.Frequency(
@@ -111,6 +111,8 @@ public static class ModelCheck
 
 internal sealed class ModelRun
 {
+    private static readonly TimeSpan AMoment = TimeSpan.FromMilliseconds(10);
+    private static readonly TimeSpan MaintenancePeriod = TimeSpan.FromSeconds(30);
     private static readonly TimeSpan ShortWhile = TimeSpan.FromSeconds(2); // longer than the longest pause between two dials
     private static readonly TimeSpan LongWhile = TimeSpan.FromMinutes(12);
     private static readonly TimeSpan DrainTimeout = TimeSpan.FromMinutes(10);
@@ -124,7 +126,7 @@ internal sealed class ModelRun
     private readonly List<Call> _held = [];
     private readonly List<Call> _explicit = []; // by Get
     private readonly List<GrpcChannel> _closedNow = [];
-    private readonly Queue<GrpcChannel> _replacedNow = new();
+    private readonly List<GrpcChannel> _replacedNow = []; // or it could not be
     private int _calls;
     private bool _wanted = true;
     private Task? _disposing;
@@ -143,7 +145,7 @@ internal sealed class ModelRun
             MaxConcurrentCallsPerChannel = sizes.Capacity,
             ProbeDelay = Timeout.InfiniteTimeSpan,
             MaxCallsWaiting = sizes.MaxWaiting,
-            AcquireTimeout = TimeSpan.FromMinutes(5),
+            AcquireTimeout = TimeSpan.FromMinutes(5) + TimeSpan.FromSeconds(1), // not when the maintenance runs
             DrainTimeout = DrainTimeout,
             PooledChannelIdleTimeout = TimeSpan.FromMinutes(10),
             PooledChannelLifetime = TimeSpan.FromMinutes(30),
@@ -154,20 +156,25 @@ internal sealed class ModelRun
         _policy.OnCreate = Create;
         _policy.OnMade = static channel => Call.Current!.Makes(channel);
         _model = new PoolModel(options);
-        _pool = new ChannelPool(_policy, options);
+        _pool = new ChannelPool(_policy, options.ValidatedCopy(), new Random(1)); // the same chance each time
     }
 
     public void Check(IReadOnlyList<Operation> operations)
     {
-        foreach (var operation in operations)
+        try
         {
-            _closedNow.Clear();
-            _replacedNow.Clear();
-            Do(operation);
-            Compare();
-        }
+            foreach (var operation in operations)
+            {
+                Do(operation);
+                Compare();
+            }
 
-        Finish();
+            Finish();
+        }
+        catch (LostTrackException)
+        {
+            Abandon();
+        }
     }
 
     private static Call? Choose(IEnumerable<Call> among, int which)
@@ -181,13 +188,13 @@ internal sealed class ModelRun
         switch (operation.Act)
         {
             case Act.Acquire when !_model.IsUncertain:
-                Acquire(mayWait: true, async call => await _pool.AcquireAsync(call.Cancellation.Token).ConfigureAwait(false));
+                Come(async call => await _pool.AcquireAsync(call.Cancellation.Token).ConfigureAwait(false), _model.Acquire, mayBlock: _model.IsSlow);
                 break;
             case Act.TryAcquire when !_model.IsUncertain:
-                Acquire(mayWait: false, _ => Task.FromResult(_pool.TryAcquire(out var lease) ? lease : null));
+                Come(_ => Task.FromResult(_pool.TryAcquire(out var lease) ? lease : null), _model.TryAcquire, mayBlock: _model.IsSlow);
                 break;
-            case Act.Get when !_model.IsUncertain && _model.HasRoomForOne:
-                Get();
+            case Act.Get when !_model.IsUncertain:
+                Come(Get, _model.Acquire, mayBlock: true);
                 break;
             case Act.GiveBack when Choose(_explicit, operation.Which) is { } call:
                 GiveBack(call, operation.Yes);
@@ -195,15 +202,15 @@ internal sealed class ModelRun
             case Act.Return when Choose(_held, operation.Which) is { } call:
                 Return(call, operation.Outcome, operation.Yes);
                 break;
-            case Act.ReturnAndCancel when !_model.IsSlow && _model.Line.Any()
+            case Act.ReturnAndCancel when _model.Line.FirstOrDefault() is { IsExplicit: false } waiter && !_model.IsMaking(waiter)
                 && Choose(_held.Where(static call => !call.Channel!.Failed), operation.Which) is { } call:
-                ReturnAndCancel(call, _model.Line.First());
+                ReturnAndCancel(call, waiter);
                 break;
-            case Act.Cancel when Choose(_model.Line, operation.Which) is { } call:
+            case Act.Cancel when Choose(_model.Line.Where(static call => !call.IsExplicit), operation.Which) is { } call:
                 call.Cancellation.Cancel();
                 _model.Cancel(call);
                 break;
-            case Act.EndCreation when Choose(_model.Creations.Select(static creation => creation.By), operation.Which) is { } call:
+            case Act.EndCreation when Choose(_model.Makers, operation.Which) is { } call:
                 EndCreation(call, operation.Yes);
                 break;
             case Act.Slow:
@@ -234,42 +241,27 @@ internal sealed class ModelRun
 
     private Call NewCall() => new(++_calls, _patience);
 
-    private void Acquire(bool mayWait, Func<Call, Task<ChannelLease?>> acquire)
+    private void Come(Func<Call, Task<ChannelLease?>> acquire, Action<Call> acquires, bool mayBlock)
     {
         var call = NewCall();
         async Task<ChannelLease?> Work() => await acquire(call).ConfigureAwait(false); // an exception is a result
-        call.Run(Work, mayBlock: _model.IsSlow);
+        call.Run(Work, mayBlock);
         _open.Add(call);
-        _model.Acquire(call, mayWait);
+        acquires(call);
     }
 
-    private void Get()
+    private Task<ChannelLease?> Get(Call call)
     {
-        var call = NewCall();
-        Task<ChannelLease?> Work()
-        {
-            try
-            {
-                call.Explicit = _pool.Get();
-                return Task.FromResult<ChannelLease?>(null);
-            }
-            catch (Exception exception)
-            {
-                return Task.FromException<ChannelLease?>(exception);
-            }
-        }
-
-        call.Run(Work, mayBlock: _model.IsSlow);
         call.IsExplicit = true;
-        _open.Add(call);
-        _model.Acquire(call, mayWait: true);
+        call.Explicit = _pool.Get();
+        return Task.FromResult<ChannelLease?>(null);
     }
 
     private void GiveBack(Call call, bool wanted)
     {
         _explicit.Remove(call);
         var channel = call.Channel!.Actual;
-        if (call.Channel.State == PoolModel.ChannelState.Closed)
+        if (call.Channel.State == PooledChannelState.Closed)
         {
             _pool.Return(channel); // It was closed with the pool: there is nothing left to give back to.
             return;
@@ -324,23 +316,23 @@ internal sealed class ModelRun
 
     private void EndCreation(Call call, bool works)
     {
-        var creation = _model.Creations.First(creation => creation.By == call);
         call.OpenGate(works);
-        _model.End(creation, works);
+        _model.End(call, works);
     }
 
+    // First two moments, in which the line is looked at: what came back before shows in the first. Then from one run of the maintenance to
+    // the next.
     private void Advance(TimeSpan by)
     {
-        var call = NewCall();
-        call.Run(
-            () =>
-            {
-                _time.Advance(by);
-                return Task.FromResult<ChannelLease?>(null);
-            },
-            mayBlock: false);
-        var idle = _closedNow.Except(_replacedNow).ToList();
-        _model.Advance(by, call, idle, new Queue<GrpcChannel>(_replacedNow));
+        Step(AMoment, AMoment);
+        for (var left = by - (2 * AMoment); left > TimeSpan.Zero;)
+        {
+            var toMaintenance = TimeSpan.FromTicks(MaintenancePeriod.Ticks - ((_time.GetUtcNow() - _time.Start).Ticks % MaintenancePeriod.Ticks));
+            var step = left < toMaintenance ? left : toMaintenance;
+            Step(step);
+            left -= step;
+        }
+
         _disposingFor += _disposing is null ? TimeSpan.Zero : by;
         if (_disposingFor >= DrainTimeout)
         {
@@ -348,16 +340,31 @@ internal sealed class ModelRun
         }
     }
 
+    private void Step(params TimeSpan[] steps)
+    {
+        _closedNow.Clear();
+        _replacedNow.Clear();
+        var call = NewCall();
+        call.Run(
+            () =>
+            {
+                steps.ToList().ForEach(_time.Advance);
+                return Task.FromResult<ChannelLease?>(null);
+            },
+            mayBlock: false);
+        _model.Advance(TimeSpan.FromTicks(steps.Sum(static step => step.Ticks)), call, [.. _closedNow.Except(_replacedNow)], _replacedNow);
+    }
+
     private void Compare()
     {
-        foreach (var creation in _model.Creations)
+        foreach (var call in _model.Makers)
         {
-            creation.By.AwaitGate();
+            call.AwaitGate();
         }
 
         foreach (var call in _open.ToList())
         {
-            if (call.IsGivingBack ? _model.Creations.All(creation => creation.By != call) : call.IsOver)
+            if ((call.IsGivingBack || call.IsOver) && !_model.IsMaking(call))
             {
                 _open.Remove(call);
                 call.AwaitEnd();
@@ -378,8 +385,8 @@ internal sealed class ModelRun
             }
         }
 
-        // A caller whose creation has failed may yet be on its way into the line, and have its time to wait before it.
-        foreach (var call in _model.Line)
+        // A caller who has made a channel may yet be on his way to where he waits, and have his time before him.
+        foreach (var call in _model.Waiting)
         {
             call.AwaitClock();
         }
@@ -388,6 +395,14 @@ internal sealed class ModelRun
         if (!SpinWait.SpinUntil(() => _pool.GetStatistics() == expected, _patience))
         {
             throw new LawBrokenException($"expected: {expected}\nactual:   {_pool.GetStatistics()}");
+        }
+
+        var channels = Describe(_model.Open.Select(channel => (channel.Actual, channel.State, channel.Leases)));
+        var made = _policy.Made.ToList(); // they are numbered in this order
+        var actual = Describe(_pool.GetChannels().Select(channel => (made[channel.Id - 1], channel.State, channel.CallsInFlight)));
+        if (channels != actual)
+        {
+            throw new LawBrokenException($"expected: {channels}\nactual:   {actual}");
         }
 
         var disposed = _policy.Made.Where(_policy.IsDisposed).ToList();
@@ -427,27 +442,23 @@ internal sealed class ModelRun
     private void Finish()
     {
         _model.IsSlow = _model.IsBroken = false;
-        while (_model.Creations.Count > 0)
+        while (_model.Makers.FirstOrDefault() is { } call)
         {
-            EndCreation(_model.Creations[0].By, works: true);
+            EndCreation(call, works: true);
             Compare();
         }
 
-        while (_held.Count > 0)
+        while (_held.Count + _explicit.Count > 0)
         {
-            Return(_held[0], LeaseOutcome.Unknown, wanted: true);
-            Compare();
-        }
+            if (_held.Count > 0)
+            {
+                Return(_held[0], LeaseOutcome.Unknown, wanted: true);
+            }
+            else
+            {
+                GiveBack(_explicit[0], wanted: true);
+            }
 
-        while (_explicit.Count > 0)
-        {
-            GiveBack(_explicit[0], wanted: true);
-            Compare();
-        }
-
-        while (_held.Count > 0)
-        {
-            Return(_held[0], LeaseOutcome.Unknown, wanted: true);
             Compare();
         }
 
@@ -458,6 +469,20 @@ internal sealed class ModelRun
 
         Do(new Operation(Act.Dispose, 0, LeaseOutcome.Unknown, Yes: true));
         Compare();
+    }
+
+    // Lets everybody go.
+    private void Abandon()
+    {
+        _model.IsSlow = false;
+        _open.ForEach(static call => call.OpenGate(works: false));
+        _pool.Dispose();
+    }
+
+    private string Describe(IEnumerable<(GrpcChannel Channel, PooledChannelState State, int Leases)> channels)
+    {
+        var made = _policy.Made.ToList();
+        return string.Join(", ", channels.Select(channel => $"#{made.IndexOf(channel.Channel) + 1} {channel.State} {channel.Leases}").Order());
     }
 
     private void Create()
@@ -474,11 +499,12 @@ internal sealed class ModelRun
         {
             _closedNow.Add(channel!.Channel);
         }
-        else if (replaced is not null)
+        else if (entry == "ReplacementFailed" || replaced is not null)
         {
-            _replacedNow.Enqueue(replaced.Channel);
+            _replacedNow.Add((replaced ?? channel!).Channel);
         }
     }
+
     private sealed class CallersTime : FakeTimeProvider
     {
         public override ITimer CreateTimer(TimerCallback callback, object? state, TimeSpan dueTime, TimeSpan period)

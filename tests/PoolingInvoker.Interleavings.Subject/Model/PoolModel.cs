@@ -1,5 +1,5 @@
-// What a pool is, without threads: channels with leases, a line, creations that are begun and ended. Written from the laws and the
-// design, as plainly as it goes, to be compared with the real pool after each operation.
+// What a pool is, without threads: channels with leases, a line, callers that make channels one after the other. Written from the laws
+// and the design, as plainly as it goes, to be compared with the real pool after each operation.
 //
 // Chance is the pool's: where it may take one of several channels the model is told which one it took, and says whether it might have.
 using Grpc.Net.Client;
@@ -13,12 +13,12 @@ internal sealed class PoolModel(ChannelPoolOptions options)
     private readonly List<Channel> _active = [];
     private readonly List<Channel> _draining = [];
     private readonly List<GrpcChannel> _closed = [];
-    private readonly List<(Call Call, TimeSpan Since)> _line = [];
-    private readonly List<Creation> _creations = [];
-    private readonly Queue<Creation> _endsAtOnce = new();
+    private readonly List<Place> _line = [];
+    private readonly List<Errand> _errands = [];
     private TimeSpan _now;
-    private bool _lastFailed; // those in line make no channel, as long as there are some
-    private bool _paused; // the last dial was in this moment: a channel that never worked is not replaced
+    private TimeSpan? _dialed; // when a channel that never worked was replaced, or one could not be; null if a server answered since
+    private bool _connectsSlowly; // the last channel that was made took its time
+    private bool _lastFailed; // none is made for those in line, as long as there are some
     private int _inFlight;
     private int _created;
     private int _replaced;
@@ -31,31 +31,23 @@ internal sealed class PoolModel(ChannelPoolOptions options)
 
     public bool IsDisposed { get; private set; }
 
-    public bool IsClosed => IsDisposed && _creations.Count == 0 && _draining.Count == 0;
+    public bool IsClosed => IsDisposed && _errands.Count == 0 && _draining.Count == 0;
 
-    public IReadOnlyList<Creation> Creations => _creations;
+    /// <summary>Gets who is in the midst of making a channel.</summary>
+    public IEnumerable<Call> Makers => _errands.Select(static errand => errand.By);
 
+    /// <summary>Gets who is in line.</summary>
     public IEnumerable<Call> Line => _line.Select(static place => place.Call);
+
+    /// <summary>Gets who is in line and does nothing but wait.</summary>
+    public IEnumerable<Call> Waiting => Line.Except(Makers);
 
     public IReadOnlyList<GrpcChannel> Closed => _closed;
 
-    /// <summary>Gets whether an acquire does not wait.</summary>
-    public bool HasRoomForOne => IsDisposed
-        || (WithRoom.Count > 0 && !IsBelowMinimum)
-        || (!IsSlow && !IsBroken && _line.Count == 0 && MayNewcomerCreate(mayWait: true));
+    public IEnumerable<Channel> Open => _active.Concat(_draining);
 
     /// <summary>Gets whether it is chance which channel an acquire takes, and makes a difference that does not show at once.</summary>
-    public bool IsUncertain => WithRoom.Count > 1 && WithRoom.Exists(IsDue);
-
-    private bool MayNewcomerCreate(bool mayWait) => IsBelowMinimum || MayCreate(1, mayWait && _line.Count < options.MaxCallsWaiting);
-
-    private bool IsBelowMinimum => _active.Count + Creating < options.MinPoolSize;
-
-    private int Capacity => options.MaxConcurrentCallsPerChannel!.Value;
-
-    private int Creating => _creations.Count(static creation => creation.Replaced is null);
-
-    private List<Channel> WithRoom => _active.FindAll(channel => channel.State == ChannelState.Active && channel.Leases < Capacity);
+    public bool IsUncertain => Candidates is { Count: > 1 } candidates && candidates.Exists(IsDue);
 
     public ChannelPoolStatistics Statistics => new()
     {
@@ -68,53 +60,38 @@ internal sealed class PoolModel(ChannelPoolOptions options)
         ChannelsReplaced = _replaced,
     };
 
-    /// <summary>A caller comes.</summary>
-    public void Acquire(Call call, bool mayWait)
-    {
-        if (IsDisposed)
-        {
-            call.Error = typeof(ObjectDisposedException);
-        }
-        else if (!IsBelowMinimum && WithRoom.Count > 0)
-        {
-            var channel = Chosen(call);
-            if (IsDue(channel))
-            {
-                Replace(channel, call, forCall: call);
-            }
-            else
-            {
-                Lease(channel, call);
-            }
-        }
-        else if (MayNewcomerCreate(mayWait) && _line.Count == 0)
-        {
-            Begin(new Creation(call, Replaced: null, For: call, mayWait));
-        }
-        else if (mayWait && _line.Count < options.MaxCallsWaiting)
-        {
-            // Whoever is first in line makes what the newcomer may have made.
-            var creates = MayNewcomerCreate(mayWait);
-            ComeIntoLine(call, at: _line.Count);
-            if (creates)
-            {
-                var first = _line[0].Call;
-                _line.RemoveAt(0);
-                Begin(new Creation(first, Replaced: null, For: first, MayWait: true));
-            }
-        }
-        else
-        {
-            call.Error = mayWait ? typeof(InvalidOperationException) : null;
-            call.IsRefused = !mayWait;
-        }
+    private int Capacity => options.MaxConcurrentCallsPerChannel!.Value;
 
-        EndWhatEndsAtOnce();
+    private int Creating => _errands.Sum(static errand => errand.Left.Count(static creation => creation.Replaced is null));
+
+    private int Replacing => _errands.Sum(static errand => errand.Left.Count(static creation => creation.Replaced is not null));
+
+    private int Places => IsDisposed ? 0 : options.MaxPoolSize - _active.Count - Creating;
+
+    // Those that may be leased: the good ones, and if there are none those that failed of late, or where it is not known yet.
+    private List<Channel> Candidates
+    {
+        get
+        {
+            var withRoom = _active.FindAll(channel => channel.TakesLeases && channel.Leases < Capacity);
+            return withRoom.Exists(static channel => channel.IsGood) ? withRoom.FindAll(static channel => channel.IsGood) : withRoom;
+        }
     }
 
+    /// <summary>Whether a caller is in the midst of making a channel.</summary>
+    public bool IsMaking(Call call) => Makers.Contains(call);
+
+    /// <summary>A caller comes, who waits for room if there is none.</summary>
+    public void Acquire(Call call) =>
+        Take(call, mayWait: true, () => Take(call, mayWait: false, () => call.Error = typeof(InvalidOperationException)));
+
+    /// <summary>A caller comes, who does not wait.</summary>
+    public void TryAcquire(Call call) => Take(call, mayWait: false, () => call.IsRefused = true);
+
+    /// <summary>A caller in line does not want any more. If he is making a channel he sees that when he is done with it.</summary>
     public void Cancel(Call call)
     {
-        if (_line.RemoveAll(place => place.Call == call) > 0)
+        if (!IsMaking(call) && Leaves(call))
         {
             call.Error = typeof(OperationCanceledException);
         }
@@ -129,86 +106,58 @@ internal sealed class PoolModel(ChannelPoolOptions options)
         channel.IdleSince = _now;
         if (outcome == LeaseOutcome.Answered)
         {
+            _dialed = channel.Proven ? _dialed : null;
             channel.Failed = false;
-            _paused &= channel.Proven;
-            channel.Proven = true;
+            channel.Proven = channel.HasAnswered = true;
         }
 
         channel.Failed |= !wanted || outcome == LeaseOutcome.ChannelFailed;
+        var errand = new Errand(by);
         if (IsDue(channel))
         {
-            Replace(channel, by, forCall: null);
+            errand.Left.Add(BeginReplacing(channel));
         }
-        else if (channel is { State: ChannelState.Draining, Leases: 0 })
+        else if (channel is { State: PooledChannelState.Draining, Leases: 0 })
         {
             Close(channel);
         }
 
+        _errands.Add(errand);
         Serve();
-        EndWhatEndsAtOnce();
+        GoOn(errand);
     }
 
-    /// <summary>A creation ends, and works or fails.</summary>
-    public void End(Creation creation, bool works)
+    /// <summary>The channel that a caller is making is made, or cannot be.</summary>
+    public void End(Call maker, bool works)
     {
-        EndOne(creation, works);
-        EndWhatEndsAtOnce();
+        var errand = _errands.Find(errand => errand.By == maker)!;
+        EndOne(errand, works);
+        GoOn(errand);
     }
 
     /// <summary>
-    /// Time goes by, and the maintenance runs. <paramref name="idle"/> and <paramref name="old"/> are the channels that the pool has
-    /// closed and replaced, where it had a choice.
+    /// Time goes by, up to the next run of the maintenance or less. <paramref name="idle"/> and <paramref name="old"/> are the channels
+    /// that the pool has closed, and that it has replaced or tried to.
     /// </summary>
-    public void Advance(TimeSpan by, Call call, IReadOnlyCollection<GrpcChannel> idle, Queue<GrpcChannel> old)
+    public void Advance(TimeSpan by, Call call, IReadOnlyCollection<GrpcChannel> idle, IReadOnlyCollection<GrpcChannel> old)
     {
-        var runs = (int)((_now + by) / MaintenancePeriod) - (int)(_now / MaintenancePeriod);
         _now += by;
-        _paused = false;
+        foreach (var (late, _) in _line.FindAll(place => _now - place.Since >= options.AcquireTimeout))
+        {
+            Leaves(late);
+            late.Error = typeof(TimeoutException);
+        }
+
         if (IsDisposed)
         {
             return;
         }
 
-        if (runs > 0)
+        LookAtTheLine(call);
+        if (_now.Ticks % MaintenancePeriod.Ticks == 0)
         {
-            var candidates = _active.FindAll(channel =>
-                channel is { State: ChannelState.Active, Leases: 0 } && _now - channel.IdleSince >= options.PooledChannelIdleTimeout);
-            var count = Math.Clamp(_active.Count + Creating - options.MinPoolSize, 0, candidates.Count);
-            var closing = count == candidates.Count ? candidates : candidates.FindAll(candidate => idle.Contains(candidate.Actual));
-            if (closing.Count != count)
-            {
-                throw new LawBrokenException($"Of {candidates.Count} idle channels {closing.Count} were closed, not {count}.");
-            }
-
-            closing.ForEach(Drain);
-        }
-
-        // A tenth of the channels at a time, that is one. Each run tries anew if none can be made.
-        for (; runs > 0; runs--)
-        {
-            var candidates = _active.FindAll(channel =>
-                channel.State == ChannelState.Active && _now - channel.MadeAt >= options.PooledChannelLifetime);
-            if (candidates.Count == 0)
-            {
-                break;
-            }
-
-            var channel = IsBroken ? candidates[0] : candidates.Find(candidate => old.TryPeek(out var next) && next == candidate.Actual);
-            if (channel is null)
-            {
-                throw new LawBrokenException("An old channel was not replaced.");
-            }
-
-            old.TryDequeue(out _);
-            channel.State = ChannelState.Replacing;
-            Begin(new Creation(call, channel, For: null));
-            EndWhatEndsAtOnce();
-        }
-
-        foreach (var (late, _) in _line.FindAll(place => _now - place.Since >= options.AcquireTimeout))
-        {
-            _line.RemoveAll(place => place.Call == late);
-            late.Error = typeof(TimeoutException);
+            CloseIdle(idle);
+            RefreshOld(call, old);
         }
     }
 
@@ -217,58 +166,102 @@ internal sealed class PoolModel(ChannelPoolOptions options)
         IsDisposed = true;
         _line.ForEach(static place => place.Call.Error = typeof(ObjectDisposedException));
         _line.Clear();
-        foreach (var channel in _active.ToList())
-        {
-            Drain(channel);
-        }
+        _active.ToList().ForEach(Drain);
     }
 
     /// <summary>Does not wait for leases any longer.</summary>
     public void EndDispose() => _draining.ToList().ForEach(Close);
 
-    // Enough creations are on their way if they will carry all who wait, and one who cannot wait has no use for them. Those in line make
-    // none if that has failed, as long as there are channels that will have room.
-    private bool MayCreate(int newCallers, bool mayWait) =>
-        _active.Count + Creating < options.MaxPoolSize
-        && (!mayWait || _line.Count + newCallers + Creating > _creations.Count * Capacity)
-        && (newCallers > 0 || !_lastFailed || _active.Count == 0);
-
-    // Chance decides among several, and the caller knows.
-    private Channel Chosen(Call call) => WithRoom is [var only] ? only
-        : WithRoom.Find(candidate => candidate.Actual == call.Got)
-        ?? throw new LawBrokenException($"Caller {call.Number} has a lease on a channel that had no room or is not to be leased.");
-
-    private bool IsDue(Channel channel) => channel is { State: ChannelState.Active, Failed: true } && (channel.Proven || !_paused);
-
-    private void Replace(Channel channel, Call by, Call? forCall)
+    // What fails is replaced on the way. Whoever gets nothing tries once more if something was.
+    private void Take(Call call, bool mayWait, Action refuse)
     {
-        _paused |= !channel.Proven;
-        channel.State = ChannelState.Replacing;
-        Begin(new Creation(by, channel, forCall));
+        if (IsDisposed)
+        {
+            call.Error = typeof(ObjectDisposedException);
+            return;
+        }
+
+        var errand = new Errand(call);
+        _errands.Add(errand);
+        var channel = Choose(call);
+        while (channel is not null && IsDue(channel))
+        {
+            errand.Left.Add(BeginReplacing(channel));
+            channel = Choose(call);
+        }
+
+        var replaces = errand.Left.Count;
+        if (channel is not null)
+        {
+            Lease(channel, call);
+        }
+        else if (!mayWait && Places > 0)
+        {
+            errand.Left.Add(new Creation(Replaced: null, For: call));
+        }
+        else if (mayWait && _line.Count < options.MaxCallsWaiting)
+        {
+            _line.Add(new Place(call, Since: null));
+            _lastFailed = false;
+            errand.Then = () => Wait(call);
+        }
+        else
+        {
+            errand.Then = replaces > 0 && !mayWait ? () => Take(call, mayWait, refuse) : refuse;
+        }
+
+        errand.Left.InsertRange(replaces, Reserve(Math.Max(MissingToTheMinimum, MissingToTheLine)));
+        GoOn(errand);
     }
 
-    private void Begin(Creation creation)
+    private void Wait(Call call)
     {
-        _creations.Add(creation);
-        if (!IsSlow)
+        var at = _line.FindIndex(place => place.Call == call);
+        if (at >= 0)
         {
-            _endsAtOnce.Enqueue(creation);
+            _line[at] = new Place(call, _now);
+            if (call.Cancellation.IsCancellationRequested)
+            {
+                Cancel(call);
+            }
         }
     }
 
-    private void EndWhatEndsAtOnce()
+    private int MissingToTheMinimum => options.MinPoolSize - _active.Count - Creating;
+
+    private int MissingToTheLine =>
+        _active.Count == 0 ? MissingInAll
+        : _connectsSlowly ? 0 // that is seen when the line is looked at
+        : Math.Min(MissingInAll, _active.Count);
+
+    // How many would carry all those in line, beyond those on their way.
+    private int MissingInAll => _lastFailed && _active.Count > 0 ? 0
+        : (Math.Max(0, _line.Count - ((Creating + Replacing) * Capacity)) + Capacity - 1) / Capacity;
+
+    private List<Creation> Reserve(int count) => [.. Enumerable.Repeat(new Creation(Replaced: null, For: null), Math.Clamp(count, 0, Places))];
+
+    private void GoOn(Errand errand)
     {
-        while (_endsAtOnce.TryDequeue(out var creation))
+        while (errand.Left.Count > 0)
         {
-            EndOne(creation, works: !IsBroken);
+            errand.Since = _now;
+            if (IsSlow)
+            {
+                return; // until it is ended
+            }
+
+            EndOne(errand, works: !IsBroken);
         }
+
+        _errands.Remove(errand);
+        errand.Then();
     }
 
-    private void EndOne(Creation creation, bool works)
+    private void EndOne(Errand errand, bool works)
     {
-        _creations.Remove(creation);
-        var made = works ? new Channel(creation.By.TakeMade(), _now) : null;
-        _lastFailed = creation.Replaced is null ? !works : _lastFailed;
+        var creation = errand.Left[0];
+        errand.Left.RemoveAt(0);
+        var made = works ? new Channel(errand.By.TakeMade(), _now) : null;
         if (IsDisposed)
         {
             if (made is not null)
@@ -292,64 +285,128 @@ internal sealed class PoolModel(ChannelPoolOptions options)
 
         if (creation.Replaced is { } old)
         {
-            if (made is null)
-            {
-                _paused = true;
-                old.State = ChannelState.Active;
-            }
-            else
-            {
-                _replaced++;
-                Drain(old);
-            }
+            EndReplacing(old, works);
         }
-
-        if (creation.For is { } first)
+        else
         {
-            if ((made ?? creation.Replaced ?? (WithRoom.Count > 0 ? Chosen(first) : null)) is { } channel)
+            _lastFailed = !works;
+            _connectsSlowly = works && creation.For is null ? _now > errand.Since : _connectsSlowly;
+            if (!works && _active.Count == 0 && _line.Count > 0)
             {
-                Lease(channel, first);
-            }
-            else if (creation.MayWait && _active.Count > 0)
-            {
-                ComeIntoLine(first, at: 0); // it was here before all others
-            }
-            else
-            {
+                var first = _line[0].Call;
+                Leaves(first);
                 first.Error = typeof(InvalidOperationException);
             }
         }
 
-        Serve();
-    }
-
-    private void Serve()
-    {
-        while (_line.Count > 0)
+        if (creation.For is { } caller)
         {
-            var next = _line[0].Call;
-            if (WithRoom is { Count: > 0 } channels)
+            if ((made ?? Choose(caller)) is { } channel)
             {
-                _line.RemoveAt(0);
-                Lease(channels[0], next);
-            }
-            else if (MayCreate(0, mayWait: true))
-            {
-                _line.RemoveAt(0);
-                Begin(new Creation(next, Replaced: null, For: next, MayWait: true));
+                Lease(channel, caller);
             }
             else
             {
-                break;
+                caller.Error = typeof(InvalidOperationException);
             }
+        }
+
+        Serve();
+        errand.Left.InsertRange(0, Reserve(MissingToTheLine));
+    }
+
+    private Creation BeginReplacing(Channel channel)
+    {
+        _dialed = channel.Proven ? _dialed : _now;
+        channel.State = PooledChannelState.Replacing;
+        return new Creation(channel, For: null);
+    }
+
+    private void EndReplacing(Channel old, bool works)
+    {
+        if (works)
+        {
+            _replaced++;
+            Drain(old);
+        }
+        else
+        {
+            _dialed = _now;
+            old.Proven &= old.State == PooledChannelState.Refreshing;
+            old.State = PooledChannelState.Active;
         }
     }
 
-    private void ComeIntoLine(Call call, int at)
+    // Whatever is missing is made by now: nothing has come back since the line was looked at last.
+    private void LookAtTheLine(Call call)
     {
-        _line.Insert(at, (call, _now));
-        call.Places++;
+        var errand = new Errand(call);
+        _errands.Add(errand);
+        errand.Left.AddRange(Reserve(MissingInAll));
+        GoOn(errand);
     }
+
+    private void CloseIdle(IReadOnlyCollection<GrpcChannel> closed)
+    {
+        var idle = _active.FindAll(channel =>
+            channel is { State: PooledChannelState.Active, Leases: 0 } && _now - channel.IdleSince >= options.PooledChannelIdleTimeout);
+        var count = Math.Clamp(-MissingToTheMinimum, 0, idle.Count);
+        var closing = idle.FindAll(channel => closed.Contains(channel.Actual));
+        if (closing.Count != count)
+        {
+            throw new LawBrokenException($"Of {idle.Count} idle channels {closing.Count} were closed, not {count}.");
+        }
+
+        closing.ForEach(Drain);
+    }
+
+    // One at a time. Up to a tenth of its lifetime may be taken off.
+    private void RefreshOld(Call call, IReadOnlyCollection<GrpcChannel> refreshed)
+    {
+        var old = Replacing > 0 ? [] : _active.FindAll(channel =>
+            channel.State == PooledChannelState.Active && _now - channel.MadeAt >= options.PooledChannelLifetime * 0.9);
+        var chosen = old.FindAll(channel => refreshed.Contains(channel.Actual));
+        if (chosen.Count != refreshed.Count || chosen.Count > 1)
+        {
+            throw new LawBrokenException($"Of {old.Count} old channels {refreshed.Count} were refreshed, or others.");
+        }
+
+        if (chosen is [var channel])
+        {
+            channel.State = PooledChannelState.Refreshing;
+            var errand = new Errand(call);
+            errand.Left.Add(new Creation(channel, For: null));
+            _errands.Add(errand);
+            GoOn(errand);
+        }
+        else if (old.Exists(channel => _now - channel.MadeAt >= options.PooledChannelLifetime))
+        {
+            throw new LawBrokenException("An old channel was not refreshed.");
+        }
+    }
+
+    // Chance decides among several, and the caller knows.
+    private Channel? Choose(Call call) =>
+        IsUncertain ? throw new LostTrackException()
+        : Candidates is var candidates && candidates.Count <= 1 ? candidates.FirstOrDefault()
+        : candidates.Find(candidate => candidate.Actual == call.Got)
+        ?? throw new LawBrokenException($"Caller {call.Number} has a lease on a channel that is not to be leased, or not before others.");
+
+    private bool IsDue(Channel channel) =>
+        channel is { State: PooledChannelState.Active, Failed: true } && (channel.Proven || _dialed != _now);
+
+    // There was no room, so there is one channel that may have it.
+    private void Serve()
+    {
+        while (_line.Count > 0 && Candidates is [var channel, ..])
+        {
+            var next = _line[0].Call;
+            Leaves(next);
+            Lease(channel, next);
+        }
+    }
+
+    private bool Leaves(Call call) => _line.RemoveAll(place => place.Call == call) > 0;
 
     private void Lease(Channel channel, Call call)
     {
@@ -361,7 +418,7 @@ internal sealed class PoolModel(ChannelPoolOptions options)
     private void Drain(Channel channel)
     {
         _active.Remove(channel);
-        channel.State = ChannelState.Draining;
+        channel.State = PooledChannelState.Draining;
         _draining.Add(channel);
         if (channel.Leases == 0)
         {
@@ -372,20 +429,27 @@ internal sealed class PoolModel(ChannelPoolOptions options)
     private void Close(Channel channel)
     {
         _draining.Remove(channel);
-        channel.State = ChannelState.Closed;
+        channel.State = PooledChannelState.Closed;
         _closed.Add(channel.Actual);
     }
 
-    public enum ChannelState
-    {
-        Active,
-        Replacing,
-        Draining,
-        Closed,
-    }
+    // A place in line. Time counts from when the caller has nothing else to do.
+    private sealed record Place(Call Call, TimeSpan? Since);
 
-    /// <summary>A creation that is under way: who makes the channel, which one it replaces, and who gets a lease on it.</summary>
-    public sealed record Creation(Call By, Channel? Replaced, Call? For, bool MayWait = false);
+    // A channel that is made: in place of which one, and for whom alone, if it is for one who does not wait.
+    private sealed record Creation(Channel? Replaced, Call? For);
+
+    // What a caller makes before he goes on, one after the other.
+    private sealed class Errand(Call by)
+    {
+        public Call By => by;
+
+        public List<Creation> Left { get; } = [];
+
+        public TimeSpan Since { get; set; }
+
+        public Action Then { get; set; } = static () => { };
+    }
 
     public sealed class Channel(GrpcChannel actual, TimeSpan now)
     {
@@ -399,8 +463,14 @@ internal sealed class PoolModel(ChannelPoolOptions options)
 
         public bool Proven { get; set; }
 
+        public bool HasAnswered { get; set; }
+
         public bool Failed { get; set; }
 
-        public ChannelState State { get; set; }
+        public PooledChannelState State { get; set; }
+
+        public bool TakesLeases => State is PooledChannelState.Active or PooledChannelState.Refreshing;
+
+        public bool IsGood => !Failed && (HasAnswered || Leases == 0);
     }
 }
