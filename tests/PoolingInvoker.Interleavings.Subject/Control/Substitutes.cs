@@ -103,6 +103,18 @@ namespace PoolingInvoker
             }
         }
 
+        public static void UnsafeQueueUserWorkItem(Framework.IThreadPoolWorkItem work, bool preferLocal)
+        {
+            if (Scheduler.IsInControl)
+            {
+                Scheduler.Begin("thread pool", work.Execute);
+            }
+            else
+            {
+                Framework.ThreadPool.UnsafeQueueUserWorkItem(work, preferLocal);
+            }
+        }
+
         public static void SetMinThreads(int workers, int ports) => Framework.ThreadPool.SetMinThreads(workers, ports);
     }
 
