@@ -17,4 +17,7 @@ public enum PooledChannelState
 
     /// <summary>It is disposed, or about to be by the thread that closed it.</summary>
     Closed,
+
+    /// <summary>It is being connected, and primed, and takes no call yet. Becomes Active, or is disposed if that fails.</summary>
+    Connecting,
 }

@@ -18,10 +18,12 @@ internal sealed class FreezingRelay : IAsyncDisposable
     private readonly Task _accepting;
     private volatile bool _accepts = true;
 
-    public FreezingRelay(Uri server)
+    /// <param name="server">Where connections are passed on to.</param>
+    /// <param name="backlog">How many the system takes in advance: few, so that they are soon taken up, or as many as come at a time.</param>
+    public FreezingRelay(Uri server, int backlog = 1)
     {
         _server = new DnsEndPoint(server.IdnHost, server.Port);
-        _listener.Start(backlog: 1);
+        _listener.Start(backlog);
         Address = new Uri($"http://127.0.0.1:{((IPEndPoint)_listener.LocalEndpoint).Port}");
         _accepting = AcceptAsync();
     }

@@ -42,6 +42,7 @@ internal sealed class ActiveChannels(Random random, int target)
 
     public void Add(PooledChannel channel)
     {
+        channel.State = PooledChannelState.Active;
         channel.Index = _channels.Count;
         _channels.Add(channel);
         Tally(channel, 1);

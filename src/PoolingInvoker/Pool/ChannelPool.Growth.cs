@@ -32,6 +32,7 @@ public partial class ChannelPool
     private TimeSpan _connectTime;
     private bool _isLineWatched;
     private bool _startsLineWatch;
+    private TaskCompletionSource? _nextCreated; // for who waits until something that is being made is, or is not to be
     private long _returns;
     private bool _lastCreationFailed;
     private bool _lastConnectFailed;
@@ -40,6 +41,10 @@ public partial class ChannelPool
     private bool _startsCrowdWatch;
     private (long Picks, long Calls, long Streams) _picked; // since the crowd was last looked at
     private (double Calls, double Streams) _crowd; // as it was seen then
+    private (long Since, long Last)? _shares; // when calls were among streams that last, because there was no other channel
+
+    // When to look at the line again: what takes long to connect is begun a little later, so that more is seen of how fast leases come back.
+    private TimeSpan LinePause => _connectTime / 5 is var pause && pause < LinePeriod ? LinePeriod : pause < FirstPause ? pause : FirstPause;
 
     private long ExpectedCapacityUnsynchronized =>
         Math.Max(1, Math.Min(_options.MaxConcurrentCallsPerChannel ?? int.MaxValue, _announced ?? _options.MaxConcurrentCallsPerChannel ?? PooledChannel.FallbackCapacity));
@@ -57,8 +62,8 @@ public partial class ChannelPool
     }
 
     // Reserves places for the channels that are to be made now. Whoever does that makes them, outside of the lock. What the minimum lacks
-    // is made when a call comes.
-    private int ReserveUnsynchronized(bool isCall = false)
+    // is made when a call comes, and when one got nothing, and does not wait, one for those that come after it.
+    private int ReserveUnsynchronized(bool isCall = false, bool isRefused = false)
     {
         var places = PlacesUnsynchronized;
         if (places == 0)
@@ -67,7 +72,9 @@ public partial class ChannelPool
             return 0;
         }
 
-        var below = isCall ? MinimumUnsynchronized - _active.Count - _creating : 0;
+        var below = Math.Max(
+            isCall ? MinimumUnsynchronized - _active.Count - _creating : 0,
+            isRefused && _creating + _waiters.Count == 0 ? 1 : 0);
         var reserved = (int)Math.Clamp(Math.Max(below, MissingUnsynchronized(seen: null)), 0, places);
         _creating += reserved;
         return reserved;
@@ -94,7 +101,7 @@ public partial class ChannelPool
             }
 
             missing -= isSlow ? (long)(seen!.Value * _connectTime.TotalSeconds) : 0;
-            atMost = isSlow ? atMost : _active.Count;
+            atMost = isSlow ? atMost : Math.Max(0, _active.Count - _creating);
             WatchTheLineUnsynchronized(missing > 0);
         }
 
@@ -120,23 +127,23 @@ public partial class ChannelPool
         if (_startsLineWatch)
         {
             _startsLineWatch = false;
-            _lineWatch.Change(LinePeriod, Timeout.InfiniteTimeSpan);
+            _lineWatch.Change(LinePause, Timeout.InfiniteTimeSpan);
         }
 
-        async Task GoOnAsync(Task<(Exception? Error, int Creates)> creating) => BeginCreating((await creating.ConfigureAwait(false)).Creates, because);
+        async Task GoOnAsync(Task<(Exception? Error, bool IsMade, int Creates)> creating) => BeginCreating((await creating.ConfigureAwait(false)).Creates, because);
     }
 
     // As below, and gives what it failed with.
-    private async Task<Exception?> CreateOneAsync(string because)
+    private async Task<(Exception? Error, bool IsMade)> CreateOneAsync(string because)
     {
-        var (error, creates) = await CreateAsync(because).ConfigureAwait(false);
+        var (error, isMade, creates) = await CreateAsync(because).ConfigureAwait(false);
         BeginCreating(creates, "calls need it");
-        return error;
+        return (error, isMade);
     }
 
-    // Makes the channel that was reserved under the lock, and publishes it when it is connected. Gives what that failed with, and how many
-    // more were reserved meanwhile. It does not throw.
-    private async Task<(Exception? Error, int Creates)> CreateAsync(string because)
+    // Makes the channel that was reserved under the lock, and publishes it when it is connected. Gives what that failed with, if it was made
+    // at all, and how many more were reserved meanwhile. It does not throw.
+    private async Task<(Exception? Error, bool IsMade, int Creates)> CreateAsync(string because)
     {
         var began = _time.GetTimestamp();
         PooledChannel? created = null;
@@ -168,7 +175,7 @@ public partial class ChannelPool
             disposed = _disposed;
             if (!joins)
             {
-                _creating--;
+                CreatedUnsynchronized();
                 if (error is null)
                 {
                     ConnectedUnsynchronized(created!, began);
@@ -205,13 +212,14 @@ public partial class ChannelPool
             _diary.CreationFailed(error);
         }
 
-        return (disposed ? Disposed() : error, creates);
+        return (disposed ? Disposed() : error, created is not null && !disposed, creates);
     }
 
     // Whether calls have somewhere else to go, but the channel that is replaced, while one connects that takes long. If not they may as
-    // well wait on that one, as they would on a bare channel.
+    // well wait on that one, as they would on a bare channel, unless it has to be primed.
     private async ValueTask<bool> IsWorthWaitingAsync(Task connecting, PooledChannel? old)
     {
+        connecting.Observe(); // it may not be looked at any more
         if (connecting.IsCompleted || _options.PrimeAsync is not null || !IsAlone())
         {
             return true;
@@ -229,6 +237,14 @@ public partial class ChannelPool
         }
     }
 
+    // One that was being made is, or is not to be.
+    private void CreatedUnsynchronized()
+    {
+        _creating--;
+        _nextCreated?.TrySetResult();
+        _nextCreated = null;
+    }
+
     private bool TryPublishUnconnected(PooledChannel channel)
     {
         lock (_lock)
@@ -239,7 +255,7 @@ public partial class ChannelPool
             }
 
             channel.IsUntried = false;
-            _creating--;
+            CreatedUnsynchronized();
             PublishUnsynchronized(channel);
             return true;
         }
@@ -260,9 +276,15 @@ public partial class ChannelPool
         {
             await doing.WaitAsync(patience, _time, _closing.Token).ConfigureAwait(false);
         }
-        catch (TimeoutException) when (!doing.IsCompleted)
+        catch (Exception exception) when (!doing.IsCompleted && exception is TimeoutException or OperationCanceledException)
         {
-            await ended.CancelAsync().ConfigureAwait(false);
+            // It is not waited for any more, and is told so here: the source is disposed before a dispose of the pool has come to it.
+            await ended.CancelAsync().ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            if (exception is OperationCanceledException)
+            {
+                throw;
+            }
+
             throw new TimeoutException($"{complaint} within {patience.TotalSeconds} s.");
         }
         finally
@@ -337,7 +359,7 @@ public partial class ChannelPool
         int creates;
         lock (_lock)
         {
-            _creating--;
+            CreatedUnsynchronized();
             disposed = _disposed;
             if (!disposed)
             {
@@ -387,6 +409,7 @@ public partial class ChannelPool
     {
         int creates;
         bool isNews;
+        bool begins;
         lock (_lock)
         {
             isNews = channel.Announced != maxStreams;
@@ -396,6 +419,7 @@ public partial class ChannelPool
             FoundAliveUnsynchronized(channel);
             ServeWaitersUnsynchronized();
             creates = ReserveUnsynchronized();
+            begins = creates > 0 || _startsLineWatch;
             AssertLawsUnsynchronized();
         }
 
@@ -404,7 +428,7 @@ public partial class ChannelPool
             _log.LimitAnnounced(channel, maxStreams);
         }
 
-        if (creates > 0 || _startsLineWatch)
+        if (begins)
         {
             ThreadPool.UnsafeQueueUserWorkItem(_ => BeginCreating(creates, "calls need it"), state: null); // the connection goes on meanwhile
         }
@@ -483,6 +507,16 @@ public partial class ChannelPool
     private void CountTheCrowdUnsynchronized()
     {
         _mostCalls.Now = Math.Max(_mostCalls.Now, _active.Calls);
+        if (_active.OfCalls > 0)
+        {
+            _shares = null;
+        }
+        else if (_active is { Calls: > 0, Streams: > 0 })
+        {
+            var now = _time.GetTimestamp();
+            _shares = (_shares is { } shares && _time.GetElapsedTime(shares.Last, now) < IdleConnection ? shares.Since : now, now);
+        }
+
         if (_isCrowdWatched)
         {
             _picked = (_picked.Picks + 1, _picked.Calls + _active.Calls, _picked.Streams + _active.Streams);
@@ -513,6 +547,11 @@ public partial class ChannelPool
                 : ((double)_picked.Calls / _picked.Picks, (double)_picked.Streams / _picked.Picks);
             var wanted = ChannelsForUnsynchronized(seen.Calls) + ChannelsForUnsynchronized(seen.Streams);
             var lasting = ChannelsForUnsynchronized(Math.Min(seen.Calls, _crowd.Calls)) + ChannelsForUnsynchronized(Math.Min(seen.Streams, _crowd.Streams));
+            if (_shares is { } shares && _time.GetElapsedTime(shares.Since) >= 2 * CrowdPeriod)
+            {
+                lasting = Math.Max(lasting, _active.OfStreams + 1); // the calls are few, but come again and again
+            }
+
             var there = _active.Count - _active.Spare + _creating;
             creates = Math.Clamp(lasting - there, 0, PlacesUnsynchronized);
             _creating += creates;

@@ -19,39 +19,57 @@ public partial class ChannelPool
     /// <exception cref="ObjectDisposedException">The pool is disposed.</exception>
     public async Task ConnectAsync(CancellationToken cancellationToken = default)
     {
-        List<PooledChannel> unconnected = [];
-        int creates;
         if (_endpointWatcher is not null)
         {
             await _endpointWatcher.FirstAsync(cancellationToken).ConfigureAwait(false);
         }
 
-        lock (_lock)
+        TaskCompletionSource? underWay;
+        do
         {
-            ObjectDisposedException.ThrowIf(_disposed, this);
-            creates = Math.Max(0, MinimumUnsynchronized - _active.Count - _creating);
-            _creating += creates;
-            for (var i = 0; i < _active.Count; i++)
+            List<PooledChannel> unconnected = [];
+            int creates;
+            lock (_lock)
             {
-                if (_active[i].Transport is not { HasConnections: true })
+                // What others are making is waited for, and seen to if it fails.
+                ObjectDisposedException.ThrowIf(_disposed, this);
+                underWay = _creating > 0 && _active.Count < MinimumUnsynchronized
+                    ? _nextCreated ??= new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously)
+                    : null;
+                creates = Math.Max(0, MinimumUnsynchronized - _active.Count - _creating);
+                _creating += creates;
+                for (var i = 0; i < _active.Count; i++)
                 {
-                    unconnected.Add(_active[i]);
+                    if (_active[i].Transport is not { HasConnections: true })
+                    {
+                        unconnected.Add(_active[i]);
+                    }
                 }
             }
-        }
 
-        var failures = await Task.WhenAll(
-        [
-            .. Enumerable.Range(0, creates).Select(_ => CreateOneAsync("the pool warms up to MinPoolSize")),
-            .. unconnected.Select(channel => FailureOfAsync(ConnectChannelAsync(channel))),
-        ]).WaitAsync(cancellationToken).ConfigureAwait(false);
-        var failed = failures.Where(static failure => failure is not null).ToList();
-        if (failed.Count > 0)
+            var outcomes = await Task.WhenAll(
+            [
+                .. Enumerable.Range(0, creates).Select(_ => CreateOneAsync("the pool warms up to MinPoolSize")),
+                .. unconnected.Select(async channel => (await FailureOfAsync(ConnectChannelAsync(channel)).ConfigureAwait(false), true)),
+            ]).WaitAsync(cancellationToken).ConfigureAwait(false);
+            ThrowIfFailed(outcomes);
+            if (underWay is not null)
+            {
+                await underWay.Task.WaitAsync(cancellationToken).ConfigureAwait(false);
+            }
+        }
+        while (underWay is not null);
+
+        void ThrowIfFailed((Exception? Error, bool IsMade)[] outcomes)
         {
-            throw failed.Find(static failure => failure is InvalidOperationException) ?? new HttpRequestException(
-                HttpRequestError.ConnectionError,
-                $"{failed.Count} of {failures.Length} channels could not connect to {Target}: {failed[0]!.Message}",
-                failed.Count == 1 ? failed[0] : new AggregateException(failed!));
+            var failed = outcomes.Where(static outcome => outcome.Error is not null).ToList();
+            if (failed.Count > 0)
+            {
+                throw failed.Find(static outcome => !outcome.IsMade).Error ?? new HttpRequestException(
+                    HttpRequestError.ConnectionError,
+                    $"{failed.Count} of {outcomes.Length} channels could not connect to {Target}: {failed[0].Error!.Message}",
+                    failed.Count == 1 ? failed[0].Error : new AggregateException(failed.Select(static outcome => outcome.Error!)));
+            }
         }
     }
 
@@ -129,7 +147,15 @@ public partial class ChannelPool
             AssertLawsUnsynchronized();
         }
 
-        _closing.Cancel();
+        try
+        {
+            _closing.Cancel();
+        }
+        catch (AggregateException)
+        {
+            // Of the callbacks of a priming call, which has no part in the rest.
+        }
+
         _maintenance?.Dispose();
         _watch.Dispose();
         _lineWatch.Dispose();
@@ -149,7 +175,8 @@ public partial class ChannelPool
 
     private ITimer? StartMaintenance()
     {
-        TimeSpan[] ages = [_options.PooledChannelIdleTimeout, _options.PooledChannelLifetime, _options.LeakDetectionThreshold];
+        // All channels are refreshed within a third of their lifetime, a few at each maintenance.
+        TimeSpan[] ages = [_options.PooledChannelIdleTimeout, _options.PooledChannelLifetime / 6, _options.LeakDetectionThreshold];
         var shortest = ages.Where(static age => age > TimeSpan.Zero).DefaultIfEmpty(Timeout.InfiniteTimeSpan).Min();
         if (shortest == Timeout.InfiniteTimeSpan)
         {
@@ -206,8 +233,8 @@ public partial class ChannelPool
         }
     }
 
-    // Above the minimum they are closed. Others get a new, unconnected channel in their place: what lay between may have forgotten a
-    // connection that carried nothing for so long.
+    // Above the minimum they are closed. Others get a new channel in their place, as a rule unconnected: what lay between may have forgotten
+    // a connection that carried nothing for so long.
     private void CloseIdle()
     {
         if (_options.PooledChannelIdleTimeout == Timeout.InfiniteTimeSpan)
@@ -251,11 +278,11 @@ public partial class ChannelPool
             _diary.Retired(channel, reason);
             DisposeChannel(channel);
         });
-        replacing.ForEach(channel => ReplaceUnconnected(channel, reason));
+        replacing.ForEach(channel => Renew(channel, reason));
         BeginCreating(creates, "calls need it");
     }
 
-    // Few at a time, so that a pool whose channels were made together is not made anew at one stroke.
+    // Few at a time, the oldest first, so that a pool whose channels were made together is not made anew at one stroke.
     private void RefreshOld()
     {
         if (_options.PooledChannelLifetime == Timeout.InfiniteTimeSpan)
@@ -267,30 +294,44 @@ public partial class ChannelPool
         lock (_lock)
         {
             var atMost = Math.Max(1, _active.Count / 10) - _replacing;
-            for (var i = _active.Count - 1; i >= 0 && old.Count < atMost; i--)
+            for (var i = 0; i < _active.Count; i++)
             {
                 var channel = _active[i];
                 if (channel.State == PooledChannelState.Active && _time.GetElapsedTime(channel.CreatedAt) >= channel.Lifetime)
                 {
-                    BeginRefreshingUnsynchronized(channel);
                     old.Add(channel);
                 }
             }
 
+            old = [.. old.OrderBy(static channel => channel.CreatedAt).Take(atMost)];
+            old.ForEach(BeginRefreshingUnsynchronized);
             AssertLawsUnsynchronized();
         }
 
         foreach (var channel in old)
         {
             var reason = $"it was older than {channel.Lifetime}";
-            if (channel.Leases == 0 && _time.GetElapsedTime(channel.IdleSince) > IdleConnection && _options.PrimeAsync is null)
+            if (channel.Leases == 0 && _time.GetElapsedTime(channel.IdleSince) > IdleConnection)
             {
-                ReplaceUnconnected(channel, reason);
+                Renew(channel, reason);
             }
             else
             {
                 ReplaceAsync(channel, reason).Observe();
             }
+        }
+    }
+
+    // Replaces a channel that is idle, without connecting, unless the new one has to be primed.
+    private void Renew(PooledChannel channel, string reason)
+    {
+        if (_options.PrimeAsync is null)
+        {
+            ReplaceUnconnected(channel, reason);
+        }
+        else
+        {
+            ReplaceAsync(channel, reason).Observe();
         }
     }
 

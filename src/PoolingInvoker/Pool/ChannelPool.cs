@@ -530,7 +530,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
                 }
 
                 taken = TakeUnsynchronized(picked);
-                creates = ReserveUnsynchronized(isCall: true);
+                creates = ReserveUnsynchronized(isCall: true, isRefused: !taken.IsSomething && !mayWait);
                 AssertLawsUnsynchronized();
             }
 
@@ -549,7 +549,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         Taken TakeUnsynchronized(PooledChannel? picked)
         {
             var isAlone = picked is not null && picked == avoid && _creating + _waiters.Count == 0;
-            if (mayCreateForItself && (isAlone || (picked is null && !mayWait && MayBeMadeAtOnceUnsynchronized)) && PlacesUnsynchronized > 0)
+            if (mayCreateForItself && (isAlone || (picked is null && !mayWait)) && (mayWait || MayBeMadeAtOnceUnsynchronized) && PlacesUnsynchronized > 0)
             {
                 // There is no other one to try, or nothing to wait for.
                 _creating++;
@@ -606,7 +606,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         try
         {
             channel.Channel.Dispose();
-            _diary.Closed(channel);
+            _diary.Closed(channel, tells: channel.State == PooledChannelState.Closed); // of others nobody has been told
         }
 #pragma warning disable CA1031 // Whoever gives the last lease back has nothing to do with what a handler of the user's throws.
         catch (Exception exception)

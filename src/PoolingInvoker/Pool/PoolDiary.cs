@@ -27,10 +27,13 @@ internal sealed class PoolDiary(PoolingInvokerLog log, Action<ChannelPoolEvent>?
         Raise(ChannelPoolEventKind.GivenUp, channel, reason);
     }
 
-    public void Closed(PooledChannel channel)
+    public void Closed(PooledChannel channel, bool tells)
     {
         log.Closed(channel);
-        Raise(ChannelPoolEventKind.Closed, channel, "its last call is over");
+        if (tells)
+        {
+            Raise(ChannelPoolEventKind.Closed, channel, "its last call is over");
+        }
     }
 
     public void CreationFailed(Exception exception)

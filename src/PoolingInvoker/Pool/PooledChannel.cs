@@ -58,7 +58,7 @@ internal sealed class PooledChannel
 
     public TimeSpan Lifetime { get; }
 
-    public PooledChannelState State { get; set; }
+    public PooledChannelState State { get; set; } = PooledChannelState.Connecting;
 
     public int Leases { get; set; }
 
