@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds everything, checks the style, and runs all tests. Needs the .NET SDK that global.json names, and
-# etcd, nginx, HAProxy, node with npm, Python's grpcio and grpc++ with its compilers, which it installs where apt-get can.
+# etcd, nginx, HAProxy, iproute2, node with npm, Python's grpcio and grpc++ with its compilers, which it installs where apt-get can.
 # The last line says how many tests passed and failed; the exit code is 0 only if none failed or was left out.
 set -uo pipefail
 cd "$(dirname "$0")" || exit 1
@@ -24,10 +24,11 @@ install_packages() {
   fi
 }
 has_cpp() { command -v g++ && command -v protoc && command -v grpc_cpp_plugin && pkg-config --exists grpc++ protobuf; } > /dev/null 2>&1
-PATH=$PATH:/usr/sbin # Debian has nginx and HAProxy there
+PATH=$PATH:/usr/sbin # Debian has nginx, HAProxy and ip there
 command -v etcd > /dev/null || step install_packages etcd etcd-server
 command -v nginx > /dev/null || step install_packages nginx nginx-light
 command -v haproxy > /dev/null || step install_packages haproxy haproxy
+command -v ip > /dev/null || step install_packages ip iproute2
 command -v node > /dev/null || step install_packages node nodejs
 command -v npm > /dev/null || step install_packages npm npm
 /usr/bin/python3 -c 'import grpc, google.protobuf' 2> /dev/null || step install_packages grpcio python3-grpcio python3-protobuf

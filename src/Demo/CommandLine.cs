@@ -1,5 +1,6 @@
 using System.Diagnostics.CodeAnalysis;
 using System.Globalization;
+using System.Net;
 
 namespace PoolingInvoker.Demo;
 
@@ -10,7 +11,8 @@ internal abstract record CommandLine
         Usage:
           Demo [--servers URL[,URL...]]         a web front over pooled calls, until Ctrl+C
           Demo tour [--servers URL[,URL...]]    a bare channel and the pool side by side, while a server is killed
-          Demo serve NAME PORT [JOURNAL]        one server, until it is killed; port 0 is a free one
+          Demo serve NAME PORT [JOURNAL]        one server, until it is killed; port 0 is a free one, and ADDRESS:PORT
+                                                has it listen elsewhere than on the loopback
           Demo --help                           this text
 
         --servers takes servers that run already, as in http://127.0.0.1:5001,http://127.0.0.1:5002, in place of three embedded ones.
@@ -31,7 +33,9 @@ internal abstract record CommandLine
     private static (CommandLine? Command, string? Mistake) ParseServe(string[] args) => args switch
     {
         [var name, var port, .. { Length: < 2 } journal] => ushort.TryParse(port, NumberStyles.None, CultureInfo.InvariantCulture, out var number)
-            ? (new Serve(name, number, journal.FirstOrDefault()), null)
+            ? (new Serve(name, new IPEndPoint(IPAddress.Loopback, number), journal.FirstOrDefault()), null)
+            : port.Contains(':', StringComparison.Ordinal) && IPEndPoint.TryParse(port, out var endPoint)
+            ? (new Serve(name, endPoint, journal.FirstOrDefault()), null)
             : (null, $"The port '{port}' is not a number from 0 to 65535."),
         _ => (null, $"'serve' takes a name, a port and perhaps the file of a journal. It was given {(args.Length == 0 ? "nothing" : $"'{string.Join(' ', args)}'")}."),
     };
@@ -71,7 +75,7 @@ internal abstract record CommandLine
 
     public sealed record Help : CommandLine;
 
-    public sealed record Serve(string Name, int Port, string? Journal) : CommandLine;
+    public sealed record Serve(string Name, IPEndPoint EndPoint, string? Journal) : CommandLine;
 
     public sealed record Web(IReadOnlyList<Uri> Servers) : CommandLine;
 

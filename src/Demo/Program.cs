@@ -29,7 +29,7 @@ catch (IOException exception)
 // One server in a process of its own, which prints its address and runs until it is killed.
 static async Task<int> ServeAsync(CommandLine.Serve serve)
 {
-    await using var server = await UserServer.StartAsync(serve.Name, serve.Port, serve.Journal);
+    await using var server = await UserServer.StartAsync(serve.Name, serve.EndPoint.Port, serve.Journal, address: serve.EndPoint.Address);
     Console.WriteLine(server.Address);
     await server.WaitForShutdownAsync();
     return 0;

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Net;
 using PoolingInvoker.Demo.Servers;
 using PoolingInvoker.Testing;
 
@@ -9,23 +10,38 @@ public sealed class ServerProcess : IAsyncDisposable
 {
     private readonly string _name;
     private readonly string _journal;
+    private readonly IReadOnlyList<string> _within;
     private Process _process;
 
-    private ServerProcess(string name, string journal, Process process, Uri address)
+    private ServerProcess(string name, string journal, IReadOnlyList<string> within, Process process, Uri address)
     {
         _name = name;
         _journal = journal;
+        _within = within;
         _process = process;
         Address = address;
     }
 
     public Uri Address { get; }
 
-    public static async Task<ServerProcess> StartAsync(string name)
+    public static Task<ServerProcess> StartAsync(string name) => StartAsync(name, IPAddress.Loopback, []);
+
+    /// <param name="name">What the server calls itself in its replies.</param>
+    /// <param name="address">Where it listens.</param>
+    /// <param name="within">A command that becomes the program that follows it, in surroundings of another kind.</param>
+    public static async Task<ServerProcess> StartAsync(string name, IPAddress address, IReadOnlyList<string> within)
     {
         var journal = Path.GetTempFileName();
-        var (process, address) = await StartAsync(name, port: 0, journal);
-        return new ServerProcess(name, journal, process, address);
+        try
+        {
+            var (process, listening) = await StartAsync(name, new IPEndPoint(address, 0), journal, within);
+            return new ServerProcess(name, journal, within, process, listening);
+        }
+        catch
+        {
+            File.Delete(journal);
+            throw;
+        }
     }
 
     /// <summary>Ends the process as a crash does (SIGKILL), and waits until it is gone.</summary>
@@ -36,7 +52,8 @@ public sealed class ServerProcess : IAsyncDisposable
         _process.Dispose();
     }
 
-    public async Task RestartAsync() => (_process, _) = await StartAsync(_name, Address.Port, _journal);
+    public async Task RestartAsync() =>
+        (_process, _) = await StartAsync(_name, new IPEndPoint(IPAddress.Parse(Address.Host), Address.Port), _journal, _within);
 
     /// <summary>Has the process stand still (SIGSTOP): its sockets stay open, and nothing answers.</summary>
     public Task StopAsync() => SignalAsync("STOP");
@@ -63,14 +80,11 @@ public sealed class ServerProcess : IAsyncDisposable
         Assert.Equal(0, kill.ExitCode);
     }
 
-    private static async Task<(Process Process, Uri Address)> StartAsync(string name, int port, string journal)
+    private static async Task<(Process Process, Uri Address)> StartAsync(string name, IPEndPoint endPoint, string journal, IReadOnlyList<string> within)
     {
-        var start = new ProcessStartInfo(Environment.ProcessPath is { } path && Path.GetFileNameWithoutExtension(path) == "dotnet" ? path : "dotnet")
-        {
-            ArgumentList = { typeof(UserServer).Assembly.Location, "serve", name, $"{port}", journal },
-            RedirectStandardOutput = true,
-        };
-        var process = Process.Start(start)!;
+        var dotnet = Environment.ProcessPath is { } path && Path.GetFileNameWithoutExtension(path) == "dotnet" ? path : "dotnet";
+        string[] command = [.. within, dotnet, typeof(UserServer).Assembly.Location, "serve", name, $"{endPoint}", journal];
+        var process = Process.Start(new ProcessStartInfo(command[0], command[1..]) { RedirectStandardOutput = true })!;
         try
         {
             var line = await process.StandardOutput.ReadLineAsync().Soon();

@@ -6,7 +6,7 @@ using Microsoft.AspNetCore.Server.Kestrel.Core;
 
 namespace PoolingInvoker.Demo.Servers;
 
-/// <summary>One gRPC server: Kestrel over plaintext HTTP/2 on a loopback port.</summary>
+/// <summary>One gRPC server: Kestrel over plaintext HTTP/2, on a loopback port as a rule.</summary>
 public sealed class UserServer : IAsyncDisposable
 {
     private readonly WebApplication _application;
@@ -26,7 +26,9 @@ public sealed class UserServer : IAsyncDisposable
     /// <param name="port">The port, or 0 for a free one.</param>
     /// <param name="journalFile">Where to write down the requests with side effects that were run, beside the memory.</param>
     /// <param name="configure">Changes the limits of Kestrel.</param>
-    public static async Task<UserServer> StartAsync(string name, int port = 0, string? journalFile = null, Action<KestrelServerOptions>? configure = null)
+    /// <param name="address">Where it listens, or null for the loopback.</param>
+    public static async Task<UserServer> StartAsync(
+        string name, int port = 0, string? journalFile = null, Action<KestrelServerOptions>? configure = null, IPAddress? address = null)
     {
         var journal = new ServerJournal(name, journalFile);
         // An empty builder reads no configuration: others watch the working directory, with all that is in it, for changes of theirs.
@@ -36,7 +38,7 @@ public sealed class UserServer : IAsyncDisposable
         builder.WebHost.UseKestrelCore().ConfigureKestrel(kestrel =>
         {
             configure?.Invoke(kestrel);
-            kestrel.Listen(IPAddress.Loopback, port, listen =>
+            kestrel.Listen(address ?? IPAddress.Loopback, port, listen =>
             {
                 listen.Protocols = HttpProtocols.Http2;
                 listen.Use(next => connection => CountAsync(journal, next, connection));

@@ -4,12 +4,15 @@ namespace PoolingInvoker;
 
 /// <summary>
 /// The channels that count against the size of the pool, in the order of their <see cref="ChannelStanding"/>. A pick looks at two of them,
-/// however many there are. Guarded by the lock of the pool.
+/// however many there are, and where these go to one endpoint at a few more. Guarded by the lock of the pool.
 /// </summary>
 /// <param name="random">Draws.</param>
 /// <param name="target">How many calls a channel should carry, while there may be another one.</param>
 internal sealed class ActiveChannels(Random random, int target)
 {
+    // Where channels to another endpoint are as many, or half as many, one is found nearly always.
+    private const int OtherEndpointTries = 8;
+
     private readonly List<PooledChannel> _channels = [];
     private readonly int[] _ends = new int[(int)ChannelStanding.Full]; // where each standing ends; the rest is full
 
@@ -140,11 +143,23 @@ internal sealed class ActiveChannels(Random random, int target)
         second += second >= first ? 1 : 0;
         var a = _channels[first];
         var b = _channels[second];
-        return a == avoid ? b
-            : b == avoid ? a
-            : Weight(a, b) <= Weight(b, a) ? a
-            : b;
+        if (a == avoid || b == avoid)
+        {
+            return a == avoid ? b : a;
+        }
+
+        // Two that go to one endpoint say nothing of the others: were it to be silent, it would get all callers in time.
+        var better = Better(a, b);
+        for (var tries = 0; tries < OtherEndpointTries && a.Server is { HasOthers: true } server && b.Server == server; tries++)
+        {
+            b = _channels[random.Next(start, end)];
+            better = b != avoid ? Better(better, b) : better;
+        }
+
+        return better;
     }
+
+    private PooledChannel Better(PooledChannel a, PooledChannel b) => Weight(a, b) <= Weight(b, a) ? a : b;
 
     // What counts is the load of the endpoint, where they go to different ones. A stream that lasts weighs as much as the calls that a channel
     // should carry. And a channel that fails at once has few calls, and would attract all: a failure weighs as much as all the calls that it

@@ -60,12 +60,21 @@ public partial class ChannelPool
             for (var i = _active.Count - 1; i >= 0; i--)
             {
                 var channel = _active[i];
-                if (channel is not { State: PooledChannelState.Active, Server.IsGone: true })
+                if (channel is not { State: PooledChannelState.Active, Server: { } server } || !(server.IsGone || server.IsFailing))
                 {
                     continue;
                 }
 
-                if (channel.Leases == 0 && _active.Count + _creating > MinimumUnsynchronized)
+                if (!server.IsGone)
+                {
+                    // Nobody takes it as long as there are others, so nobody else would find that it is broken.
+                    if (moving.Count < atMost && ReasonToReplaceUnsynchronized(channel, thorough: false) is not null)
+                    {
+                        BeginReplacingUnsynchronized(channel);
+                        moving.Add(channel);
+                    }
+                }
+                else if (channel.Leases == 0 && _active.Count + _creating > MinimumUnsynchronized)
                 {
                     StartDrainingUnsynchronized(channel);
                     CloseUnsynchronized(channel);
@@ -84,7 +93,7 @@ public partial class ChannelPool
                 moving.Add(moves);
             }
 
-            creates = _active.Count > 0 ? ReserveUnsynchronized(isCall: true) : 0;
+            creates = _active.Count + _creating > 0 ? ReserveUnsynchronized(isCall: true) : 0;
             goesOn = _isBalanceWatched = _endpoints!.IsUneven(_active.Count + _creating);
             AssertLawsUnsynchronized();
         }
@@ -94,12 +103,17 @@ public partial class ChannelPool
             _diary.Retired(channel, "its endpoint is gone");
             DisposeChannel(channel);
         });
-        moving.ForEach(channel => ReplaceAsync(channel, channel.Server is { IsGone: false } ? "another endpoint has fewer channels" : "its endpoint is gone").Observe());
+        moving.ForEach(channel => ReplaceAsync(channel, Because(channel)).Observe());
         BeginCreating(creates, "there are more endpoints than channels");
         if (goesOn)
         {
             _balanceWatch.Change(BalancePeriod, Timeout.InfiniteTimeSpan);
         }
+
+        static string Because(PooledChannel channel) =>
+            channel.State == PooledChannelState.Replacing ? "its endpoint cannot be reached"
+            : channel.Server is { IsGone: false } ? "another endpoint has fewer channels"
+            : "its endpoint is gone";
 
         PooledChannel? Find(PoolEndpoint from)
         {
@@ -150,7 +164,7 @@ public partial class ChannelPool
 
         if (Volatile.Read(ref _resolutionError) is { } error)
         {
-            return error;
+            return Unresolved(error);
         }
 
         var resolving = _endpointWatcher.FirstAsync(_closing.Token);
@@ -160,7 +174,11 @@ public partial class ChannelPool
             EndpointsChanged(await resolving.ConfigureAwait(false)); // it is just about to be told
         }
 
-        return failure;
+        return failure is null ? null : Unresolved(failure);
+
+        // A new one each time: one that many callers throw would keep the stacks of all.
+        HttpRequestException Unresolved(Exception error) =>
+            new(HttpRequestError.NameResolutionError, $"The endpoints of {Target} could not be found: {error.Message}", error);
 
         bool Knows()
         {
@@ -201,6 +219,7 @@ public partial class ChannelPool
         {
             channel.Server = null;
             _endpoints!.Leave(server);
+            WatchTheBalanceUnsynchronized();
         }
     }
 
@@ -210,11 +229,16 @@ public partial class ChannelPool
         {
             server.Failed();
             _endpointWatcher?.RefreshSoon();
-            if (!_isBalanceWatched)
-            {
-                _isBalanceWatched = true;
-                _balanceWatch.Change(BalancePeriod, Timeout.InfiniteTimeSpan);
-            }
+            WatchTheBalanceUnsynchronized();
+        }
+    }
+
+    private void WatchTheBalanceUnsynchronized()
+    {
+        if (!_isBalanceWatched && !_disposed)
+        {
+            _isBalanceWatched = true;
+            _balanceWatch.Change(BalancePeriod, Timeout.InfiniteTimeSpan);
         }
     }
 }

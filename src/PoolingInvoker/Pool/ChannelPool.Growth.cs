@@ -4,8 +4,8 @@ namespace PoolingInvoker;
 //
 // A channel is made in a place that was reserved for it under the lock, then connected, up to the SETTINGS of its server, and primed, and
 // only then it joins. So no call waits for the channel that it caused, no server gets calls before it has said how many it takes, and what
-// cannot be reached takes nobody's call, as long as there are others. Where there are none it joins all the same, so that calls end with
-// what there is to say.
+// cannot be reached takes nobody's call, as long as there are others, or other endpoints to try. Where there are none it joins all the same,
+// so that calls end with what there is to say.
 //
 // More are made for three reasons.
 //
@@ -185,7 +185,7 @@ public partial class ChannelPool
                     FailedUnsynchronized(created, error);
                 }
 
-                joins = created is not null && !disposed && (error is null || _active.Count == 0);
+                joins = created is not null && !disposed && (error is null || (_active.Count == 0 && _endpoints is not { MayDial: true }));
                 if (joins)
                 {
                     PublishUnsynchronized(created!);

@@ -343,12 +343,16 @@ public partial class ChannelPool
             var most = Math.Max(_mostCalls.Now, _mostCalls.Before);
             _mostCalls = (_active.Calls, _mostCalls.Now);
             var wanted = Math.Max(MinimumUnsynchronized - _active.OfStreams, Math.Max(1, ChannelsForUnsynchronized(most)));
-            for (var i = _active.Count - 1; i >= 0 && _active.OfCalls > wanted; i--)
+            if (_active.OfCalls > wanted)
             {
-                if (_active[i].Standing == ChannelStanding.Calls)
+                // Of several endpoints none is left out.
+                var candidates = Enumerable.Range(0, _active.Count).Select(i => _active[i]).Where(static channel => channel.Standing == ChannelStanding.Calls)
+                    .GroupBy(static channel => channel.Server).SelectMany(static channels => channels.Select(static (channel, rank) => (Channel: channel, Rank: rank))).OrderByDescending(static channel => channel.Rank)
+                    .Select(static channel => channel.Channel).Take(_active.OfCalls - wanted).ToList();
+                foreach (var channel in candidates)
                 {
-                    _active[i].IsSpare = true;
-                    _active.Update(_active[i]);
+                    channel.IsSpare = true;
+                    _active.Update(channel);
                 }
             }
 

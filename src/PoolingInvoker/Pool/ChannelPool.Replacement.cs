@@ -43,16 +43,18 @@ public partial class ChannelPool
     private async Task ReplaceAsync(PooledChannel old, string because)
     {
         var created = CreateChannel(out var error, old);
+        var isConnected = false;
         if (created is not null)
         {
             var connecting = ConnectChannelAsync(created);
             if (await IsWorthWaitingAsync(connecting, old).ConfigureAwait(false))
             {
                 error = await FailureOfAsync(connecting).ConfigureAwait(false) ?? await FailureOfAsync(PrimeChannelAsync(created)).ConfigureAwait(false);
+                isConnected = error is null;
             }
         }
 
-        Publish(old, created, error, because);
+        Publish(old, created, error, isConnected, because);
     }
 
     // Makes the replacement and publishes it as it is; it connects with its first call. The old one stays if none can be made.
@@ -64,10 +66,10 @@ public partial class ChannelPool
             created.IsOnProbation = onProbation;
         }
 
-        return Publish(old, created, error, because) ? created : null;
+        return Publish(old, created, error, isConnected: false, because) ? created : null;
     }
 
-    private bool Publish(PooledChannel old, PooledChannel? created, Exception? error, string because)
+    private bool Publish(PooledChannel old, PooledChannel? created, Exception? error, bool isConnected, string because)
     {
         var closes = false;
         bool takesOver;
@@ -84,9 +86,9 @@ public partial class ChannelPool
                 {
                     FailedUnsynchronized(created, error);
                 }
-                else if (created!.Announced is not null)
+                else if (isConnected)
                 {
-                    created.Server?.Reached();
+                    created!.Server?.Reached();
                 }
 
                 closes = PublishInPlaceOfUnsynchronized(old, created!);

@@ -163,6 +163,7 @@ public partial class ChannelPool
     {
         channel.IsAlive = true;
         channel.IsOnProbation = false;
+        channel.Server?.Reached();
         _active.Update(channel);
     }
 
@@ -403,6 +404,11 @@ public partial class ChannelPool
                 {
                     fresh!.IsAlive = true;
                     silent.Pulse.IsGivenUp = true;
+                    if (silent.Server != fresh.Server)
+                    {
+                        CouldNotReachUnsynchronized(silent);
+                    }
+
                     closes = PublishInPlaceOfUnsynchronized(silent, fresh);
                     ServeWaitersUnsynchronized();
                 }

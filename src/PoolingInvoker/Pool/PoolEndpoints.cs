@@ -19,6 +19,9 @@ internal sealed class PoolEndpoints(TimeProvider time, Random random)
 
     public int Count => _inOrder.Count;
 
+    /// <summary>Whether there is one that may be dialled.</summary>
+    public bool MayDial => _inOrder.Exists(static endpoint => endpoint.MayDial);
+
     /// <summary>Whether some of those that are to be used cannot be reached, or have too few channels, or channels are left elsewhere.</summary>
     public bool IsUneven(int channels) =>
         _known.Count > _inOrder.Count || InUse(channels).Any(static endpoint => endpoint.IsFailing) || Imbalance(channels) is not null;
@@ -26,13 +29,9 @@ internal sealed class PoolEndpoints(TimeProvider time, Random random)
     /// <summary>Takes a new list.</summary>
     public void Update(IReadOnlyList<ChannelEndpoint> list)
     {
-        foreach (var (endpoint, known) in _known)
+        foreach (var known in _known.Values)
         {
             known.IsGone = true;
-            if (known.Channels == 0)
-            {
-                _known.Remove(endpoint);
-            }
         }
 
         foreach (var endpoint in list)
@@ -46,21 +45,35 @@ internal sealed class PoolEndpoints(TimeProvider time, Random random)
             known.IsGone = false;
         }
 
+        foreach (var (endpoint, known) in _known)
+        {
+            if (known is { IsGone: true, Channels: 0 })
+            {
+                _known.Remove(endpoint);
+            }
+        }
+
         _inOrder = [.. _known.Values.Where(static known => !known.IsGone).OrderBy(static known => known.Rank)];
+        foreach (var known in _known.Values)
+        {
+            known.HasOthers = _known.Count > 1;
+        }
     }
 
-    /// <summary>Chooses where the next channel goes, and counts it there.</summary>
+    /// <summary>Chooses where the next channel goes, and counts it there. Where none may be dialled it is the one that was left alone for longest.</summary>
     /// <param name="channels">How many channels there will be.</param>
     /// <param name="inPlaceOf">Where the channel goes whose place it takes, which is not counted.</param>
     public PoolEndpoint Take(int channels, PoolEndpoint? inPlaceOf)
     {
-        var chosen = Best(InUse(channels)) ?? Best(_inOrder) ?? InUse(channels).MinBy(static endpoint => endpoint.Channels)!;
+        var chosen = Best(InUse(channels)) ?? Best(_inOrder) ?? _inOrder.MinBy(endpoint => (Others(endpoint), endpoint.FailedAt))!;
         chosen.Channels++;
         return chosen;
 
-        // Of several the first, which is the first in order.
+        int Others(PoolEndpoint endpoint) => endpoint.Channels - (endpoint == inPlaceOf ? 1 : 0);
+
+        // Of several that where the channel is whose place it takes, or the first in order.
         PoolEndpoint? Best(IEnumerable<PoolEndpoint> among) =>
-            among.Where(static endpoint => endpoint.MayDial).MinBy(endpoint => endpoint.Channels - (endpoint == inPlaceOf ? 1 : 0));
+            among.Where(static endpoint => endpoint.MayDial).MinBy(endpoint => (Others(endpoint), endpoint != inPlaceOf));
     }
 
     /// <summary>A channel that was counted at an endpoint is no more.</summary>
@@ -101,8 +114,14 @@ internal sealed class PoolEndpoint(ChannelEndpoint endpoint, int rank, Reconnect
     /// <summary>Whether it is not in the list any more.</summary>
     public bool IsGone { get; set; }
 
+    /// <summary>Whether channels may go elsewhere, too.</summary>
+    public bool HasOthers { get; set; }
+
     /// <summary>Whether it could not be reached the last time.</summary>
     public bool IsFailing { get; private set; }
+
+    /// <summary>When that was.</summary>
+    public long FailedAt => backoff.DialedAt;
 
     public bool MayDial => !IsFailing || backoff.MayDial;
 

@@ -22,6 +22,8 @@ internal sealed class ReconnectBackoff
 
     public bool MayDial => _pause == TimeSpan.Zero || _time.GetElapsedTime(_since) >= _pause;
 
+    public long DialedAt => _since;
+
     public void Dialed()
     {
         _since = _time.GetTimestamp();

@@ -5,7 +5,7 @@ using Microsoft.Extensions.ObjectPool;
 namespace PoolingInvoker.Interleavings;
 
 /// <summary>Makes channels that are never asked for anything, remembers them, and does what the checker says.</summary>
-internal sealed class ProbePolicy : IPooledObjectPolicy<GrpcChannel>
+internal sealed class ProbePolicy : IPooledObjectPolicy<GrpcChannel>, IEndpointPolicy
 {
     private readonly ConcurrentQueue<GrpcChannel> _made = new();
     private readonly ConcurrentDictionary<GrpcChannel, Transport> _transports = new();
@@ -33,6 +33,8 @@ internal sealed class ProbePolicy : IPooledObjectPolicy<GrpcChannel>
         OnMade(channel);
         return channel;
     }
+
+    public GrpcChannel Create(ChannelEndpoint endpoint) => Create();
 
     public bool Return(GrpcChannel obj) => OnReturn(obj);
 

@@ -20,13 +20,13 @@ internal sealed class Witness
     private volatile bool _isClosing;
     private volatile string? _broken;
 
-    public Witness(ChannelPoolOptions options)
+    public Witness(ChannelPoolOptions options, EndpointList? endpoints = null)
     {
         _options = options;
         options.LoggerFactory = new ChannelDiary(Log);
         Policy.OnCreate = () => ForeignCode("Create");
         Policy.OnDispose = () => ForeignCode("Dispose");
-        Pool = new ChannelPool(Policy, options);
+        Pool = endpoints is null ? new ChannelPool(Policy, options) : new ChannelPool(Policy, options.ValidatedCopy(), new Random(1), endpoints);
     }
 
     public ProbePolicy Policy { get; } = new();

@@ -1,5 +1,8 @@
 // What is explored. Each scenario is a pool in some state, and actors that do one or two things to it at the same time. They are small,
 // because all their interleavings are to be seen: what goes wrong between many callers goes wrong between three.
+using System.Net;
+using Grpc.Core;
+
 namespace PoolingInvoker.Interleavings;
 
 internal sealed record Scenario(string Name, Func<Stage, (string Name, Action Work)[]> Play);
@@ -12,6 +15,7 @@ internal sealed class Stage
     private readonly List<ChannelLease> _kept = [];
     private Action _inTheEnd = static () => { };
     private int _calling;
+    private int[] _endpoints = [];
 
     public ManualClock Clock { get; } = new();
 
@@ -21,8 +25,10 @@ internal sealed class Stage
     public Witness Pool { get; private set; } = null!;
 
     public Stage With(
-        int max, int capacity, int min = 0, TimeSpan? timeout = null, TimeSpan? drain = null, TimeSpan? idle = null, TimeSpan? lifetime = null, int? target = null)
+        int max, int capacity, int min = 0, TimeSpan? timeout = null, TimeSpan? drain = null, TimeSpan? idle = null, TimeSpan? lifetime = null, int? target = null,
+        Func<CallInvoker, CancellationToken, Task>? prime = null, params int[] endpoints)
     {
+        _endpoints = endpoints;
         Pool = new Witness(new ChannelPoolOptions
         {
             MinPoolSize = min,
@@ -35,7 +41,8 @@ internal sealed class Stage
             PooledChannelIdleTimeout = idle ?? Timeout.InfiniteTimeSpan,
             PooledChannelLifetime = lifetime ?? Timeout.InfiniteTimeSpan,
             TimeProvider = Clock,
-        })
+            PrimeAsync = prime,
+        }, endpoints.Length == 0 ? null : new EndpointList(Endpoints(endpoints), Name: null, Resolve: null))
         {
             ForeignCode = static where =>
             {
@@ -66,7 +73,41 @@ internal sealed class Stage
     {
         _inTheEnd();
         _kept.ForEach(lease => Pool.Return(lease));
+        CheckEndpoints();
         Pool.CheckTheEnd();
+    }
+
+    /// <summary>The endpoints are these from now on, each by its number.</summary>
+    public void Discover(params int[] endpoints)
+    {
+        _endpoints = endpoints;
+        Pool.Pool.EndpointsChanged(Endpoints(endpoints));
+    }
+
+    public static int EndpointOf(ChannelLease lease) => ((IPEndPoint)lease.Pooled.Server!.Endpoint.EndPoint).Port;
+
+    private static List<ChannelEndpoint> Endpoints(int[] numbers) =>
+        [.. numbers.Select(static number => new ChannelEndpoint(new IPEndPoint(IPAddress.Loopback, number)))];
+
+    // When nobody does anything any more, and the channels are looked at a few times, they are even, and at the endpoints that there are.
+    private void CheckEndpoints()
+    {
+        if (_endpoints.Length == 0 || Pool.IsClosing || Pool.Pool.GetStatistics().Channels == 0)
+        {
+            return;
+        }
+
+        for (var i = 0; i < 10; i++)
+        {
+            Pool.Pool.Balance();
+        }
+
+        var channels = Pool.Pool.GetChannels().Where(static channel => channel.State is not PooledChannelState.Draining).CountBy(static channel => channel.Endpoint).ToDictionary();
+        var counts = Endpoints(_endpoints).ConvertAll(endpoint => channels.GetValueOrDefault(endpoint.ToString()));
+        if (counts.Max() - counts.Min() > 1 || counts.Sum() != channels.Values.Sum())
+        {
+            throw new LawBrokenException($"The endpoints {string.Join(", ", _endpoints)} have {string.Join(", ", counts)} of {channels.Values.Sum()} channels.");
+        }
     }
 
     /// <summary>The server of a channel says that it takes no more calls on the connection.</summary>
@@ -587,6 +628,109 @@ internal static class Scenarios
                 ("clock", () => stage.Clock.Advance(Second)),
                 ("impatient", stage.Dispose),
                 ("returner", () => stage.Pool.Return(held)),
+            ];
+        }),
+        new("an endpoint vanishes while a lease of a channel to it comes back", static stage =>
+        {
+            var held = stage.With(min: 2, max: 3, capacity: 1, endpoints: [1, 2]).Held();
+            var other = 3 - Stage.EndpointOf(held);
+            return
+            [
+                ("discovery", () => stage.Discover(other, 3)),
+                ("returner", () => stage.Pool.Return(held)),
+                ("user", () => stage.Use()),
+            ];
+        }),
+        new("an endpoint vanishes while a channel to it is refreshed, and is back", static stage =>
+        {
+            var held = stage.With(max: 2, capacity: 1, lifetime: Second, endpoints: [1, 2]).Held();
+            var other = 3 - Stage.EndpointOf(held);
+            return
+            [
+                ("clock", () => stage.Clock.Advance(Second)),
+                ("discovery", () =>
+                {
+                    stage.Discover(other, 3);
+                    stage.Discover(1, 2);
+                }),
+                ("returner", () => stage.Pool.Return(held)),
+            ];
+        }),
+        new("an endpoint vanishes while its server goes", static stage =>
+        {
+            var held = stage.With(max: 2, capacity: 2, endpoints: [1, 2]).Held();
+            var channel = held.Pooled;
+            var other = 3 - Stage.EndpointOf(held);
+            return
+            [
+                ("server", () => stage.ServerGoes(channel)),
+                ("discovery", () => stage.Discover(other)),
+                ("returner", () => stage.Pool.Return(held)),
+                ("user", () => stage.Use()),
+            ];
+        }),
+        new("an endpoint vanishes while a call fails because of it", static stage =>
+        {
+            var held = stage.With(max: 2, capacity: 2, endpoints: [1, 2]).Held();
+            var other = 3 - Stage.EndpointOf(held);
+            return
+            [
+                ("failed", () => stage.Pool.Return(held, LeaseOutcome.ChannelFailed)),
+                ("discovery", () => stage.Discover(other, 3)),
+                ("watch", () => stage.Pool.Pool.Balance()),
+            ];
+        }),
+        new("an endpoint cannot be reached, and its broken channel moves while calls begin and end", static stage =>
+        {
+            var isDead = false;
+            var held = stage.With(max: 2, capacity: 1, prime: (_, _) => isDead ? Task.FromException(new IOException("no dial tone")) : Task.CompletedTask, endpoints: [1, 2]).Held();
+            var other = stage.Held();
+            isDead = true;
+            stage.Pool.Return(held, LeaseOutcome.ChannelFailed);
+            return
+            [
+                ("watch", () =>
+                {
+                    stage.Clock.Advance(2 * Second);
+                    stage.Pool.Pool.Balance();
+                    isDead = false;
+                    stage.Clock.Advance(2 * Second);
+                    stage.Pool.Pool.Balance();
+                }),
+                ("returner", () => stage.Pool.Return(other, LeaseOutcome.ChannelFailed)),
+                ("user", () => stage.Use()),
+            ];
+        }),
+        new("an endpoint vanishes while the pool is disposed", static stage =>
+        {
+            var held = stage.With(max: 2, capacity: 2, endpoints: [1, 2]).Held();
+            var other = 3 - Stage.EndpointOf(held);
+            return
+            [
+                ("discovery", () => stage.Discover(other, 3)),
+                ("returner", () => stage.Pool.Return(held)),
+                ("disposer", () => stage.DisposeAsync()),
+                ("user", () => stage.Use<ObjectDisposedException>()),
+            ];
+        }),
+        new("channels move to a new endpoint while calls begin and end", static stage =>
+        {
+            var held = stage.With(min: 3, max: 3, capacity: 1, endpoints: [1]).Held();
+            var other = stage.Held();
+            return
+            [
+                ("discovery", () => stage.Discover(1, 2)),
+                ("watch", () =>
+                {
+                    stage.Pool.Pool.Balance();
+                    stage.Pool.Pool.Balance();
+                }),
+                ("returner", () => stage.Pool.Return(held)),
+                ("user", () =>
+                {
+                    stage.Pool.Return(other);
+                    stage.Use();
+                }),
             ];
         }),
     ];

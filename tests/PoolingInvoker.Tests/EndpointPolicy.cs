@@ -1,0 +1,49 @@
+using System.Collections.Concurrent;
+using Grpc.Core;
+using Grpc.Net.Client;
+using Microsoft.Extensions.ObjectPool;
+
+namespace PoolingInvoker.Tests;
+
+/// <summary>
+/// Makes channels that are never asked for anything, remembers where they go, and plays the network: to connect is to prime
+/// (<see cref="ConnectAsync"/>), which fails where an endpoint is dead.
+/// </summary>
+internal sealed class EndpointPolicy(TimeProvider time) : IPooledObjectPolicy<GrpcChannel>, IEndpointPolicy
+{
+    // The pool primes a channel on the thread that has made it, as long as nothing is waited for between.
+    [ThreadStatic]
+    private static ChannelEndpoint? _made;
+
+    private readonly ConcurrentDictionary<GrpcChannel, ChannelEndpoint> _endpoints = new();
+    private readonly ConcurrentQueue<(ChannelEndpoint Endpoint, DateTimeOffset At)> _dials = new();
+
+    /// <summary>The endpoints that cannot be reached.</summary>
+    public HashSet<ChannelEndpoint> Dead { get; } = [];
+
+    /// <summary>What connecting waits for, on the way to an endpoint that is not dead.</summary>
+    public Task Connected { get; set; } = Task.CompletedTask;
+
+    /// <summary>Each attempt to connect, and when it was made.</summary>
+    public IReadOnlyList<(ChannelEndpoint Endpoint, DateTimeOffset At)> Dials => [.. _dials];
+
+    public ChannelEndpoint EndpointOf(GrpcChannel channel) => _endpoints[channel];
+
+    public GrpcChannel Create() => throw new NotSupportedException("There are endpoints.");
+
+    public GrpcChannel Create(ChannelEndpoint endpoint)
+    {
+        var channel = StubPolicy.NewChannel();
+        _endpoints[channel] = _made = endpoint;
+        return channel;
+    }
+
+    public bool Return(GrpcChannel obj) => true;
+
+    public Task ConnectAsync(CallInvoker invoker, CancellationToken cancellationToken)
+    {
+        var endpoint = _made!;
+        _dials.Enqueue((endpoint, time.GetUtcNow()));
+        return Dead.Contains(endpoint) ? Task.FromException(new IOException($"{endpoint} cannot be reached.")) : Connected.WaitAsync(cancellationToken);
+    }
+}
