@@ -10,7 +10,7 @@ internal sealed record Scenario(string Name, Func<Stage, (string Name, Action Wo
 /// <summary>What the scenarios are made of.</summary>
 internal sealed class Stage
 {
-    private static readonly TimeSpan LinePeriod = TimeSpan.FromMilliseconds(10);
+    private static readonly TimeSpan LinePause = TimeSpan.FromMilliseconds(100); // the longest: channels take long to connect here
 
     private readonly List<ChannelLease> _kept = [];
     private Action _inTheEnd = static () => { };
@@ -171,8 +171,8 @@ internal sealed class Stage
     {
         for (var looks = 0; looks < 4; looks++)
         {
-            Scheduler.WaitUntil("looks at the line when it is time", () => _calling == 0 || Clock.IsDue(LinePeriod));
-            Clock.Look(LinePeriod);
+            Scheduler.WaitUntil("looks at the line when it is time", () => _calling == 0 || Clock.IsDue(LinePause));
+            Clock.Look(LinePause);
         }
     }
 

@@ -232,7 +232,7 @@ internal sealed class PoolModel(ChannelPoolOptions options)
     private int MissingToTheLine =>
         _active.Count == 0 ? MissingInAll
         : _connectsSlowly ? 0 // that is seen when the line is looked at
-        : Math.Min(MissingInAll, _active.Count);
+        : Math.Min(MissingInAll, Math.Max(0, _active.Count - Creating));
 
     // How many would carry all those in line, beyond those on their way.
     private int MissingInAll => _lastFailed && _active.Count > 0 ? 0
