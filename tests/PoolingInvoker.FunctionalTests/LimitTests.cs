@@ -200,7 +200,7 @@ public sealed class LimitTests
         Assert.Contains("GOAWAY", Assert.Single(events, static one => one.Kind == ChannelPoolEventKind.Replaced).Reason, StringComparison.Ordinal);
         Assert.Equal(1, invoker.Pool.GetStatistics().Channels);
         server.Holds = false;
-        await Task.WhenAll(Call(invoker, 2)).Soon();
+        await Task.WhenAll(Call(invoker, 1)).Soon();
         Assert.Equal(3, server.Connections.Count);
     }
 

@@ -72,10 +72,10 @@ internal sealed class RawServer : IAsyncDisposable
         private const int Header = 9;
 
         // :status 200, content-type: application/grpc
-        private static readonly byte[] _headers = [0x88, 0x0F, 0x10, 0x10, .. "application/grpc"u8];
+        private static readonly byte[] HeadersOfAReply = [0x88, 0x0F, 0x10, 0x10, .. "application/grpc"u8];
 
         // grpc-status: 0
-        private static readonly byte[] _trailers = [0x00, 0x0B, .. "grpc-status"u8, 0x01, .. "0"u8];
+        private static readonly byte[] TrailersOfAReply = [0x00, 0x0B, .. "grpc-status"u8, 0x01, .. "0"u8];
 
         private readonly NetworkStream _stream = new(socket, ownsSocket: true);
         private readonly SemaphoreSlim _writing = new(1, 1);
@@ -146,9 +146,9 @@ internal sealed class RawServer : IAsyncDisposable
             foreach (var stream in streams)
             {
                 await WriteAsync([
-                    .. Frame(type: 1, flags: 4, stream, _headers),
+                    .. Frame(type: 1, flags: 4, stream, HeadersOfAReply),
                     .. Frame(type: 0, flags: 0, stream, new byte[5]),
-                    .. Frame(type: 1, flags: 5, stream, _trailers),
+                    .. Frame(type: 1, flags: 5, stream, TrailersOfAReply),
                 ]);
             }
         }

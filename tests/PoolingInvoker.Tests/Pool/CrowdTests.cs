@@ -116,7 +116,7 @@ public sealed class CrowdTests(ITestOutputHelper output) : IDisposable
     [Fact]
     public void ShortStreams_AreSpreadLikeCalls()
     {
-        var pool = NewPool(static options => options.MinPoolSize = 10);
+        var pool = _in.New(static options => options.MinPoolSize = 10, new Random(1));
         Take(pool, 10).ForEach(static lease => lease.Return(LeaseOutcome.Answered));
         for (var i = 0; i < 10; i++)
         {
