@@ -1,4 +1,3 @@
-using Grpc.Core;
 using PoolingInvoker.Demo.Servers;
 using PoolingInvoker.Protos;
 using PoolingInvoker.Testing;

@@ -163,7 +163,8 @@ internal sealed class Stage
         {
             work();
             _calling--;
-        });
+        }
+        );
     }
 
     /// <summary>Looks at the line when the pool wants that, while there are callers.</summary>
