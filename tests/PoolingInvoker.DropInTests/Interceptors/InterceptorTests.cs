@@ -85,6 +85,7 @@ public sealed class InterceptorTests(EchoServer server) : IClassFixture<EchoServ
     {
         var time = new FakeTimeProvider();
         await using var pool = DropIn.NewPool(server.Address, kind, time: time);
+        await pool.ConnectAsync(); // a call that is dropped while it waits for a channel has no lease
         var transcript = new Transcript();
         await Task.Run(() => TalkAsync(new Echo.EchoClient(pool.Intercept(new ThrowingInterceptor(Where.AfterTheStart))), method, ["a"], transcript)).Soon();
         Assert.Equal(["failed: FormatException 'of the interceptor's'"], transcript.Lines);

@@ -111,7 +111,7 @@ public static class ModelCheck
 
 internal sealed class ModelRun
 {
-    private static readonly TimeSpan AMoment = TimeSpan.FromMilliseconds(10);
+    private static readonly TimeSpan AMoment = TimeSpan.FromMilliseconds(100); // after which a line is looked at again, at the latest
     private static readonly TimeSpan MaintenancePeriod = TimeSpan.FromSeconds(30);
     private static readonly TimeSpan ShortWhile = TimeSpan.FromSeconds(2); // longer than the longest pause between two dials
     private static readonly TimeSpan LongWhile = TimeSpan.FromMinutes(12);
@@ -163,10 +163,17 @@ internal sealed class ModelRun
     {
         try
         {
-            foreach (var operation in operations)
+            for (var i = 0; i < operations.Count; i++)
             {
-                Do(operation);
-                Compare();
+                try
+                {
+                    Do(operations[i]);
+                    Compare();
+                }
+                catch (LawBrokenException exception)
+                {
+                    throw new LawBrokenException($"{exception.Message} That was operation {i + 1}, {operations[i]}.");
+                }
             }
 
             Finish();

@@ -342,7 +342,7 @@ internal sealed class PoolModel(ChannelPoolOptions options)
     {
         var errand = new Errand(call);
         _errands.Add(errand);
-        errand.Left.AddRange(Reserve(MissingInAll));
+        errand.Left.AddRange(Reserve(_connectsSlowly ? MissingInAll : MissingToTheLine));
         GoOn(errand);
     }
 
