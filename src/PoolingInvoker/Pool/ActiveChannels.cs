@@ -1,3 +1,4 @@
+using System.Collections;
 using System.Diagnostics;
 
 namespace PoolingInvoker;
@@ -8,7 +9,7 @@ namespace PoolingInvoker;
 /// </summary>
 /// <param name="random">Draws.</param>
 /// <param name="target">How many calls a channel should carry, while there may be another one.</param>
-internal sealed class ActiveChannels(Random random, int target)
+internal sealed class ActiveChannels(Random random, int target) : IReadOnlyList<PooledChannel>
 {
     // Where channels to another endpoint are as many, or half as many, one is found nearly always.
     private const int OtherEndpointTries = 8;
@@ -42,6 +43,11 @@ internal sealed class ActiveChannels(Random random, int target)
     public bool AreCrowded => Calls > (long)target * OfCalls || Streams > (long)target * OfStreams;
 
     public PooledChannel this[int index] => _channels[index];
+
+    /// <summary>In the order of their standing, which must not change meanwhile.</summary>
+    public IEnumerator<PooledChannel> GetEnumerator() => _channels.GetEnumerator();
+
+    IEnumerator IEnumerable.GetEnumerator() => GetEnumerator();
 
     public void Add(PooledChannel channel)
     {

@@ -56,7 +56,7 @@ public partial class ChannelPool
                 return;
             }
 
-            var atMost = Math.Max(1, _active.Count / 10) - _replacing;
+            var atMost = MovesUnsynchronized;
             for (var i = _active.Count - 1; i >= 0; i--)
             {
                 var channel = _active[i];
@@ -76,8 +76,7 @@ public partial class ChannelPool
                 }
                 else if (channel.Leases == 0 && _active.Count + _creating > MinimumUnsynchronized)
                 {
-                    StartDrainingUnsynchronized(channel);
-                    CloseUnsynchronized(channel);
+                    DrainUnsynchronized(channel);
                     closing.Add(channel);
                 }
                 else if (moving.Count < atMost)
@@ -87,7 +86,8 @@ public partial class ChannelPool
                 }
             }
 
-            if (moving.Count < atMost && _endpoints!.Imbalance(_active.Count + _creating) is { From: var from } && Find(from) is { } moves)
+            if (moving.Count < atMost && _endpoints!.Imbalance(_active.Count + _creating) is { From: var from }
+                && _active.FirstOrDefault(channel => channel.Server == from && channel.State == PooledChannelState.Active) is { } moves)
             {
                 BeginRefreshingUnsynchronized(moves);
                 moving.Add(moves);
@@ -98,11 +98,7 @@ public partial class ChannelPool
             AssertLawsUnsynchronized();
         }
 
-        closing.ForEach(channel =>
-        {
-            _diary.Retired(channel, "its endpoint is gone");
-            DisposeChannel(channel);
-        });
+        closing.ForEach(channel => Retire(channel, "its endpoint is gone"));
         moving.ForEach(channel => ReplaceAsync(channel, Because(channel)).Observe());
         BeginCreating(creates, "there are more endpoints than channels");
         if (goesOn)
@@ -114,19 +110,6 @@ public partial class ChannelPool
             channel.State == PooledChannelState.Replacing ? "its endpoint cannot be reached"
             : channel.Server is { IsGone: false } ? "another endpoint has fewer channels"
             : "its endpoint is gone";
-
-        PooledChannel? Find(PoolEndpoint from)
-        {
-            for (var i = 0; i < _active.Count; i++)
-            {
-                if (_active[i].Server == from && _active[i].State == PooledChannelState.Active)
-                {
-                    return _active[i];
-                }
-            }
-
-            return null;
-        }
     }
 
     private EndpointWatcher Watch(Uri name, Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve)

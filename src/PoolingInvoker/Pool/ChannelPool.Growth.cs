@@ -65,8 +65,7 @@ public partial class ChannelPool
     // is made when a call comes, and when one got nothing, and does not wait, one for those that come after it.
     private int ReserveUnsynchronized(bool isCall = false, bool isRefused = false)
     {
-        var places = PlacesUnsynchronized;
-        if (places == 0)
+        if (PlacesUnsynchronized == 0)
         {
             WatchTheLineUnsynchronized(_lastConnectFailed);
             return 0;
@@ -75,7 +74,13 @@ public partial class ChannelPool
         var below = Math.Max(
             isCall ? MinimumUnsynchronized - _active.Count - _creating : 0,
             isRefused && _creating + _waiters.Count == 0 ? 1 : 0);
-        var reserved = (int)Math.Clamp(Math.Max(below, MissingUnsynchronized(seen: null)), 0, places);
+        return ReservePlacesUnsynchronized(Math.Max(below, MissingUnsynchronized(seen: null)));
+    }
+
+    // So many, or as many as there are places.
+    private int ReservePlacesUnsynchronized(long count)
+    {
+        var reserved = (int)Math.Clamp(count, 0, PlacesUnsynchronized);
         _creating += reserved;
         return reserved;
     }
@@ -164,7 +169,7 @@ public partial class ChannelPool
             }
             else
             {
-                error = await FailureOfAsync(connecting).ConfigureAwait(false) ?? await FailureOfAsync(PrimeChannelAsync(created)).ConfigureAwait(false);
+                error = await BringUpAsync(created, connecting).ConfigureAwait(false);
             }
         }
 
@@ -261,6 +266,10 @@ public partial class ChannelPool
         }
     }
 
+    // Waits until a channel is connected, and primes it. Gives what that failed with.
+    private async Task<Exception?> BringUpAsync(PooledChannel channel, Task connecting) =>
+        await FailureOfAsync(connecting).ConfigureAwait(false) ?? await FailureOfAsync(PrimeChannelAsync(channel)).ConfigureAwait(false);
+
     private Task ConnectChannelAsync(PooledChannel channel) =>
         WithinAsync(token => channel.ConnectAsync(ChannelPoolOptions.CallAsync, token), ConnectPatience, $"Channel #{channel.Id} did not connect to {channel.Endpoint}");
 
@@ -351,7 +360,7 @@ public partial class ChannelPool
     }
 
     // For who cannot wait: makes a channel and takes the first lease on it, before it is connected.
-    private ChannelLease? CreateAndLease(bool isStream)
+    private ChannelLease CreateAndLease(bool isStream)
     {
         var created = CreateChannel(out var error);
         PooledChannel? leased = null;
@@ -495,8 +504,7 @@ public partial class ChannelPool
         {
             _isLineWatched = false;
             var elapsed = _time.GetElapsedTime(_line.At).TotalSeconds;
-            creates = (int)Math.Clamp(MissingUnsynchronized(elapsed > 0 ? (_returns - _line.Returns) / elapsed : 0), 0, PlacesUnsynchronized);
-            _creating += creates;
+            creates = ReservePlacesUnsynchronized(MissingUnsynchronized(elapsed > 0 ? (_returns - _line.Returns) / elapsed : 0));
             WatchTheLineUnsynchronized(!_disposed && _active.Count + _creating < _options.MaxPoolSize);
             AssertLawsUnsynchronized();
         }
@@ -553,8 +561,7 @@ public partial class ChannelPool
             }
 
             var there = _active.Count - _active.Spare + _creating;
-            creates = Math.Clamp(lasting - there, 0, PlacesUnsynchronized);
-            _creating += creates;
+            creates = ReservePlacesUnsynchronized(lasting - there);
             _crowd = seen;
             _picked = default;
             _isCrowdWatched = goesOn = !_disposed && wanted > there + creates && _active.Count + _creating < _options.MaxPoolSize;

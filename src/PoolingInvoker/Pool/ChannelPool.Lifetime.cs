@@ -27,7 +27,7 @@ public partial class ChannelPool
         TaskCompletionSource? underWay;
         do
         {
-            List<PooledChannel> unconnected = [];
+            List<PooledChannel> unconnected;
             int creates;
             lock (_lock)
             {
@@ -38,13 +38,7 @@ public partial class ChannelPool
                     : null;
                 creates = Math.Max(0, MinimumUnsynchronized - _active.Count - _creating);
                 _creating += creates;
-                for (var i = 0; i < _active.Count; i++)
-                {
-                    if (_active[i].Transport is not { HasConnections: true })
-                    {
-                        unconnected.Add(_active[i]);
-                    }
-                }
+                unconnected = [.. _active.Where(static channel => channel.Transport is not { HasConnections: true })];
             }
 
             var outcomes = await Task.WhenAll(
@@ -135,10 +129,8 @@ public partial class ChannelPool
             while (_active.Count > 0)
             {
                 var channel = _active[_active.Count - 1];
-                StartDrainingUnsynchronized(channel);
-                if (channel.Leases == 0)
+                if (DrainUnsynchronized(channel))
                 {
-                    CloseUnsynchronized(channel);
                     closing.Add(channel);
                 }
             }
@@ -258,8 +250,7 @@ public partial class ChannelPool
 
                 if (_active.Count + _creating > MinimumUnsynchronized)
                 {
-                    StartDrainingUnsynchronized(channel);
-                    CloseUnsynchronized(channel);
+                    DrainUnsynchronized(channel);
                     closing.Add(channel);
                 }
                 else if (channel.Transport is { ConnectionsMade: > 0 })
@@ -273,14 +264,13 @@ public partial class ChannelPool
             AssertLawsUnsynchronized();
         }
 
-        closing.ForEach(channel =>
-        {
-            _diary.Retired(channel, reason);
-            DisposeChannel(channel);
-        });
+        closing.ForEach(channel => Retire(channel, reason));
         replacing.ForEach(channel => Renew(channel, reason));
         BeginCreating(creates, "calls need it");
     }
+
+    // How many channels may be replaced beside those that are: few at a time.
+    private int MovesUnsynchronized => Math.Max(1, _active.Count / 10) - _replacing;
 
     // Few at a time, the oldest first, so that a pool whose channels were made together is not made anew at one stroke.
     private void RefreshOld()
@@ -290,20 +280,15 @@ public partial class ChannelPool
             return;
         }
 
-        List<PooledChannel> old = [];
+        List<PooledChannel> old;
         lock (_lock)
         {
-            var atMost = Math.Max(1, _active.Count / 10) - _replacing;
-            for (var i = 0; i < _active.Count; i++)
-            {
-                var channel = _active[i];
-                if (channel.State == PooledChannelState.Active && _time.GetElapsedTime(channel.CreatedAt) >= channel.Lifetime)
-                {
-                    old.Add(channel);
-                }
-            }
-
-            old = [.. old.OrderBy(static channel => channel.CreatedAt).Take(atMost)];
+            old =
+            [
+                .. _active.Where(channel => channel.State == PooledChannelState.Active && _time.GetElapsedTime(channel.CreatedAt) >= channel.Lifetime)
+                    .OrderBy(static channel => channel.CreatedAt)
+                    .Take(MovesUnsynchronized),
+            ];
             old.ForEach(BeginRefreshingUnsynchronized);
             AssertLawsUnsynchronized();
         }
@@ -343,17 +328,19 @@ public partial class ChannelPool
             var most = Math.Max(_mostCalls.Now, _mostCalls.Before);
             _mostCalls = (_active.Calls, _mostCalls.Now);
             var wanted = Math.Max(MinimumUnsynchronized - _active.OfStreams, Math.Max(1, ChannelsForUnsynchronized(most)));
-            if (_active.OfCalls > wanted)
+
+            // Of several endpoints none is left out: from where there are most.
+            var spare = _active.Where(static channel => channel.Standing == ChannelStanding.Calls)
+                .GroupBy(static channel => channel.Server)
+                .SelectMany(static channels => channels.Select(static (channel, rank) => (channel, rank)))
+                .OrderByDescending(static ranked => ranked.rank)
+                .Take(_active.OfCalls - wanted)
+                .Select(static ranked => ranked.channel)
+                .ToList();
+            foreach (var channel in spare)
             {
-                // Of several endpoints none is left out.
-                var candidates = Enumerable.Range(0, _active.Count).Select(i => _active[i]).Where(static channel => channel.Standing == ChannelStanding.Calls)
-                    .GroupBy(static channel => channel.Server).SelectMany(static channels => channels.Select(static (channel, rank) => (Channel: channel, Rank: rank))).OrderByDescending(static channel => channel.Rank)
-                    .Select(static channel => channel.Channel).Take(_active.OfCalls - wanted).ToList();
-                foreach (var channel in candidates)
-                {
-                    channel.IsSpare = true;
-                    _active.Update(channel);
-                }
+                channel.IsSpare = true;
+                _active.Update(channel);
             }
 
             AssertLawsUnsynchronized();

@@ -49,7 +49,7 @@ public partial class ChannelPool
             var connecting = ConnectChannelAsync(created);
             if (await IsWorthWaitingAsync(connecting, old).ConfigureAwait(false))
             {
-                error = await FailureOfAsync(connecting).ConfigureAwait(false) ?? await FailureOfAsync(PrimeChannelAsync(created)).ConfigureAwait(false);
+                error = await BringUpAsync(created, connecting).ConfigureAwait(false);
                 isConnected = error is null;
             }
         }
@@ -148,22 +148,30 @@ public partial class ChannelPool
         // Statement order is important: the pool is never without either of them.
         PublishUnsynchronized(created);
         _replaced++;
-        StartDrainingUnsynchronized(old);
-        if (old.Leases > 0)
-        {
-            return false;
-        }
-
-        CloseUnsynchronized(old);
-        return true;
+        return DrainUnsynchronized(old);
     }
 
-    private void StartDrainingUnsynchronized(PooledChannel channel)
+    // Whether it has no leases, and closes.
+    private bool DrainUnsynchronized(PooledChannel channel)
     {
         _active.Remove(channel);
         LeaveEndpointUnsynchronized(channel);
         channel.State = PooledChannelState.Draining;
         _draining++;
+        if (channel.Leases > 0)
+        {
+            return false;
+        }
+
+        CloseUnsynchronized(channel);
+        return true;
+    }
+
+    // What is left to do for one that was closed under the lock, and that none takes the place of.
+    private void Retire(PooledChannel channel, string reason)
+    {
+        _diary.Retired(channel, reason);
+        DisposeChannel(channel);
     }
 
     // Whoever closes a channel under the lock disposes it outside.
@@ -198,24 +206,14 @@ public partial class ChannelPool
 
             if (isIdle && _active.Count + _creating > MinimumUnsynchronized)
             {
-                StartDrainingUnsynchronized(channel);
-                CloseUnsynchronized(channel);
+                DrainUnsynchronized(channel);
                 AssertLawsUnsynchronized();
-                return () =>
-                {
-                    _diary.Retired(channel, Reason);
-                    DisposeChannel(channel);
-                };
+                return () => Retire(channel, Reason);
             }
 
             BeginReplacingUnsynchronized(channel, countsAsDial: false);
             AssertLawsUnsynchronized();
-            if (isIdle && _options.PrimeAsync is null)
-            {
-                return () => ReplaceUnconnected(channel, Reason); // servers close connections that are idle, too
-            }
-
-            return () => ReplaceAsync(channel, Reason).Observe();
+            return isIdle ? () => Renew(channel, Reason) : () => ReplaceAsync(channel, Reason).Observe();
         }
     }
 }

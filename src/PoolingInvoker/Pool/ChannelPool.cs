@@ -402,16 +402,10 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     {
         lock (_lock)
         {
-            var idle = 0;
-            for (var i = 0; i < _active.Count; i++)
-            {
-                idle += _active[i].Leases == 0 ? 1 : 0;
-            }
-
             return new ChannelPoolStatistics
             {
                 Channels = _active.Count + _creating,
-                IdleChannels = idle,
+                IdleChannels = _active.Count(static channel => channel.Leases == 0),
                 DrainingChannels = _draining,
                 CallsInFlight = _leases,
                 CallsWaiting = _waiters.Count,
@@ -658,14 +652,21 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         }
     }
 
-    private TimeoutException TimedOut(TimeSpan timeout)
+    private TimeoutException TimedOut(TimeSpan timeout) => Refused(() => new TimeoutException(
+        $"No channel became free within {timeout.TotalSeconds:0.###} s ({CountsUnsynchronized()}). Raise {KnobsUnsynchronized()} or Pool.AcquireTimeout.",
+        _lastCreationError));
+
+    private TooManyWaitingException LineIsFull() => Refused(() => new TooManyWaitingException(
+        $"No channel is free and too many calls wait for one already ({CountsUnsynchronized()}). Raise {KnobsUnsynchronized()} or Pool.MaxCallsWaiting ({_options.MaxCallsWaiting})."));
+
+    // A refusal has the numbers of one moment, and is told.
+    private T Refused<T>(Func<T> newUnsynchronized)
+        where T : Exception
     {
-        TimeoutException refusal;
+        T refusal;
         lock (_lock)
         {
-            refusal = new TimeoutException(
-                $"No channel became free within {timeout.TotalSeconds:0.###} s ({CountsUnsynchronized()}). Raise {KnobsUnsynchronized()} or Pool.AcquireTimeout.",
-                _lastCreationError);
+            refusal = newUnsynchronized();
         }
 
         _diary.Refused(refusal);
@@ -684,19 +685,6 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         }
 
         NewLease(waiter.Task.Result, waiter.IsStream).Dispose();
-    }
-
-    private TooManyWaitingException LineIsFull()
-    {
-        TooManyWaitingException refusal;
-        lock (_lock)
-        {
-            refusal = new TooManyWaitingException(
-                $"No channel is free and too many calls wait for one already ({CountsUnsynchronized()}). Raise {KnobsUnsynchronized()} or Pool.MaxCallsWaiting ({_options.MaxCallsWaiting}).");
-        }
-
-        _diary.Refused(refusal);
-        return refusal;
     }
 
     private string CountsUnsynchronized() =>
