@@ -51,11 +51,13 @@ public sealed class OutageTests(ITestOutputHelper output)
         Assert.True(longest < TimeSpan.FromSeconds(10), $"A call lasted {longest}.");
 
         // The first ones dial at once, and all but one are given up. That one dials again after 0.8 s at the least, later more rarely. The
-        // pool makes another one, or puts one in its place, after pauses of 0.1, 0.16, 0.26, 0.41, 0.66, 1, 1 … s, less a fifth: up to
-        // five in the first second, and up to two in each later one, for each of the two reasons.
+        // pool makes another one, or puts one in its place, after pauses of 0.1, 0.16, 0.26, 0.41, 0.66, 1, 1 … s, each up to a fifth longer
+        // or shorter: up to five in the first second, and up to two in each later one, for each of the two reasons. A later second may pass
+        // without a dial, for pauses last up to 1.2 s, but four of them see two at the least.
         Assert.InRange(statistics.Channels, 1, Channels);
         Assert.InRange(dials[0], Channels, Channels + 5 + 5 + 2);
-        Assert.All(dials.Skip(1), static inASecond => Assert.InRange(inASecond, 1, 2 + 2 + 2));
+        Assert.All(dials.Skip(1), static inASecond => Assert.InRange(inASecond, 0, 2 + 2 + 2));
+        Assert.True(dials.Skip(1).Sum() >= 2, "The pool has stopped dialling.");
     }
 
     [Fact]

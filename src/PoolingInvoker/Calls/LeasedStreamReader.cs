@@ -39,7 +39,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
         catch (Exception exception)
         {
             attempt.ReportFailure(exception);
-            if (handle.Call.EndedOtherwise(exception, attempt) is { } ended)
+            if (handle.Call.EndedOtherwise(exception, attempt, handle.Call.IsDisposed) is { } ended)
             {
                 throw ended;
             }
@@ -53,6 +53,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
     private async Task<bool> ReadFirstAsync(CancellationToken cancellationToken)
     {
         var call = handle.Call;
+        var wasDisposed = call.IsDisposed; // later is in the midst of this read, whether the channel has seen it by then or not
         var attempt = (await call.NextAttemptAsync(failed: null, cancellationToken).ConfigureAwait(false))!;
         while (true)
         {
@@ -78,7 +79,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
                     continue;
                 }
 
-                if (call.EndedOtherwise(exception, attempt) is { } ended)
+                if (call.EndedOtherwise(exception, attempt, wasDisposed) is { } ended)
                 {
                     throw ended;
                 }

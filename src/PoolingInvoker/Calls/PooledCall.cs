@@ -93,6 +93,9 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     /// <summary>Whether the application has said that no more requests come.</summary>
     public bool AreRequestsComplete => Volatile.Read(ref _requestsComplete);
 
+    /// <summary>Whether the caller has disposed the call.</summary>
+    public bool IsDisposed => Volatile.Read(ref _disposed);
+
     /// <summary>Whether the caller has ended the call, by Dispose, its token or its deadline.</summary>
     public bool IsEndedByCaller =>
         _disposed || Options.CancellationToken.IsCancellationRequested || CallCompletion.DueTime(Options.Deadline, TimeProvider) == TimeSpan.Zero;
@@ -364,10 +367,14 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     }
 
     /// <summary>
-    /// What a read has to throw that met a disposed channel or attempt, where the application has not disposed the call: how it ended.
+    /// What a read has to throw that met a disposed channel or attempt, where the application had not disposed the call before it: how the
+    /// call ended.
     /// </summary>
-    public RpcException? EndedOtherwise(Exception exception, CallAttempt<TRequest, TResponse> attempt) =>
-        exception is ObjectDisposedException && (_endedByToken || !_disposed) && attempt.IsOver() ? new RpcException(attempt.GetStatus()) : null;
+    /// <param name="exception">What it met.</param>
+    /// <param name="attempt">Where.</param>
+    /// <param name="wasDisposed">Whether the application had.</param>
+    public RpcException? EndedOtherwise(Exception exception, CallAttempt<TRequest, TResponse> attempt, bool wasDisposed) =>
+        exception is ObjectDisposedException && (_endedByToken || !wasDisposed) && attempt.IsOver() ? new RpcException(attempt.GetStatus()) : null;
 
     /// <summary>A call that was disposed before it had a channel takes no more; one that has a channel asks that.</summary>
     public void ThrowIfDisposed() => ObjectDisposedException.ThrowIf(_disposed && _current is null, this);

@@ -64,6 +64,24 @@ public sealed class DisposeTests : ScriptedCalls
     }
 
     [Fact]
+    public async Task AReadThatWaitsForItsChannel_WhileTheCallIsDisposed_EndsLikeOneUnderWay()
+    {
+        var (client, pool) = NewClient(static options => (options.Pool.MaxPoolSize, options.Pool.MaxConcurrentCallsPerChannel) = (1, 1));
+        for (var i = 0; i < 3000; i++)
+        {
+            Server.ThenHang();
+            var held = await pool.AcquireAsync().Soon();
+            var call = client.ListNames(new ListNamesRequest());
+            var read = call.ResponseStream.MoveNext(CancellationToken.None);
+            held.Dispose();
+            Thread.SpinWait(i % 300 * 10);
+            call.Dispose();
+            var exception = await Assert.ThrowsAsync<RpcException>(() => read.Soon());
+            Assert.Equal(StatusCode.Cancelled, exception.StatusCode);
+        }
+    }
+
+    [Fact]
     public void ADisposedPool_SaysSoAtOnce_AlsoWithAPipeline()
     {
         var (client, pool) = NewClient(static options => options.ConfigurePipeline = static pipeline => pipeline.AddTimeout(TimeSpan.FromSeconds(1)));
