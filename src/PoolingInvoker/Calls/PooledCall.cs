@@ -374,7 +374,9 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     /// <param name="attempt">Where.</param>
     /// <param name="wasDisposed">Whether the application had.</param>
     public RpcException? EndedOtherwise(Exception exception, CallAttempt<TRequest, TResponse> attempt, bool wasDisposed) =>
-        exception is ObjectDisposedException && (_endedByToken || !wasDisposed) && attempt.IsOver() ? new RpcException(attempt.GetStatus()) : null;
+        exception is ObjectDisposedException && (_endedByToken || !wasDisposed)
+            ? new RpcException(attempt.IsOver() ? attempt.GetStatus() : CallErrors.Disposed) // a moment passes between a Dispose and the status
+            : null;
 
     /// <summary>A call that was disposed before it had a channel takes no more; one that has a channel asks that.</summary>
     public void ThrowIfDisposed() => ObjectDisposedException.ThrowIf(_disposed && _current is null, this);
