@@ -155,7 +155,7 @@ internal sealed class FaultRow : IAsyncDisposable
                 new User.UserClient(ready.Invoker),
                 options,
                 () => StrikeAsync(id),
-                task => _fault.IsNoticed ? Task.WhenAny(task, _journal.Reaches("attempt", id, another)).Soon() : Task.CompletedTask);
+                task => _fault.IsNoticed ? Task.WhenAny(task, _journal.Reaches("stream", id, another)).Soon() : Task.CompletedTask);
             try
             {
                 await column.Call(call);

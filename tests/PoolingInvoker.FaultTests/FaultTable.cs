@@ -29,7 +29,7 @@ internal static class FaultTable
         | Unavailable, Internal … | the status that the call ended with |
         | a write fails, then OK without it | the caller was told by its write that something was wrong, and completed its requests. The HTTP client below had sent the call again by itself, without its requests |
         | DeadlineExceeded, where the server had not looked at the call | the same, and no write failed: nobody has the request to which the caller awaits a response |
-        | attempt 2 | how many attempts servers saw, if it was more than one. A connection that is refused is seen by none. The HTTP client below sends what a server refuses again by itself, up to three times for each attempt of the pool |
+        | attempt 2 | how many attempts servers saw, if it was more than one. A connection that is refused is seen by none. The HTTP client below sends what a server refuses again by itself, up to three times for each attempt of the pool. Of a stream of requests those can be the headers alone, which are not counted |
         | ran 1× | how often servers executed the call. They count it when they have the whole request, or the first message of a stream of requests, and do not when they refuse the stream |
         | – | the fault cannot strike there |
 

@@ -13,8 +13,10 @@
 // With --chaos that part of the calls without x-fault gets a fault drawn from the seed.
 //
 // Commands come on the standard input, a line each: "strike <call id>", "sync <token>". It ends when that does.
-// The journal goes to the standard output, a line each: "listening <port>", "attempt <call id>", "held <call id>", "executed <call id>",
-// "struck <fault>", "sync <token>". It is written before the client can know: a pipe takes it at once.
+// The journal goes to the standard output, a line each: "listening <port>", "stream <call id>", "attempt <call id>", "held <call id>",
+// "executed <call id>", "struck <fault>", "sync <token>". It is written before the client can know: a pipe takes it at once. A stream is an
+// attempt when there is something to do about it: a request, or that no more come, or a fault. One of which there are headers alone is
+// none: when the client takes it back at once they may reach the server, or may not.
 import http2 from 'node:http2';
 import readline from 'node:readline';
 import { parseArgs } from 'node:util';
@@ -178,6 +180,7 @@ class Call {
   #messages = [];
   #unread = Buffer.alloc(0);
   #ended = false;
+  #isAttempt = false;
   #wake = ignore;
 
   constructor(stream, headers) {
@@ -200,7 +203,7 @@ class Call {
     if (this.id !== undefined) {
       attempt = (attempts.get(this.id) ?? 0) + 1;
       attempts.set(this.id, attempt);
-      journal('attempt', this.id);
+      journal('stream', this.id);
     }
 
     const fault = headers['x-fault'];
@@ -243,7 +246,15 @@ class Call {
       throw over;
     }
 
+    this.#attempt();
     return this.#messages.shift();
+  }
+
+  #attempt() {
+    if (this.id !== undefined && !this.#isAttempt) {
+      this.#isAttempt = true;
+      journal('attempt', this.id);
+    }
   }
 
   /** The one request, when it is whole. */
@@ -275,6 +286,7 @@ class Call {
       return;
     }
 
+    this.#attempt();
     if (this.holds && !struck.has(this.id)) {
       journal('held', this.id);
       await new Promise((resolve) => held.set(this.id, resolve));
