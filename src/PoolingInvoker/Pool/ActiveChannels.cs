@@ -67,28 +67,43 @@ internal sealed class ActiveChannels(Random random, int target) : IReadOnlyList<
         channel.Index = -1;
     }
 
-    /// <summary>A lease was taken on a channel, or came back. The channel need not be here any more.</summary>
-    public void Leased(PooledChannel channel, bool isStream, int change)
+    /// <summary>A lease is taken on a channel.</summary>
+    public void Leased(PooledChannel channel, bool isStream)
     {
         Tally(channel, -1);
-        channel.Leases += change;
+        channel.Leases++;
+        channel.Streams += isStream ? 1 : 0;
+        channel.NewStreams += isStream ? 1 : 0;
+        Tally(channel, 1);
+        Update(channel);
+    }
+
+    /// <summary>A lease has come back. The channel need not be here any more.</summary>
+    /// <param name="channel">The channel.</param>
+    /// <param name="isStream">Whether it was for a stream.</param>
+    /// <param name="looks">How many looks at the streams there had been when it was taken.</param>
+    public void Returned(PooledChannel channel, bool isStream, int looks)
+    {
+        Tally(channel, -1);
+        channel.Leases--;
         if (isStream)
         {
-            channel.Streams += change;
-            channel.NewStreams += change > 0 ? 1 : 0;
-            channel.LongStreams = Math.Min(channel.LongStreams, channel.Streams);
+            channel.Streams--;
+            channel.NewStreams -= looks == channel.Looks ? 1 : 0;
+            channel.LongStreams -= looks < channel.Looks - 1 ? 1 : 0;
         }
 
         Tally(channel, 1);
         Update(channel);
     }
 
-    /// <summary>Looks which streams have been there since the last look.</summary>
+    /// <summary>Looks which streams were there at the last look, and still are.</summary>
     public void LookAtStreams(PooledChannel channel)
     {
         Tally(channel, -1);
-        channel.LongStreams = Math.Max(0, channel.Streams - channel.NewStreams);
+        channel.LongStreams = channel.Streams - channel.NewStreams;
         channel.NewStreams = 0;
+        channel.Looks++;
         Tally(channel, 1);
         Update(channel);
     }

@@ -11,11 +11,13 @@ public sealed class ChannelLease : IDisposable
     private readonly ChannelPool _pool;
     private PooledChannel? _channel;
 
+    // Under the lock of the pool.
     internal ChannelLease(ChannelPool pool, PooledChannel channel, bool isStream)
     {
         _pool = pool;
         _channel = channel;
         IsStream = isStream;
+        Looks = channel.Looks;
     }
 
     /// <summary>
@@ -45,6 +47,9 @@ public sealed class ChannelLease : IDisposable
 
     /// <summary>Whether it is for a call that streams.</summary>
     internal bool IsStream { get; }
+
+    /// <summary>How often the channel had been looked at when it was taken.</summary>
+    internal int Looks { get; }
 
     /// <summary>Whether the call waits for nothing any more. Guarded by the lock of the pool.</summary>
     internal bool IsAnswered { get; set; }

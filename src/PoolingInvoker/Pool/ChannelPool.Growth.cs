@@ -363,7 +363,7 @@ public partial class ChannelPool
     private ChannelLease CreateAndLease(bool isStream)
     {
         var created = CreateChannel(out var error);
-        PooledChannel? leased = null;
+        ChannelLease? lease = null;
         bool disposed;
         int creates;
         lock (_lock)
@@ -382,11 +382,7 @@ public partial class ChannelPool
                     FailedUnsynchronized(created, error!);
                 }
 
-                leased = created ?? _active.Pick(isStream, avoid: null);
-                if (leased is not null)
-                {
-                    LeaseUnsynchronized(leased, isStream);
-                }
+                lease = (created ?? _active.Pick(isStream, avoid: null)) is { } channel ? LeaseUnsynchronized(channel, isStream) : null;
             }
 
             ServeWaitersUnsynchronized();
@@ -410,7 +406,7 @@ public partial class ChannelPool
         }
 
         BeginCreating(creates, "calls need it");
-        return leased is not null ? NewLease(leased, isStream) : throw (disposed ? Disposed() : error!);
+        return lease is not null ? Begin(lease) : throw (disposed ? Disposed() : error!);
     }
 
     // A server has said how many streams it takes: when it is connected, and whenever it likes.

@@ -311,7 +311,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             }
 
             var taken = Take(isStream, avoid, playsSafe, mayWait: true);
-            return taken.Channel is { } channel ? new ValueTask<ChannelLease>(NewLease(channel, isStream))
+            return taken.Lease is { } lease ? new ValueTask<ChannelLease>(Begin(lease))
                 : taken.Waiter is { } waiter ? new ValueTask<ChannelLease>(WaitAsync(waiter))
                 : taken.CreatesForItself ? new ValueTask<ChannelLease>(WaitForNewOneAsync())
                 : new ValueTask<ChannelLease>(TakeAtOnce(isStream, avoid, playsSafe) ?? throw LineIsFull());
@@ -340,7 +340,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             }
 
             // Granted, perhaps in the moment in which the time was up; or the pool was disposed.
-            return NewLease(await waiter.Task.ConfigureAwait(false), isStream);
+            return Begin(await waiter.Task.ConfigureAwait(false));
         }
 
         // If it cannot be made the one that was to be avoided has to do.
@@ -350,7 +350,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             await creating.WaitAsync(timeout, _time, cancellationToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             cancellationToken.ThrowIfCancellationRequested();
             var taken = Take(isStream, avoid, playsSafe, mayWait: true, mayCreateForItself: false);
-            return taken.Channel is { } channel ? NewLease(channel, isStream)
+            return taken.Lease is { } lease ? Begin(lease)
                 : taken.Waiter is { } waiter ? await WaitAsync(waiter).ConfigureAwait(false)
                 : throw LineIsFull();
         }
@@ -370,11 +370,11 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
                 return false;
             }
 
-            LeaseUnsynchronized(channel, isStream);
+            lease = LeaseUnsynchronized(channel, isStream);
             AssertLawsUnsynchronized();
         }
 
-        lease = NewLease(channel, isStream);
+        Begin(lease);
         return true;
     }
 
@@ -450,7 +450,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         lock (_lock)
         {
             Debug.Assert(channel.Leases > 0, "A lease came back that was not out.");
-            _active.Leased(channel, lease.IsStream, -1);
+            _active.Returned(channel, lease.IsStream, lease.Looks);
             _leases--;
             _returns++;
             channel.IdleSince = _time.GetTimestamp();
@@ -500,7 +500,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     private ChannelLease? TakeAtOnce(bool isStream, PooledChannel? avoid = null, bool playsSafe = false)
     {
         var taken = Take(isStream, avoid, playsSafe, mayWait: false);
-        return taken.Channel is { } channel ? NewLease(channel, isStream)
+        return taken.Lease is { } lease ? Begin(lease)
             : taken.CreatesForItself ? CreateAndLease(isStream)
             : null;
     }
@@ -552,8 +552,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
 
             if (picked is not null)
             {
-                LeaseUnsynchronized(picked, isStream);
-                return new Taken { Channel = picked };
+                return new Taken { Lease = LeaseUnsynchronized(picked, isStream) };
             }
 
             if (mayWait && _waiters.Count < _options.MaxCallsWaiting)
@@ -566,9 +565,9 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         }
     }
 
-    private ChannelLease NewLease(PooledChannel channel, bool isStream)
+    // What a new lease sets off, outside of the lock.
+    private ChannelLease Begin(ChannelLease lease)
     {
-        var lease = new ChannelLease(this, channel, isStream);
         _leakDetector?.Taken(lease);
         StartWatching();
         if (_startsCrowdWatch)
@@ -617,14 +616,15 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         }
     }
 
-    private void LeaseUnsynchronized(PooledChannel channel, bool isStream)
+    private ChannelLease LeaseUnsynchronized(PooledChannel channel, bool isStream)
     {
         Debug.Assert(Monitor.IsEntered(_lock) && channel.HasRoom, "A lease needs the lock, and room.");
         channel.Pulse.Started++;
         channel.IsSpare = false;
         _leases++;
-        _active.Leased(channel, isStream, 1);
+        _active.Leased(channel, isStream);
         CountTheCrowdUnsynchronized();
+        return new ChannelLease(this, channel, isStream);
     }
 
     private void ServeWaitersUnsynchronized()
@@ -632,8 +632,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         while (_waiters.Count > 0 && _active.Pick(_waiters.First.IsStream, avoid: null) is { } channel)
         {
             var waiter = _waiters.Dequeue();
-            LeaseUnsynchronized(channel, waiter.IsStream);
-            waiter.SetResult(channel);
+            waiter.SetResult(LeaseUnsynchronized(channel, waiter.IsStream));
         }
     }
 
@@ -684,7 +683,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             }
         }
 
-        NewLease(waiter.Task.Result, waiter.IsStream).Dispose();
+        waiter.Task.Result.Dispose();
     }
 
     private string CountsUnsynchronized() =>
@@ -695,16 +694,16 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
 
     private ObjectDisposedException Disposed() => new(GetType().FullName);
 
-    /// <summary>What a caller gets: a lease on a channel, a place in line, the right to make a channel, or nothing.</summary>
+    /// <summary>What a caller gets: a lease, a place in line, the right to make a channel, or nothing.</summary>
     private readonly struct Taken
     {
-        public PooledChannel? Channel { get; init; }
+        public ChannelLease? Lease { get; init; }
 
         public LeaseWaiter? Waiter { get; init; }
 
         public bool CreatesForItself { get; init; }
 
-        public bool IsSomething => Channel is not null || Waiter is not null || CreatesForItself;
+        public bool IsSomething => Lease is not null || Waiter is not null || CreatesForItself;
     }
 
     [Conditional("DEBUG")]
@@ -718,7 +717,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             var channel = _active[i];
             leases += channel.Leases;
             takesNothing |= channel.Capacity == 0;
-            Debug.Assert(channel.Leases >= channel.Streams && channel.Streams >= channel.LongStreams && channel.LongStreams >= 0, "Law 1: each lease comes back once.");
+            Debug.Assert(channel.Leases >= channel.Streams && channel.Streams >= channel.NewStreams + channel.LongStreams && channel is { NewStreams: >= 0, LongStreams: >= 0 }, "Law 1: each lease comes back once.");
             Debug.Assert(channel.State is not (PooledChannelState.Draining or PooledChannelState.Closed), "Law 4: a draining channel is not leased.");
         }
 

@@ -43,8 +43,8 @@ internal sealed class LeaseWaiterQueue
     }
 }
 
-/// <summary>One caller in the queue. It is granted a lease on a channel.</summary>
-internal sealed class LeaseWaiter(bool isStream) : TaskCompletionSource<PooledChannel>(TaskCreationOptions.RunContinuationsAsynchronously)
+/// <summary>One caller in the queue. It is granted a lease.</summary>
+internal sealed class LeaseWaiter(bool isStream) : TaskCompletionSource<ChannelLease>(TaskCreationOptions.RunContinuationsAsynchronously)
 {
     public bool IsStream => isStream;
 

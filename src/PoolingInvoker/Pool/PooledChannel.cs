@@ -65,10 +65,13 @@ internal sealed class PooledChannel
     /// <summary>How many of the leases are of streams.</summary>
     public int Streams { get; set; }
 
-    /// <summary>How many of those were taken since the channel was last looked at.</summary>
+    /// <summary>How often the channel has been looked at for streams that last.</summary>
+    public int Looks { get; set; }
+
+    /// <summary>How many of the streams were taken since the last look.</summary>
     public int NewStreams { get; set; }
 
-    /// <summary>How many streams have been there for longer than that: they last, and may carry much.</summary>
+    /// <summary>How many of them were there at the look before that: they last, and may carry much.</summary>
     public int LongStreams { get; set; }
 
     /// <summary>Whether the load does not need it.</summary>

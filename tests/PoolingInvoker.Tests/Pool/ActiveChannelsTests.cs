@@ -4,6 +4,7 @@ namespace PoolingInvoker.Tests.Pool;
 public sealed class ActiveChannelsTests : IDisposable
 {
     private readonly List<PooledChannel> _made = [];
+    private readonly List<(PooledChannel Channel, bool IsStream, int Looks)> _leases = [];
 
     public void Dispose() => _made.ForEach(static channel => channel.Channel.Dispose());
 
@@ -15,6 +16,7 @@ public sealed class ActiveChannelsTests : IDisposable
         {
             var active = new ActiveChannels(random, target: 4);
             var model = new List<PooledChannel>();
+            _leases.Clear();
             for (var step = 0; step < 500; step++)
             {
                 Change(active, model, random);
@@ -39,8 +41,8 @@ public sealed class ActiveChannelsTests : IDisposable
         active.Add(stays);
         active.Add(leaves);
         active.Remove(leaves);
-        active.Leased(leaves, isStream: false, 3);
-        Assert.Equal((3, 0), (leaves.Leases, active.Calls));
+        active.Leased(leaves, isStream: false);
+        Assert.Equal((1, 0), (leaves.Leases, active.Calls));
         Assert.Equal(-1, leaves.Index);
         Assert.Same(stays, active.Pick(isStream: false, avoid: null));
         AssertOrder(active, [stays]);
@@ -99,8 +101,8 @@ public sealed class ActiveChannelsTests : IDisposable
         var active = new ActiveChannels(new Random(1), target: 4);
         var channels = Enumerable.Range(0, 4).Select(_ => New(isAlive: true)).ToList();
         channels.ForEach(active.Add);
-        active.Leased(channels[0], isStream: true, 1);
-        active.Leased(channels[1], isStream: false, 1);
+        active.Leased(channels[0], isStream: true);
+        active.Leased(channels[1], isStream: false);
         active.LookAtStreams(channels[0]);
         Assert.Equal((0, 0), (active.OfStreams, active.Streams)); // it may be short
         active.LookAtStreams(channels[0]);
@@ -108,7 +110,11 @@ public sealed class ActiveChannelsTests : IDisposable
         Assert.All(Enumerable.Range(0, 50), _ => Assert.NotSame(channels[0], active.Pick(isStream: false, avoid: null)));
         Assert.All(Enumerable.Range(0, 50), _ => Assert.Same(channels[0], active.Pick(isStream: true, avoid: null)));
 
-        active.Leased(channels[0], isStream: true, 3);
+        for (var i = 0; i < 3; i++)
+        {
+            active.Leased(channels[0], isStream: true);
+        }
+
         Assert.All(Enumerable.Range(0, 50), _ => Assert.NotSame(channels[0], active.Pick(isStream: true, avoid: null)));
     }
 
@@ -124,7 +130,7 @@ public sealed class ActiveChannelsTests : IDisposable
         {
             var picked = active.Pick(isStream: false, avoid: null);
             Assert.Same(channels[0], picked);
-            active.Leased(picked!, isStream: false, 1);
+            active.Leased(picked!, isStream: false);
         }
 
         Assert.True(active.Pick(isStream: false, avoid: null)!.IsSpare);
@@ -187,21 +193,22 @@ public sealed class ActiveChannelsTests : IDisposable
                 channel.IsSpare = !channel.IsSpare;
                 break;
             case 8 when channel.HasRoom:
-                active.Leased(channel, isStream: random.Next(4) == 0, 1);
+                _leases.Add((channel, random.Next(2) == 0, channel.Looks));
+                active.Leased(channel, _leases[^1].IsStream);
                 break;
             case 10:
                 active.LookAtStreams(channel);
                 break;
-            case 9 when channel.Leases > 0:
-                var ofStream = channel.Streams > 0 && (channel.Streams == channel.Leases || random.Next(2) == 0);
-                active.Leased(channel, ofStream, -1);
+            case 9 when _leases.FindIndex(lease => lease.Channel == channel) is var index and >= 0:
+                active.Returned(channel, _leases[index].IsStream, _leases[index].Looks);
+                _leases.RemoveAt(index);
                 break;
         }
 
         active.Update(channel);
     }
 
-    private static void AssertOrder(ActiveChannels active, List<PooledChannel> model)
+    private void AssertOrder(ActiveChannels active, List<PooledChannel> model)
     {
         Assert.Equal(model.Count, active.Count);
         var channels = Enumerable.Range(0, active.Count).Select(i => active[i]).ToList();
@@ -212,6 +219,7 @@ public sealed class ActiveChannelsTests : IDisposable
         Assert.Equal(model.Count(static channel => channel.Standing == ChannelStanding.Spare), active.Spare);
         Assert.Equal(model.Count(static channel => channel.Standing == ChannelStanding.Streams), active.OfStreams);
         Assert.Equal(model.Count - active.Spare - active.OfStreams, active.OfCalls);
+        Assert.All(model, channel => Assert.Equal(_leases.Count(lease => lease.Channel == channel && lease.IsStream && lease.Looks < channel.Looks - 1), channel.LongStreams));
         Assert.Equal(model.Sum(static channel => channel.LongStreams), active.Streams);
         Assert.Equal(model.Sum(static channel => channel.Leases), active.Streams + active.Calls);
         Assert.Equal(model.Exists(static channel => channel.HasRoom), active.HasRoom);

@@ -133,6 +133,46 @@ public sealed class CrowdTests(ITestOutputHelper output) : IDisposable
     }
 
     [Fact]
+    public void AStreamThatLasts_IsKnown_AmongManyThatAreShort()
+    {
+        var pool = NewPool(static options => options.MaxPoolSize = 2);
+        var stream = Take(pool, 1, isStream: true)[0];
+        _in.Pass(3 * Look);
+        CallFor(pool, TimeSpan.FromSeconds(1));
+        Assert.Equal(2, pool.GetStatistics().Channels);
+        for (var i = 0; i < 50; i++)
+        {
+            var shorts = Take(pool, 5, isStream: true);
+            var call = Take(pool, 1);
+            Assert.NotSame(stream.Pooled, call[0].Pooled);
+            _in.Pass(TimeSpan.FromMilliseconds(30));
+            Answer(shorts);
+            Answer(call);
+        }
+    }
+
+    [Fact]
+    public void AStreamThatHasLasted_AndIsOver_MakesNoChannel_WhateverCameMeanwhile()
+    {
+        var pool = NewPool();
+        var stream = Take(pool, 1, isStream: true);
+        _ = Take(pool, 6);
+        _in.Pass(TimeSpan.FromMilliseconds(510)); // a hiccup: it has been there for two looks
+        Assert.Equal(1, stream[0].Pooled.LongStreams);
+        for (var i = 0; i < 24; i++)
+        {
+            var shorts = Take(pool, 1, isStream: true);
+            Answer(stream);
+            _in.Pass(TimeSpan.FromMilliseconds(10));
+            stream = shorts;
+        }
+
+        Answer(stream);
+        _in.Pass(TimeSpan.FromSeconds(1));
+        Assert.Equal(1, pool.GetStatistics().ChannelsCreated);
+    }
+
+    [Fact]
     public void QuietStreams_DoNotEachMakeAChannel()
     {
         var pool = NewPool();
