@@ -17,18 +17,20 @@ internal static class CallComparison
     public static async Task RunAsync(Uri server, int rounds)
     {
         using var bare = GrpcChannel.ForAddress(server);
+        using var followed = WithFramesFollowed(server);
         await using var pool = PoolingCallInvoker.ForAddress(server);
         await using var packed = PoolingCallInvoker.ForAddress(server, new PoolingCallInvokerOptions { Pool = { TargetConcurrentCallsPerChannel = null } });
         using var array = new ChannelArray(server, 8);
         (string Name, CallInvoker Invoker)[] contenders =
         [
             ("default channel", bare.CreateCallInvoker()),
+            ("frames followed", followed.CreateCallInvoker()),
             ("pool, default options", pool),
             ("pool, packed", packed),
             ("8 channels in turn", array),
         ];
 
-        foreach (var callers in (int[])[1, 8, 64, 256])
+        foreach (var callers in (int[])[1, 8, 64, 256, 1024])
         {
             var figures = contenders.Select(static _ => new List<(double Rate, double Cpu)>()).ToArray();
             for (var round = -1; round < rounds; round++)
@@ -53,6 +55,14 @@ internal static class CallComparison
         }
 
         Console.WriteLine($"default options: {pool.Pool.GetStatistics().Channels} channels; packed: {packed.Pool.GetStatistics().Channels}");
+    }
+
+    // A default channel, but for what the pool has on its connections and below its channels.
+    private static GrpcChannel WithFramesFollowed(Uri server)
+    {
+        var handler = new SocketsHttpHandler { EnableMultipleHttp2Connections = true };
+        new ChannelTransport().Watch(handler);
+        return GrpcChannel.ForAddress(server, new GrpcChannelOptions { HttpHandler = new SendOnceHandler(handler), DisposeHttpClient = true });
     }
 
     private static (double Rate, double Cpu) Median(List<(double Rate, double Cpu)> figures) =>
