@@ -8,8 +8,8 @@ namespace PoolingInvoker;
 /// however many there are, and where these go to one endpoint at a few more. Guarded by the lock of the pool.
 /// </summary>
 /// <param name="random">Draws.</param>
-/// <param name="target">How many calls a channel should carry, while there may be another one.</param>
-internal sealed class ActiveChannels(Random random, int target) : IReadOnlyList<PooledChannel>
+/// <param name="target">How many calls channels should carry, while there may be another one.</param>
+internal sealed class ActiveChannels(Random random, ChannelTarget target) : IReadOnlyList<PooledChannel>
 {
     // Where channels to another endpoint are as many, or half as many, one is found nearly always.
     private const int OtherEndpointTries = 8;
@@ -40,7 +40,7 @@ internal sealed class ActiveChannels(Random random, int target) : IReadOnlyList<
     public int OfCalls => Count - Spare - OfStreams;
 
     /// <summary>Whether another channel would be of use: calls are more than those that they are spread over should carry, or among streams.</summary>
-    public bool AreCrowded => Calls > (long)target * OfCalls || Streams > (long)target * OfStreams;
+    public bool AreCrowded => Calls > target.LoadOf(OfCalls) || Streams > target.LoadOf(OfStreams);
 
     public PooledChannel this[int index] => _channels[index];
 
@@ -143,13 +143,13 @@ internal sealed class ActiveChannels(Random random, int target) : IReadOnlyList<
     }
 
     private PooledChannel? PickForCall(PooledChannel? avoid) =>
-        (Calls >= (long)target * OfCalls ? Draw(ChannelStanding.Spare, avoid) : null)
+        (Calls >= target.LoadOf(OfCalls) ? Draw(ChannelStanding.Spare, avoid) : null)
         ?? Draw(ChannelStanding.Calls, avoid)
         ?? Draw(ChannelStanding.Spare, avoid)
         ?? Draw(ChannelStanding.Streams, avoid);
 
     private PooledChannel? PickForStream(PooledChannel? avoid) =>
-        Draw(ChannelStanding.Streams, avoid) is { } among && among.Streams < target ? among : PickForCall(avoid);
+        Draw(ChannelStanding.Streams, avoid) is { } among && among.Streams < target.LoadOfEach(OfStreams) ? among : PickForCall(avoid);
 
     private PooledChannel? Draw(ChannelStanding standing, PooledChannel? avoid)
     {
@@ -187,7 +187,7 @@ internal sealed class ActiveChannels(Random random, int target) : IReadOnlyList<
     // could carry.
     private long Weight(PooledChannel channel, PooledChannel other) =>
         (channel.Server is { } server && server != other.Server ? server.Leases : channel.Leases)
-        + ((long)channel.LongStreams * target)
+        + (channel.LongStreams * target.StreamWeight)
         + (channel.Failed || channel.Pulse.IsSuspect || channel.FailingSince is not null ? (long)channel.Capacity : 0);
 
     private void Tally(PooledChannel channel, int sign)

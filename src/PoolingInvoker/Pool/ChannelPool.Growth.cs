@@ -13,8 +13,8 @@ namespace PoolingInvoker;
 //  * Calls wait in line. A cold pool makes at once what the line needs. One that has channels looks first whether those will have served the
 //    line by the time that another one is connected: it knows how long that took the last time, and sees how fast leases come back. Where
 //    it takes next to no time, at most as many are made at once as there are.
-//  * Calls crowd: for a while each channel has carried more than TargetConcurrentCallsPerChannel, though it takes more, or calls had to share
-//    one with streams that last.
+//  * Calls crowd: for a while channels have carried more than TargetConcurrentCallsPerChannel (see ChannelTarget), though they take more, or
+//    calls had to share one with streams that last.
 public partial class ChannelPool
 {
     // How long a channel that cannot connect is waited for: where calls could go elsewhere, and where there is nothing else.
@@ -572,8 +572,7 @@ public partial class ChannelPool
         BeginCreating(creates, $"channels carry more than {_options.TargetConcurrentCallsPerChannel} calls, or calls share one with streams that last");
     }
 
-    private int ChannelsForUnsynchronized(double load) =>
-        (int)Math.Ceiling(load / Math.Min(_options.TargetConcurrentCallsPerChannel ?? int.MaxValue, ExpectedCapacityUnsynchronized));
+    private int ChannelsForUnsynchronized(double load) => _target.ChannelsFor(load, ExpectedCapacityUnsynchronized);
 
     // What a server says on a connection of one of the channels.
     private sealed class ConnectionEvents(ChannelPool pool, PooledChannel channel) : IConnectionEvents

@@ -50,6 +50,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     private readonly PoolDiary _diary;
     private readonly LeaseLeakDetector? _leakDetector;
     private readonly ReconnectBackoff _backoff;
+    private readonly ChannelTarget _target;
     private readonly ActiveChannels _active;
     private readonly LeaseWaiterQueue _waiters = new();
     private readonly Dictionary<GrpcChannel, PooledChannel> _channels = new(ReferenceEqualityComparer.Instance); // active and draining
@@ -104,7 +105,8 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         _log = new PoolingInvokerLog(validated.LoggerFactory);
         _diary = new PoolDiary(_log, validated.OnEvent, Target);
         _backoff = new ReconnectBackoff(_time, random, TimeSpan.FromSeconds(0.1), TimeSpan.FromSeconds(1));
-        _active = new ActiveChannels(random, validated.TargetConcurrentCallsPerChannel ?? int.MaxValue);
+        _target = new ChannelTarget(validated.TargetConcurrentCallsPerChannel ?? int.MaxValue);
+        _active = new ActiveChannels(random, _target);
         _leakDetector = validated.LeakDetectionThreshold > TimeSpan.Zero ? new LeaseLeakDetector(validated.LeakDetectionThreshold, _time, _log) : null;
         _maintenance = StartMaintenance();
         _watch = NewTimer(static pool => pool.Look(), Timeout.InfiniteTimeSpan);

@@ -14,7 +14,7 @@ public sealed class ActiveChannelsTests : IDisposable
         var random = new Random(1);
         for (var round = 0; round < 20; round++)
         {
-            var active = new ActiveChannels(random, target: 4);
+            var active = new ActiveChannels(random, new ChannelTarget(4));
             var model = new List<PooledChannel>();
             _leases.Clear();
             for (var step = 0; step < 500; step++)
@@ -37,7 +37,7 @@ public sealed class ActiveChannelsTests : IDisposable
     public void AChannelThatHasLeft_IsLeftAlone()
     {
         var (stays, leaves) = (New(), New());
-        var active = new ActiveChannels(new Random(1), target: 4);
+        var active = new ActiveChannels(new Random(1), new ChannelTarget(4));
         active.Add(stays);
         active.Add(leaves);
         active.Remove(leaves);
@@ -52,7 +52,7 @@ public sealed class ActiveChannelsTests : IDisposable
     public void TheTwoThatAreDrawn_AreDistinct()
     {
         // The fullest of three never wins against another one.
-        var active = new ActiveChannels(new Random(1), target: 4);
+        var active = new ActiveChannels(new Random(1), new ChannelTarget(4));
         var channels = Enumerable.Range(1, 3).Select(leases => New(leases, isAlive: true)).ToList();
         channels.ForEach(active.Add);
         var picks = Enumerable.Range(0, 3_000).Select(_ => active.Pick(isStream: false, avoid: null)!).GroupBy(static channel => channel.Leases).ToDictionary(static group => group.Key, static group => group.Count());
@@ -64,7 +64,7 @@ public sealed class ActiveChannelsTests : IDisposable
     [Fact]
     public void TheOneToAvoid_IsTakenOnlyWhenItIsTheOnlyOne()
     {
-        var active = new ActiveChannels(new Random(1), target: 4);
+        var active = new ActiveChannels(new Random(1), new ChannelTarget(4));
         var (good, doubtful) = (New(isAlive: true), New());
         active.Add(good);
         Assert.Same(good, active.Pick(isStream: false, avoid: good));
@@ -85,7 +85,7 @@ public sealed class ActiveChannelsTests : IDisposable
     [Fact]
     public void AFailureWeighsAsMuchAsAllCalls_AmongTheDoubtful()
     {
-        var active = new ActiveChannels(new Random(1), target: 4);
+        var active = new ActiveChannels(new Random(1), new ChannelTarget(4));
         var busy = New(leases: 9); // nothing has come from it yet
         var failed = New();
         failed.Failed = true;
@@ -98,7 +98,7 @@ public sealed class ActiveChannelsTests : IDisposable
     [Fact]
     public void CallsKeepAwayFromStreams_AndStreamsFromCalls()
     {
-        var active = new ActiveChannels(new Random(1), target: 4);
+        var active = new ActiveChannels(new Random(1), new ChannelTarget(4));
         var channels = Enumerable.Range(0, 4).Select(_ => New(isAlive: true)).ToList();
         channels.ForEach(active.Add);
         active.Leased(channels[0], isStream: true);
@@ -121,7 +121,7 @@ public sealed class ActiveChannelsTests : IDisposable
     [Fact]
     public void CallsAreSpreadOverNoMoreChannelsThanTheyNeed()
     {
-        var active = new ActiveChannels(new Random(1), target: 4);
+        var active = new ActiveChannels(new Random(1), new ChannelTarget(4));
         var channels = Enumerable.Range(0, 3).Select(_ => New(isAlive: true)).ToList();
         channels.ForEach(active.Add);
         channels[1].IsSpare = channels[2].IsSpare = true;
@@ -143,7 +143,7 @@ public sealed class ActiveChannelsTests : IDisposable
         foreach (var count in (int[])[4, 1_000])
         {
             var random = new CountingRandom();
-            var active = new ActiveChannels(random, target: 4);
+            var active = new ActiveChannels(random, new ChannelTarget(4));
             for (var i = 0; i < count; i++)
             {
                 active.Add(New(isAlive: true));
@@ -247,7 +247,7 @@ public sealed class ActiveChannelsTests : IDisposable
         var hasSpare = others.Exists(static channel => channel.Standing == ChannelStanding.Spare);
         if ((hasOfCalls || hasSpare) && !(isStream && pick is { Standing: ChannelStanding.Streams, Streams: < 4 }))
         {
-            var widens = hasSpare && (!hasOfCalls || active.Calls >= 4 * active.OfCalls);
+            var widens = hasSpare && (!hasOfCalls || active.Calls >= new ChannelTarget(4).LoadOf(active.OfCalls));
             Assert.Equal(widens ? ChannelStanding.Spare : ChannelStanding.Calls, pick.Standing);
         }
     }
