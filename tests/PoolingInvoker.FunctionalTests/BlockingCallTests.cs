@@ -52,6 +52,7 @@ public sealed class BlockingCallTests(ITestOutputHelper output)
             {
                 ArgumentList = { typeof(BlockingLoad).Assembly.Location, BlockingLoad.Command, kind, callers, client, $"{balancer.Address}" },
                 Environment = { [setting] = FewThreads.ToString("x", CultureInfo.InvariantCulture) },
+                RedirectStandardInput = true,
                 RedirectStandardOutput = true,
             };
             using var load = Process.Start(start)!;
@@ -59,6 +60,7 @@ public sealed class BlockingCallTests(ITestOutputHelper output)
             {
                 var said = load.StandardOutput.ReadToEndAsync();
                 await disturb(load).WaitAsync(Longest);
+                load.StandardInput.Close();
                 await load.WaitForExitAsync().WaitAsync(Longest);
                 Assert.Equal(0, load.ExitCode);
                 var result = JsonSerializer.Deserialize<BlockingLoad.Result>(await said)!;

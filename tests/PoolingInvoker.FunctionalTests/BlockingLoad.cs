@@ -18,9 +18,9 @@ internal static class BlockingLoad
     public const string WorkItems = "work-items";
     public const string Pool = "pool";
     public const string Bare = "bare";
-    public const int CallsEach = 20;
+    public const int CallsEachAtLeast = 20;
 
-    /// <summary>Runs the load, and prints how it went as a line of JSON.</summary>
+    /// <summary>Runs the load, until its standard input ends, and prints how it went as a line of JSON.</summary>
     public static int Run(string kind, int callers, string clientKind, Uri address)
     {
         // Short of threads a call lasts so long that several servers are killed under it, and takes more attempts than the default.
@@ -31,6 +31,12 @@ internal static class BlockingLoad
         var client = new User.UserClient(pooled ?? channel!.CreateCallInvoker());
         var failed = 0;
         string? firstFailure = null;
+        var isStopped = false;
+        new Thread(() =>
+        {
+            Console.In.ReadToEnd();
+            Volatile.Write(ref isStopped, true);
+        }) { IsBackground = true }.Start();
         using var running = new CountdownEvent(callers);
         var time = Stopwatch.StartNew();
         for (var caller = 0; caller < callers; caller++)
@@ -55,7 +61,7 @@ internal static class BlockingLoad
 
         void Call()
         {
-            for (var id = 0; id < CallsEach; id++)
+            for (var id = 0; id < CallsEachAtLeast || !Volatile.Read(ref isStopped); id++)
             {
                 try
                 {
