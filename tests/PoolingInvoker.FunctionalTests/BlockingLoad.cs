@@ -32,11 +32,7 @@ internal static class BlockingLoad
         var failed = 0;
         string? firstFailure = null;
         var isStopped = false;
-        new Thread(() =>
-        {
-            Console.In.ReadToEnd();
-            Volatile.Write(ref isStopped, true);
-        }) { IsBackground = true }.Start();
+        new Thread(WaitForStop) { IsBackground = true }.Start();
         using var running = new CountdownEvent(callers);
         var time = Stopwatch.StartNew();
         for (var caller = 0; caller < callers; caller++)
@@ -58,6 +54,12 @@ internal static class BlockingLoad
         Console.WriteLine(JsonSerializer.Serialize(new Result(
             time.Elapsed.TotalSeconds, minThreads, maxThreads, threads, pooled?.Pool.GetStatistics().Retries ?? 0, failed, firstFailure)));
         return 0;
+
+        void WaitForStop()
+        {
+            Console.In.ReadToEnd();
+            Volatile.Write(ref isStopped, true);
+        }
 
         void Call()
         {
