@@ -685,7 +685,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             }
         }
 
-        waiter.Task.Result.Dispose();
+        Begin(waiter.Task.Result).Dispose();
     }
 
     private string CountsUnsynchronized() =>
