@@ -169,11 +169,9 @@ public sealed class ChannelPoolOptions
         }
     }
 
-    /// <summary>A small call.</summary>
-    internal static Task CallAsync(CallInvoker invoker, CancellationToken cancellationToken) => ChannelProbe.CheckHealthAsync(invoker, cancellationToken);
-
+    /// <summary>Whether the server answers the <see cref="Probe"/> of the user's; true if there is none.</summary>
     internal Task<bool> IsAnsweredAsync(CallInvoker invoker, CancellationToken cancellationToken) =>
-        ChannelProbe.IsAnsweredAsync(Probe ?? ChannelProbe.CheckHealthAsync, invoker, cancellationToken);
+        Probe is null ? Task.FromResult(true) : ChannelProbe.IsAnsweredAsync(Probe, invoker, cancellationToken);
 
     internal ChannelPoolOptions ValidatedCopy()
     {

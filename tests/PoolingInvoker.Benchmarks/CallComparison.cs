@@ -61,7 +61,7 @@ internal static class CallComparison
     private static GrpcChannel WithFramesFollowed(Uri server)
     {
         var handler = new SocketsHttpHandler { EnableMultipleHttp2Connections = true };
-        new ChannelTransport().Watch(handler);
+        new ChannelTransport(TimeProvider.System).Supply(handler, server, server);
         return GrpcChannel.ForAddress(server, new GrpcChannelOptions { HttpHandler = new SendOnceHandler(handler), DisposeHttpClient = true });
     }
 

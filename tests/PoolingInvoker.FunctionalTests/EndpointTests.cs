@@ -4,8 +4,6 @@ using System.Security.Authentication;
 using System.Security.Cryptography.X509Certificates;
 using Grpc.Core;
 using Grpc.Net.Client;
-using Grpc.Net.Client.Balancer;
-using Grpc.Net.Client.Configuration;
 using Microsoft.Extensions.Configuration;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Logging;
@@ -161,17 +159,18 @@ public sealed class EndpointTests
         var server = await EndpointServer.StartAsync("127.0.0.2");
         using var policy = new AddressChannelPolicy(new Uri("dns:///users.test"), Options());
         using var channel = policy.Create(new ChannelEndpoint(server.EndPoint));
-        Assert.Equal(ConnectivityState.Idle, channel.State);
-        await channel.ConnectAsync().Soon();
-        Assert.Equal(ConnectivityState.Ready, channel.State);
+        using var transport = policy.TransportOf(channel)!;
+        Assert.Equal(ConnectivityState.Idle, transport.State);
+        await transport.ConnectAsync(CancellationToken.None).Soon();
+        Assert.Equal(ConnectivityState.Ready, transport.State);
         await WhoAnswersAsync(channel);
         await server.DisposeAsync();
-        await Waiting.Until(() => channel.State == ConnectivityState.Idle);
+        await Waiting.Until(() => transport.State == ConnectivityState.Idle);
         await FailAsync(channel);
-        await Waiting.Until(() => channel.State == ConnectivityState.TransientFailure);
+        Assert.Equal(ConnectivityState.TransientFailure, transport.State);
 
         await using var again = await EndpointServer.StartAsync("127.0.0.2", server.EndPoint.Port);
-        await channel.ConnectAsync().Soon();
+        await transport.ConnectAsync(CancellationToken.None).Soon();
         Assert.Equal("127.0.0.2", await WhoAnswersAsync(channel));
     }
 
@@ -184,30 +183,22 @@ public sealed class EndpointTests
         using var channel = policy.Create(new ChannelEndpoint(gone.EndPoint));
         using var bare = GrpcChannel.ForAddress($"http://{gone.EndPoint}");
         var pinned = await FailAsync(channel);
-        Assert.Equal((await FailAsync(bare)).Status.Detail, pinned.Status.Detail);
-        Assert.Equal(SocketError.ConnectionRefused, Assert.IsType<SocketException>(pinned.Status.DebugException).SocketErrorCode);
-        Assert.Equal(ConnectivityState.TransientFailure, channel.State);
+        Assert.Equal((await FailAsync(bare)).StatusCode, pinned.StatusCode);
+        var wrapped = Assert.IsType<HttpRequestException>(pinned.Status.DebugException);
+        Assert.Equal(SocketError.ConnectionRefused, Assert.IsType<SocketException>(wrapped.InnerException).SocketErrorCode);
+        Assert.Equal(ConnectivityState.TransientFailure, policy.TransportOf(channel)!.State);
     }
 
-    [Theory]
-    [InlineData("pick_first")]
-    [InlineData("round_robin")]
-    [InlineData("mine")]
-    public async Task AServiceConfig_AndServicesOfTheUser_StayInForce(string balancer)
+    [Fact]
+    public async Task TheServicesOfTheUser_StayInForce()
     {
         await using var server = await EndpointServer.StartAsync("127.0.0.2");
         var services = new RecordingServices();
-        using var policy = new AddressChannelPolicy(new Uri("dns:///users.test"), Options(null, options =>
-        {
-            options.ServiceProvider = services;
-            options.ServiceConfig = new ServiceConfig { LoadBalancingConfigs = { new LoadBalancingConfig("unknown"), new LoadBalancingConfig(balancer) } };
-        }));
+        using var policy = new AddressChannelPolicy(new Uri("dns:///users.test"), Options(null, options => options.ServiceProvider = services));
         using var channel = policy.Create(new ChannelEndpoint(server.EndPoint));
-        await channel.ConnectAsync().Soon();
         Assert.Equal("127.0.0.2", await WhoAnswersAsync(channel));
         Assert.Equal("users.test", Assert.Single(server.Authorities));
         Assert.Equal(1, server.Journal.PeakConnections);
-        Assert.Equal(balancer == "mine" ? 1 : 0, services.Balancers);
         Assert.True(services.Logs > 0);
     }
 
@@ -216,10 +207,6 @@ public sealed class EndpointTests
         { "a handler of type HttpClientHandler", null, static options => options.HttpHandler = new HttpClientHandler() },
         { "a handler of type HttpClientHandler", null, static options => options.HttpHandler = new Wrapping(new HttpClientHandler()) },
         { "an HttpClient", null, static options => options.HttpClient = new HttpClient() },
-        { "without a ConnectCallback", static handler => handler.ConnectCallback = static (_, _) => throw new InvalidOperationException(), null },
-        { "without a ConnectCallback", null, static options => options.HttpHandler = new SocketsHttpHandler { ConnectCallback = static (_, _) => throw new InvalidOperationException() } },
-        { "without the property '__GrpcLoadBalancingDisabled'", static handler => handler.Properties["__GrpcLoadBalancingDisabled"] = true, null },
-        { "without a Proxy", static handler => handler.Proxy = new WebProxy("http://proxy.test:3128"), null },
     };
 
     [Theory]
@@ -257,7 +244,6 @@ public sealed class EndpointTests
         }
 
         Assert.Equal(4, handlers.Count);
-        Assert.All(handlers, static handler => Assert.False(handler.UseProxy));
 
         SocketsHttpHandler NewHandler()
         {
@@ -410,29 +396,19 @@ public sealed class EndpointTests
     private sealed class Wrapping(HttpMessageHandler inner) : DelegatingHandler(inner);
 
     /// <summary>Services of the user's own: a log, and a load balancer.</summary>
-    private sealed class RecordingServices : LoadBalancerFactory, IServiceProvider
+    private sealed class RecordingServices : IServiceProvider
     {
-        public override string Name => "mine";
-
-        public int Balancers { get; private set; }
-
         public int Logs { get; private set; }
 
         public object? GetService(Type serviceType)
         {
-            if (serviceType == typeof(ILoggerFactory))
+            if (serviceType != typeof(ILoggerFactory))
             {
-                Logs++;
-                return NullLoggerFactory.Instance;
+                return null;
             }
 
-            return serviceType == typeof(IEnumerable<LoadBalancerFactory>) ? new LoadBalancerFactory[] { this } : null;
-        }
-
-        public override LoadBalancer Create(LoadBalancerOptions options)
-        {
-            Balancers++;
-            return new PickFirstBalancerFactory().Create(options);
+            Logs++;
+            return NullLoggerFactory.Instance;
         }
     }
 

@@ -134,7 +134,7 @@ public sealed class LimitTests
             LoggerFactory = log,
             ConfigureChannel = what switch
             {
-                "a handler of the user's own" => static channel => channel.HttpHandler = new SocketsHttpHandler(),
+                "a handler of the user's own" => static channel => channel.HttpHandler = new HttpClientHandler(),
                 "a client of the user's own" => static channel => channel.HttpClient = new HttpClient(new SocketsHttpHandler()),
                 "HTTP/1.1" => static channel => channel.HttpVersion = HttpVersion.Version11,
                 _ => null,

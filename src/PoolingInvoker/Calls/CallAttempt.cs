@@ -13,6 +13,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
 
     private readonly PooledCall<TRequest, TResponse> _owner;
     private readonly object _call;
+    private readonly int _mark; // of what has happened to the connections of the channel
     private readonly TaskCompletionSource<TResponse>? _outcome;
     private int _state;
     private bool _endedByDriver;
@@ -23,6 +24,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     {
         _owner = call;
         Channel = lease.Pooled;
+        _mark = Channel.Transport?.Mark ?? 0;
         try
         {
             var invoker = lease.CallInvoker;
@@ -92,8 +94,8 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     /// <summary>Whether a stream of responses has got as far as its headers: what ends it later is known to its reader alone.</summary>
     public bool HasHeaders { get; private set; }
 
-    /// <summary>Whether the driver or the pool has ended this attempt, which says nothing about the call: another one may come.</summary>
-    public bool EndedByDriver => _endedByDriver || Channel.IsAbandoned;
+    /// <summary>Whether the driver has ended this attempt, which says nothing about the call: another one may come.</summary>
+    public bool EndedByDriver => _endedByDriver;
 
     public Task<Metadata> ResponseHeadersAsync => _call switch
     {
@@ -104,7 +106,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         _ => throw new InvalidOperationException(),
     };
 
-    public Status GetStatus() => Channel.IsAbandoned && Failure is RpcException { Status: var status } ? status : _call switch
+    public Status GetStatus() => _call switch
     {
         AsyncUnaryCall<TResponse> call => call.GetStatus(),
         AsyncClientStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.GetStatus(),
@@ -198,20 +200,18 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         return over;
     }
 
-    /// <summary>
-    /// What the attempt failed with. A call that the pool has ended with its channel did so because that could not connect: it looks
-    /// disposed, and is not.
-    /// </summary>
-    public Exception Explain(Exception exception) =>
-        Channel.IsAbandoned && !_owner.IsEndedByCaller
-        && exception is ObjectDisposedException or RpcException { StatusCode: StatusCode.Cancelled, Status.DebugException: null }
-            ? new RpcException(CallErrors.NotConnected(nothingLeft: Channel.NothingLeft))
-            : exception;
+    /// <summary>Judges what the attempt, or a read or a write of it, has failed with, by what has happened to its connection meanwhile.</summary>
+    public CallFault Judge(Exception exception) => CallFaults.JudgeOnce(exception, Channel.Transport?.FactSince(_mark) ?? ConnectionFact.Unknown);
 
     /// <summary>The driver has seen the outcome.</summary>
     public void OutcomeSeen(Exception? failure)
     {
         Failure = failure;
+        if (failure is not null)
+        {
+            Judge(failure);
+        }
+
         _owner.CountOutcome(failure);
         if (_outcome is null)
         {
@@ -224,7 +224,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     {
         // A caller that ends the call in the middle of something may make the channel say that the connection broke.
         exception = Failure ?? exception;
-        Complete(exception is null ? LeaseOutcome.Answered : CallFaults.Judge(exception) switch
+        Complete(exception is null ? LeaseOutcome.Answered : Judge(exception) switch
         {
             { Origin: FaultOrigin.Server, IsTransient: false } => LeaseOutcome.Answered,
             { Origin: FaultOrigin.Server } when !_owner.IsEndedByCaller => LeaseOutcome.ServerFailed,

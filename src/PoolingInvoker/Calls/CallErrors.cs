@@ -15,13 +15,6 @@ internal static class CallErrors
 
     public static Status DeadlineExceeded(Exception? cause = null) => new(StatusCode.DeadlineExceeded, string.Empty, cause);
 
-    /// <summary>The channel was given up while it connected.</summary>
-    public static Status NotConnected(bool nothingLeft)
-    {
-        const string Detail = "The channel could not connect, and was given up.";
-        return new Status(StatusCode.Unavailable, Detail, nothingLeft ? new TimeoutException(Detail) : new IOException(Detail));
-    }
-
     /// <summary>Why no channel could be had.</summary>
     public static NoChannelException NoChannel(Exception cause) => cause switch
     {

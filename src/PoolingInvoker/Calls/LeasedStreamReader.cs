@@ -69,6 +69,8 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
             }
             catch (Exception exception) when (exception is not InvalidOperationException || exception is ObjectDisposedException)
             {
+                attempt.Judge(exception);
+
                 // Statement order is important: where no other attempt may follow, this one is the call before its failure is seen.
                 var mayMoveOn = !attempt.IsCommitted && (attempt.EndedByDriver || call.MayMoveOn(exception));
                 attempt.ReportFailure(exception);

@@ -69,7 +69,7 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
 
                     attempt = (await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false))!;
                 }
-                catch (Exception exception) when (!attempt.IsCommitted && (attempt.EndedByDriver || CallFaults.IsTransient(exception)))
+                catch (Exception exception) when (!attempt.IsCommitted && (attempt.EndedByDriver || attempt.Judge(exception).IsTransient))
                 {
                     // What the application has done wrong, such as a message that cannot be written, does not end the call. What the driver
                     // judges is the end of the attempt, which can say more than the writer met; behind the headers it sees no end.

@@ -19,9 +19,8 @@ internal sealed partial class PooledCall<TRequest, TResponse>
                 End(failure: null);
                 return response;
             }
-            catch (Exception thrown)
+            catch (Exception exception)
             {
-                var exception = first.Explain(thrown);
                 first.OutcomeSeen(exception);
                 if (!MayBeRetried(exception))
                 {
@@ -29,11 +28,6 @@ internal sealed partial class PooledCall<TRequest, TResponse>
                     if (!HasOneResponse)
                     {
                         return default!; // a stream shows its failures to who reads it
-                    }
-
-                    if (exception != thrown)
-                    {
-                        throw exception;
                     }
 
                     throw;
@@ -286,10 +280,9 @@ internal sealed partial class PooledCall<TRequest, TResponse>
             return Outcome.FromResult(response);
         }
 #pragma warning disable CA1031 // The pipeline judges.
-        catch (Exception thrown)
+        catch (Exception exception)
 #pragma warning restore CA1031
         {
-            var exception = attempt.Explain(thrown);
             attempt.OutcomeSeen(exception);
             return Outcome.FromException<TResponse>(exception);
         }

@@ -1,4 +1,5 @@
 using System.Net;
+using System.Net.Sockets;
 using System.Runtime.CompilerServices;
 using Grpc.Net.Client;
 using Microsoft.Extensions.ObjectPool;
@@ -21,8 +22,8 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
     private readonly ChannelPoolOptions _options;
     private readonly bool _pins;
     private readonly ConditionalWeakTable<object, object> _transports = [];
-    private readonly ConditionalWeakTable<object, ChannelTransport> _watched = [];
-    private readonly Queue<GrpcChannelOptions> _prepared = new();
+    private readonly ConditionalWeakTable<GrpcChannel, ChannelTransport> _watched = [];
+    private readonly Queue<Prepared> _prepared = new();
 
     /// <param name="address">The address: http or https, or <c>dns:</c>, which pins.</param>
     /// <param name="options">The options of the pool.</param>
@@ -43,7 +44,7 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
             _prepared.Enqueue(Prepare());
         }
 
-        var first = _prepared.Peek();
+        var first = _prepared.Peek().Options;
         ThrowsOperationCanceled = first.ThrowOperationCanceledOnCancellation;
         Address = isDns ? DnsEndpoints.NameOf(address, ChannelTls.IsIn(first.Credentials)) : address;
         Target = Address.Authority;
@@ -89,39 +90,45 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
         }
     }
 
-    public GrpcChannel Create() => Create(Address, NextOptions());
+    public GrpcChannel Create() => Create(Address, Address);
 
-    public GrpcChannel Create(ChannelEndpoint endpoint)
+    public GrpcChannel Create(ChannelEndpoint endpoint) =>
+        endpoint.Address is { } own ? Create(own, own) : Create(Address, endpoint.ToUri(Address.Scheme));
+
+    private GrpcChannel Create(Uri name, Uri address)
     {
-        var options = NextOptions();
-        if (endpoint.Address is null)
+        var (options, handler) = NextPrepared();
+        ChannelTransport? transport = null;
+        if (handler is not null && SpeaksHttp2(options))
         {
-            options.ServiceProvider = new PinnedServices(options.ServiceProvider, endpoint, Address);
+            transport = new ChannelTransport(_options.TimeProvider);
+            transport.Supply(handler, name, address);
+        }
+        else if (address != name)
+        {
+            Pin(handler!, name, address);
         }
 
-        return Create(endpoint.Address ?? Address, options);
-    }
-
-    private GrpcChannelOptions NextOptions()
-    {
-        GrpcChannelOptions? options;
-        lock (_prepared)
-        {
-            _prepared.TryDequeue(out options);
-        }
-
-        return options ?? Prepare();
-    }
-
-    private GrpcChannel Create(Uri address, GrpcChannelOptions options)
-    {
-        var channel = GrpcChannel.ForAddress(address, options);
-        if (_watched.TryGetValue(options, out var transport))
+        var channel = GrpcChannel.ForAddress(name, options);
+        if (transport is not null)
         {
             _watched.Add(channel, transport);
         }
 
         return channel;
+    }
+
+    private Prepared NextPrepared()
+    {
+        lock (_prepared)
+        {
+            if (_prepared.TryDequeue(out var prepared))
+            {
+                return prepared;
+            }
+        }
+
+        return Prepare();
     }
 
     /// <summary>What is seen of the connections of a channel; null if its transport is the user's own.</summary>
@@ -133,18 +140,18 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
     {
         lock (_prepared)
         {
-            while (_prepared.TryDequeue(out var options))
+            while (_prepared.TryDequeue(out var prepared))
             {
-                if (options.DisposeHttpClient)
+                if (prepared.Options.DisposeHttpClient)
                 {
-                    options.HttpHandler?.Dispose();
-                    options.HttpClient?.Dispose();
+                    prepared.Options.HttpHandler?.Dispose();
+                    prepared.Options.HttpClient?.Dispose();
                 }
             }
         }
     }
 
-    private GrpcChannelOptions Prepare()
+    private Prepared Prepare()
     {
         // One connection a channel: the pool decides when there is another one.
         var handler = new SocketsHttpHandler { EnableMultipleHttp2Connections = false };
@@ -161,24 +168,22 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
         {
             handler.Dispose();
         }
-        else if (SpeaksHttp2(options))
-        {
-            var watched = new ChannelTransport();
-            watched.Watch(handler);
-            _watched.Add(options, watched);
-            if (options.HttpHandler is { } outermost)
-            {
-                options.HttpHandler = new SendOnceHandler(outermost);
-            }
-        }
-
-        if (_pins)
-        {
-            PreparePinning(transport);
-        }
 
         RequireOwn(transport);
-        return options;
+        RequireToDirect(transport, options);
+        if (transport is SocketsHttpHandler && options.ServiceConfig?.LoadBalancingConfigs is { Count: > 0 } balancing)
+        {
+            throw new ArgumentException(
+                $"Pool.ConfigureChannel set a ServiceConfig with the load balancer '{balancing[0].PolicyName}'. The pool balances by itself, and each of its "
+                + "channels goes to one endpoint: leave LoadBalancingConfigs empty.");
+        }
+
+        if (transport is SocketsHttpHandler && options.HttpHandler is { } outermost && SpeaksHttp2(options))
+        {
+            options.HttpHandler = new SendOnceHandler(outermost);
+        }
+
+        return new Prepared(options, transport as SocketsHttpHandler);
     }
 
     private static bool SpeaksHttp2(GrpcChannelOptions options)
@@ -208,10 +213,15 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
             nameof(options));
     }
 
-    // A channel can direct the connections of a SocketsHttpHandler, and has to make them for it.
-    private static void PreparePinning(object transport)
+    // The pool directs connections by the ConnectCallback of a SocketsHttpHandler, which HTTP/3 does not use.
+    private void RequireToDirect(object transport, GrpcChannelOptions options)
     {
-        if (transport is not SocketsHttpHandler handler)
+        if (!_pins)
+        {
+            return;
+        }
+
+        if (transport is not SocketsHttpHandler)
         {
             throw new ArgumentException(
                 $"A pool over several endpoints needs the SocketsHttpHandler, whose connections it can direct, and Pool.ConfigureChannel set "
@@ -219,29 +229,39 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
                 + "in Pool.ConfigureHandler, set HttpHandler to a SocketsHttpHandler or one around it, or make a pool of one address.");
         }
 
-        if (handler.ConnectCallback is not null)
+        if (options.HttpVersion?.Major >= 3)
         {
             throw new ArgumentException(
-                "A pool over several endpoints needs the SocketsHttpHandler without a ConnectCallback: it connects by itself, each channel to its "
-                + "endpoint. Leave ConnectCallback null, or make a pool of one address.");
+                $"A pool over several endpoints cannot direct connections of HTTP/{options.HttpVersion}, which Pool.ConfigureChannel set. Leave "
+                + "HttpVersion null, or make a pool of one address.");
         }
+    }
 
-        if (handler.Properties.TryGetValue("__GrpcLoadBalancingDisabled", out var disabled) && disabled is true)
+    // HTTP/1.1 makes a connection for each call, which nothing is seen of. What does not go to the name goes to a proxy.
+    private static void Pin(SocketsHttpHandler handler, Uri name, Uri address)
+    {
+        var theirs = handler.ConnectCallback;
+        if (theirs is not null)
         {
             throw new ArgumentException(
-                "A pool over several endpoints needs the SocketsHttpHandler without the property '__GrpcLoadBalancingDisabled', which takes from "
-                + "a channel what directs its connections. Leave it out, or make a pool of one address.");
+                "A pool over several endpoints that does not speak HTTP/2 needs the SocketsHttpHandler without a ConnectCallback. Leave it null, or make a pool of one address.");
         }
 
-        if (handler.Proxy is not null)
+        handler.ConnectCallback = async (context, cancellationToken) =>
         {
-            throw new ArgumentException(
-                "A pool over several endpoints needs the SocketsHttpHandler without a Proxy: its connections go to the endpoints themselves. "
-                + "Leave Proxy null, or make a pool of one address.");
-        }
-
-        // Nor is the one of the environment asked, which knows names and sees endpoints: such a connection fails (Grpc.Net.Client 2.85).
-        handler.UseProxy = false;
+            var isToName = context.DnsEndPoint.Port == name.Port && string.Equals(context.DnsEndPoint.Host, ChannelDialer.HostOf(name), StringComparison.OrdinalIgnoreCase);
+            var socket = new Socket(SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
+            try
+            {
+                await socket.ConnectAsync(isToName ? new DnsEndPoint(address.IdnHost, address.Port) : context.DnsEndPoint, cancellationToken).ConfigureAwait(false);
+                return new NetworkStream(socket, ownsSocket: true);
+            }
+            catch
+            {
+                socket.Dispose();
+                throw;
+            }
+        };
     }
 
     private void RequireOwn(object transport)
@@ -254,4 +274,6 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
                 + "Pool.ConfigureHandler, or set Pool.MaxPoolSize to 1.");
         }
     }
+
+    private sealed record Prepared(GrpcChannelOptions Options, SocketsHttpHandler? Handler);
 }

@@ -12,6 +12,11 @@ internal sealed record ChannelEndpoint(EndPoint EndPoint, Uri? Address = null)
         ? string.Create(CultureInfo.InvariantCulture, $"{dns.Host}:{dns.Port}")
         : EndPoint.ToString()!;
 
+    /// <summary>The endpoint as an address that a handler can dial.</summary>
+    public Uri ToUri(string scheme) => EndPoint is IPEndPoint ip
+        ? new UriBuilder(scheme, ip.Address.ToString(), ip.Port).Uri
+        : new UriBuilder(scheme, ((DnsEndPoint)EndPoint).Host, ((DnsEndPoint)EndPoint).Port).Uri;
+
     /// <summary>Takes what a resolution gave.</summary>
     /// <param name="endPoint">An IP endpoint, a DNS one, or one that is a URI.</param>
     /// <param name="name">The name of the pool, whose scheme the endpoint has to speak, and whose default port it has if it has none.</param>

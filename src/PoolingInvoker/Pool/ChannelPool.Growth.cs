@@ -271,7 +271,7 @@ public partial class ChannelPool
         await FailureOfAsync(connecting).ConfigureAwait(false) ?? await FailureOfAsync(PrimeChannelAsync(channel)).ConfigureAwait(false);
 
     private Task ConnectChannelAsync(PooledChannel channel) =>
-        WithinAsync(token => channel.ConnectAsync(ChannelPoolOptions.CallAsync, token), ConnectPatience, $"Channel #{channel.Id} did not connect to {channel.Endpoint}");
+        WithinAsync(token => channel.ConnectAsync(token), ConnectPatience, $"Channel #{channel.Id} did not connect to {channel.Endpoint}");
 
     private Task PrimeChannelAsync(PooledChannel channel) => _options.PrimeAsync is { } prime
         ? WithinAsync(token => prime(channel.CallInvoker, token), PrimePatience, "Pool.PrimeAsync did not end")

@@ -240,9 +240,9 @@ public partial class ChannelPool
     {
         using var timeout = new CancellationTokenSource(_options.ProbeTimeout, _time);
         List<Task<bool>> asking = [];
-        if (channel.Transport is { } transport)
+        if (channel.Transport is not null)
         {
-            asking.Add(PingAsync(transport, timeout.Token));
+            asking.Add(PingAsync(channel, timeout.Token));
         }
 
         if (_options.Probe is not null)
@@ -263,11 +263,11 @@ public partial class ChannelPool
 
         return false;
 
-        static async Task<bool> PingAsync(ChannelTransport transport, CancellationToken cancellationToken)
+        static async Task<bool> PingAsync(PooledChannel channel, CancellationToken cancellationToken)
         {
             try
             {
-                await transport.PingAsync(cancellationToken).ConfigureAwait(false);
+                await channel.Transport!.PingAsync(cancellationToken).ConfigureAwait(false);
                 return true;
             }
             catch (OperationCanceledException)
@@ -277,11 +277,13 @@ public partial class ChannelPool
         }
     }
 
-    // A channel without a connection needs a call to make one.
+    // Whether a server is there for a fresh channel: it has sent its SETTINGS, and answers the probe of the user's, if there is one.
     private async Task<bool> IsAnsweredByCallAsync(PooledChannel channel)
     {
         using var timeout = new CancellationTokenSource(_options.ProbeTimeout, _time);
-        return (await _options.IsAnsweredAsync(channel.CallInvoker, timeout.Token).ConfigureAwait(false) || channel.Pulse.SignsOfLife > 0)
+        var connecting = channel.ConnectAsync(timeout.Token);
+        return await FailureOfAsync(connecting).ConfigureAwait(false) is null
+            && await _options.IsAnsweredAsync(channel.CallInvoker, timeout.Token).ConfigureAwait(false)
             && await FailureOfAsync(PrimeChannelAsync(channel)).ConfigureAwait(false) is null;
     }
 
@@ -333,14 +335,7 @@ public partial class ChannelPool
     {
         Interlocked.Increment(ref _givenUp);
         _diary.GivenUp(channel, reason);
-        if (channel.Transport is { HasConnections: false })
-        {
-            channel.Abandon();
-        }
-        else
-        {
-            channel.Transport?.Abort();
-        }
+        channel.Transport?.Abort();
     }
 
     // A channel on probation has no calls that would show whether a server is there. While there are calls on others it is tried out, and

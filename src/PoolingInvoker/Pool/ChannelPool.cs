@@ -601,6 +601,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         try
         {
             channel.Channel.Dispose();
+            channel.Transport?.Dispose();
             _diary.Closed(channel, tells: channel.State == PooledChannelState.Closed); // of others nobody has been told
         }
 #pragma warning disable CA1031 // Whoever gives the last lease back has nothing to do with what a handler of the user's throws.

@@ -1,21 +1,37 @@
 using System.Collections.Concurrent;
+using System.Net.Sockets;
+using System.Runtime.ExceptionServices;
+using Grpc.Core;
 
 namespace PoolingInvoker;
 
 /// <summary>
-/// The connections below one channel, as its handler makes them: one as a rule, one after the other. What comes from them is a sign of life
-/// that no answer of a slow method is needed for, and says how many streams the server takes, and when it takes no more.
+/// The connections below one channel: one as a rule, one after the other. The pool has them opened, the handler of the channel takes them,
+/// and what happens to them is kept as facts: what a failed attempt is judged by. What comes from them is a sign of life, for which no
+/// answer of a slow method is needed, and says how many streams the server takes, and when it takes no more.
 /// </summary>
-internal sealed class ChannelTransport
+/// <remarks>A channel that could not connect stays so, and fails its calls with the cause, until it is replaced or told to connect.</remarks>
+internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 {
+    private readonly object _lock = new();
     private readonly ConcurrentDictionary<ConnectionStream, byte> _connections = new();
+#pragma warning disable CA2213 // It has no timer, and an attempt to connect may still look at it.
+    private readonly CancellationTokenSource _disposing = new();
+#pragma warning restore CA2213
     private long _signsOfLife;
     private long _callFrames;
     private long _connectionsMade;
     private IConnectionEvents? _events;
     private TaskCompletionSource? _nextSign;
-    private Action? _onConnection;
-    private TaskCompletionSource? _nextSettings;
+
+    // Guarded by the lock.
+    private ChannelDialer? _dialer;
+    private Dial? _dial; // the attempt to connect that is under way
+    private ConnectionStream? _ready; // connected, and not yet taken by the handler
+    private (ExceptionDispatchInfo Exception, ConnectionFact Fact)? _failure; // of the last attempt to connect
+    private ConnectionFact _lastFact;
+    private int _facts;
+    private bool _disposed;
 
     public bool HasConnections => !_connections.IsEmpty;
 
@@ -28,62 +44,59 @@ internal sealed class ChannelTransport
     /// <summary>How many frames have come that belong to calls.</summary>
     public long CallFrames => Interlocked.Read(ref _callFrames);
 
+    /// <summary>Where the channel stands, in the words of gRPC.</summary>
+    public ConnectivityState State
+    {
+        get
+        {
+            lock (_lock)
+            {
+                return _disposed ? ConnectivityState.Shutdown
+                    : _failure is not null ? ConnectivityState.TransientFailure
+                    : HasConnections ? ConnectivityState.Ready
+                    : _dial is not null ? ConnectivityState.Connecting
+                    : ConnectivityState.Idle;
+            }
+        }
+    }
+
     /// <summary>Sets who is told of what the server says of its connections.</summary>
     public void Tell(IConnectionEvents events) => _events = events;
 
-    /// <summary>Watches the connections of a handler that has not made one yet.</summary>
-    public void Watch(SocketsHttpHandler handler)
+    /// <summary>Has a handler, which has not connected yet, take its connections from here.</summary>
+    public void Supply(SocketsHttpHandler handler, Uri name, Uri address)
     {
-        var theirs = handler.PlaintextStreamFilter;
-        handler.PlaintextStreamFilter = async (context, cancellationToken) =>
+        _dialer = new ChannelDialer(handler, name, address);
+        handler.UseProxy = false; // the dialer has been through it
+        handler.ConnectTimeout = Timeout.InfiniteTimeSpan;
+        handler.ConnectCallback = TakeAsync;
+        handler.PlaintextStreamFilter = (context, _) => new(_connections.Keys.First(connection => connection.Wire == context.PlaintextStream) as Stream);
+    }
+
+    /// <summary>A mark for <see cref="FactSince"/>.</summary>
+    public int Mark => Volatile.Read(ref _facts);
+
+    /// <summary>What has happened since a mark.</summary>
+    public ConnectionFact FactSince(int mark)
+    {
+        lock (_lock)
         {
-            var stream = theirs is null ? context.PlaintextStream : await theirs(context, cancellationToken).ConfigureAwait(false);
-            Interlocked.Increment(ref _connectionsMade);
-            var connection = new ConnectionStream(stream, this);
-            _connections.TryAdd(connection, 0);
-            Interlocked.Exchange(ref _onConnection, null)?.Invoke();
-            return connection;
-        };
+            return _facts != mark ? _lastFact : _dialer is { HandlerPings: true } ? ConnectionFact.UnharmedOrSilent : ConnectionFact.Unharmed;
+        }
     }
 
     /// <summary>
-    /// Connects, without a request: <paramref name="call"/> is one that the handler makes a connection for, and it is cancelled in the moment
-    /// in which the transport is connected. The handler goes on to set the connection up, and keeps it. Ends when the server's SETTINGS have
-    /// come; throws what the call fails with.
+    /// Connects, if there is no connection, up to the SETTINGS of the server. Throws what that fails with. An attempt that is under way is
+    /// joined, and goes on when the wait for it is cancelled.
     /// </summary>
-    public async Task ConnectAsync(Func<CancellationToken, Task> call, CancellationToken cancellationToken)
-    {
-        using var calling = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
-        var settings = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-        var isConnected = false;
-        Interlocked.Exchange(ref _nextSettings, settings);
-        Interlocked.Exchange(ref _onConnection, () =>
-        {
-            isConnected = true;
-            calling.Cancel();
-        });
-        try
-        {
-            await call(calling.Token).ConfigureAwait(false);
-        }
-#pragma warning disable CA1031 // It is the pool that cancelled the call.
-        catch (Exception) when (isConnected)
-#pragma warning restore CA1031
-        {
-        }
-        finally
-        {
-            Interlocked.Exchange(ref _onConnection, null);
-        }
-
-        await settings.Task.WaitAsync(cancellationToken).ConfigureAwait(false);
-    }
+    public Task ConnectAsync(CancellationToken cancellationToken) =>
+        HasConnections ? Task.CompletedTask : DialAsync(afresh: true).WaitAsync(cancellationToken);
 
     /// <summary>Sends a ping on each connection that has begun, and waits for a sign of life on any of them, whatever it is.</summary>
     public async Task PingAsync(CancellationToken cancellationToken)
     {
         var sign = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-        Interlocked.Exchange(ref _nextSign, sign);
+        sign = Interlocked.CompareExchange(ref _nextSign, sign, null) ?? sign;
         foreach (var connection in _connections.Keys.Where(static connection => connection.IsHttp2))
         {
             connection.PingAsync(cancellationToken).Observe(); // broken meanwhile, or still about to write
@@ -92,12 +105,36 @@ internal sealed class ChannelTransport
         await sign.Task.WaitAsync(cancellationToken).ConfigureAwait(false);
     }
 
-    /// <summary>Breaks all connections: the calls on them end as if the server had.</summary>
+    /// <summary>Breaks all connections, and ends the attempt to make one: the calls on them end as if the server had.</summary>
     public void Abort()
     {
+        Dial? dial;
+        lock (_lock)
+        {
+            NoteUnsynchronized(ConnectionFact.Lost);
+            dial = _dial;
+        }
+
+        dial?.Stop.Cancel();
         foreach (var connection in _connections.Keys)
         {
             connection.Abort();
+        }
+    }
+
+    /// <summary>Closes what the handler may have left open. The channel is disposed.</summary>
+    public void Dispose()
+    {
+        lock (_lock)
+        {
+            _disposed = true;
+            _ready = null;
+        }
+
+        _disposing.Cancel();
+        foreach (var connection in _connections.Keys)
+        {
+            connection.Dispose();
         }
     }
 
@@ -110,13 +147,17 @@ internal sealed class ChannelTransport
         }
     }
 
-    public void SawSettings(int maxStreams)
-    {
-        _events?.ServerTakes(maxStreams);
-        Interlocked.Exchange(ref _nextSettings, null)?.TrySetResult();
-    }
+    public void SawSettings(int maxStreams) => _events?.ServerTakes(maxStreams);
 
-    public void SawGoAway() => _events?.ServerGoes();
+    public void SawGoAway()
+    {
+        lock (_lock)
+        {
+            NoteUnsynchronized(ConnectionFact.Lost);
+        }
+
+        _events?.ServerGoes();
+    }
 
     public void SawProgress()
     {
@@ -127,22 +168,180 @@ internal sealed class ChannelTransport
         }
     }
 
+    /// <summary>The peer has closed or reset a connection.</summary>
+    public void SawEnd()
+    {
+        lock (_lock)
+        {
+            NoteUnsynchronized(ConnectionFact.Lost);
+        }
+    }
+
+    /// <summary>A connection is there no more.</summary>
     public void Closed(ConnectionStream connection)
     {
         _connections.TryRemove(connection, out _);
-        if (Volatile.Read(ref _nextSettings) is not null)
+        lock (_lock)
         {
-            Interlocked.Exchange(ref _nextSettings, null)?.TrySetException(new IOException("The connection was closed before the server had sent its SETTINGS."));
+            _ready = _ready == connection ? null : _ready;
         }
     }
-}
 
-/// <summary>What a server says of the connections of a channel.</summary>
-internal interface IConnectionEvents
-{
-    /// <summary>It takes so many streams at a time.</summary>
-    void ServerTakes(int maxStreams);
+    private async ValueTask<Stream> TakeAsync(SocketsHttpConnectionContext context, CancellationToken cancellationToken)
+    {
+        if (_dialer!.Elsewhere(context) is { } elsewhere)
+        {
+            return await TakeElsewhereAsync(elsewhere, cancellationToken).ConfigureAwait(false);
+        }
 
-    /// <summary>It takes no new ones on the connection that there is.</summary>
-    void ServerGoes();
+        while (true)
+        {
+            ConnectionStream? ready;
+            lock (_lock)
+            {
+                (ready, _ready) = (_ready, null);
+            }
+
+            if (ready is null)
+            {
+                await DialAsync(afresh: false).WaitAsync(cancellationToken).ConfigureAwait(false);
+            }
+            else if (_dialer.IdleTimeout == Timeout.InfiniteTimeSpan || time.GetElapsedTime(ready.OpenedAt) < _dialer.IdleTimeout)
+            {
+                return ready.Take();
+            }
+            else
+            {
+                await ready.DisposeAsync().ConfigureAwait(false);
+            }
+        }
+    }
+
+    private async Task<Stream> TakeElsewhereAsync((Uri Address, string? Host) elsewhere, CancellationToken cancellationToken)
+    {
+        using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, _disposing.Token);
+        try
+        {
+            return (await OpenAsync(elsewhere, stop.Token).ConfigureAwait(false)).Take();
+        }
+        catch (Exception exception)
+        {
+            lock (_lock)
+            {
+                NoteUnsynchronized(ChannelDialer.IsForGood(exception) ? ConnectionFact.NotCompatible : ConnectionFact.NotConnected);
+            }
+
+            throw ChannelDialer.Cause(exception);
+        }
+    }
+
+    // Begins to connect, unless that is under way. What it failed with the last time counts, unless it is to try afresh.
+    private Task DialAsync(bool afresh)
+    {
+        Dial dial;
+        lock (_lock)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            if (_dial is not null)
+            {
+                return _dial.Opened.Task;
+            }
+
+            if (_failure is { } failure && !afresh)
+            {
+                NoteUnsynchronized(failure.Fact);
+                failure.Exception.Throw();
+            }
+
+            _failure = null;
+            _dial = dial = new Dial();
+        }
+
+        dial.Opened.Task.Observe();
+        ThreadPool.UnsafeQueueUserWorkItem(_ => RunAsync(dial).Observe(), state: null); // without the context of a caller
+        return dial.Opened.Task;
+    }
+
+    private async Task RunAsync(Dial dial)
+    {
+        using var timeout = new CancellationTokenSource(_dialer!.Timeout, time);
+        using var stop = CancellationTokenSource.CreateLinkedTokenSource(dial.Stop.Token, timeout.Token, _disposing.Token);
+        ConnectionStream? connection = null;
+        Exception? error = null;
+        try
+        {
+            connection = await OpenAsync(elsewhere: null, stop.Token).ConfigureAwait(false);
+        }
+#pragma warning disable CA1031 // Whoever waits for the connection gets the exception.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            error = !stop.IsCancellationRequested ? ChannelDialer.Cause(exception) : new SocketException(
+                (int)SocketError.TimedOut,
+                timeout.IsCancellationRequested ? $"No connection could be made within {_dialer.Timeout.TotalSeconds:0.###} s." : "The attempt to connect was given up.");
+        }
+
+        lock (_lock)
+        {
+            _dial = null;
+            if (error is not null)
+            {
+                _failure = (ExceptionDispatchInfo.Capture(error), ChannelDialer.IsForGood(error) ? ConnectionFact.NotCompatible : ConnectionFact.NotConnected);
+                NoteUnsynchronized(_failure.Value.Fact);
+            }
+            else if (!_disposed && connection!.IsOpen)
+            {
+                _ready = connection;
+            }
+        }
+
+        if (error is not null)
+        {
+            dial.Opened.SetException(error);
+        }
+        else
+        {
+            dial.Opened.SetResult();
+        }
+
+    }
+
+    private async Task<ConnectionStream> OpenAsync((Uri Address, string? Host)? elsewhere, CancellationToken cancellationToken)
+    {
+        var (transport, plaintext) = await _dialer!.DialAsync(elsewhere, cancellationToken).ConfigureAwait(false);
+        var connection = new ConnectionStream(plaintext, this, transport);
+        try
+        {
+            await connection.OpenAsync(time, cancellationToken).ConfigureAwait(false);
+        }
+        catch
+        {
+            await connection.DisposeAsync().ConfigureAwait(false);
+            throw;
+        }
+
+        Interlocked.Increment(ref _connectionsMade);
+        _connections.TryAdd(connection, 0);
+        connection.Watch();
+        if (_disposing.IsCancellationRequested)
+        {
+            await connection.DisposeAsync().ConfigureAwait(false);
+        }
+
+        return connection;
+    }
+
+    private void NoteUnsynchronized(ConnectionFact fact)
+    {
+        _lastFact = fact;
+        Volatile.Write(ref _facts, _facts + 1);
+    }
+
+    /// <summary>An attempt to connect.</summary>
+    private sealed class Dial
+    {
+        public TaskCompletionSource Opened { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
+
+        public CancellationTokenSource Stop { get; } = new();
+    }
 }

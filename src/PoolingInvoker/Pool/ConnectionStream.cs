@@ -1,13 +1,20 @@
+using System.Buffers;
 using System.Runtime.CompilerServices;
 
 namespace PoolingInvoker;
 
 /// <summary>
-/// One connection of a channel, between its handler and the transport. It passes everything through, notices that something comes, and can
-/// ask the other side for a sign of life.
+/// One connection of a channel, between its handler and the transport. The pool opens it, so that the SETTINGS of the server are there before
+/// the handler needs it. Then it passes everything through, notices what comes, and can ask the other side for a sign of life.
 /// </summary>
-internal sealed class ConnectionStream(Stream inner, ChannelTransport transport) : Stream
+/// <param name="inner">The transport, or what the user's filter has made of it.</param>
+/// <param name="transport">Who is told what comes.</param>
+/// <param name="wire">The transport itself, by which the handler knows it.</param>
+internal sealed class ConnectionStream(Stream inner, ChannelTransport transport, Stream? wire = null) : Stream
 {
+    private const int ProtocolError = 1; // RFC 9113, section 7
+    private const int MostEarly = 1 << 16;
+
 #pragma warning disable CA2213 // A ping may be on its way, and it has nothing to give back.
     private readonly SemaphoreSlim _writing = new(1, 1);
 #pragma warning restore CA2213
@@ -19,6 +26,15 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
     private bool _isDecided;
 
     private bool _isPingOut; // never more than one, so that a server that wakes up is not flooded
+    private bool _isClosed;
+
+    // From the opening until the handler has caught up.
+    private readonly object _earlyLock = new();
+    private ArrayBufferWriter<byte>? _early; // what has come that the handler has not read
+    private int _earlyRead;
+    private Task? _watching; // the reads that go on until the handler takes the connection
+    private bool _isTaken;
+    private int _prefaceLeft; // how much the handler will write that has been written already
 
     public override bool CanRead => inner.CanRead;
 
@@ -38,6 +54,52 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
 
     /// <summary>Whether the other side speaks HTTP/2: it has sent its first frame.</summary>
     public bool IsHttp2 { get; private set; }
+
+    /// <summary>The transport itself.</summary>
+    public Stream Wire => wire ?? inner;
+
+    /// <summary>When the SETTINGS of the server came.</summary>
+    public long OpenedAt { get; private set; }
+
+    /// <summary>Whether neither side has closed it, as far as has been seen.</summary>
+    public bool IsOpen => !Volatile.Read(ref _isClosed);
+
+    /// <summary>
+    /// Sends what a client begins a connection with (RFC 9113, section 3.4), and waits for the SETTINGS of the server. The handler begins with
+    /// the same words, which are left out then.
+    /// </summary>
+    public async Task OpenAsync(TimeProvider time, CancellationToken cancellationToken)
+    {
+        _early = new ArrayBufferWriter<byte>();
+        _scanner.AwaitsSettingsAck = true;
+        _prefaceLeft = FrameScanner.Preface.Length;
+        await inner.WriteAsync(new byte[][] { FrameScanner.Preface, FrameScanner.EmptySettings }.SelectMany(static bytes => bytes).ToArray(), cancellationToken).ConfigureAwait(false);
+        await inner.FlushAsync(cancellationToken).ConfigureAwait(false);
+        while (_scanner.SettingsFrames == 0)
+        {
+            if (!await ReadEarlyAsync(cancellationToken).ConfigureAwait(false))
+            {
+                throw new HttpIOException(HttpRequestError.InvalidResponse, "The connection was closed before the server had sent its SETTINGS.");
+            }
+
+            if (_scanner.HasBegun && !IsHttp2)
+            {
+                throw new HttpProtocolException(ProtocolError, "The server does not speak HTTP/2: the first it sent is no SETTINGS frame.", innerException: null);
+            }
+        }
+
+        OpenedAt = time.GetTimestamp();
+    }
+
+    /// <summary>Reads on until the handler does, so that the end of the connection, and GOAWAY, show before that.</summary>
+    public void Watch() => _watching = WatchAsync();
+
+    /// <summary>The handler takes the connection.</summary>
+    public Stream Take()
+    {
+        Volatile.Write(ref _isTaken, true);
+        return Wire;
+    }
 
     /// <summary>
     /// Sends a PING (RFC 9113, section 6.7), between two writes of the handler, if none is out. Its acknowledgement shows as a read.
@@ -72,7 +134,10 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
     /// <summary>Breaks the connection: the calls on it end as if the other side had.</summary>
     public void Abort() => inner.Dispose();
 
-    public override ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken = default)
+    public override ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken = default) =>
+        _watching is null ? ReadOnAsync(buffer, cancellationToken) : CatchUpAsync(buffer, cancellationToken);
+
+    private ValueTask<int> ReadOnAsync(Memory<byte> buffer, CancellationToken cancellationToken)
     {
         if (_heldLength > 0 && (_isDecided || !buffer.IsEmpty))
         {
@@ -86,12 +151,19 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
         }
 
         var read = reading.Result;
-        var kept = Look(buffer.Span[..read]);
-        return kept > 0 || read == 0 ? new ValueTask<int>(kept) : ReadAsync(buffer, cancellationToken);
+        var kept = Look(buffer.Span[..read], isEnd: read < buffer.Length && read == 0);
+        return kept > 0 || read == 0 ? new ValueTask<int>(kept) : ReadOnAsync(buffer, cancellationToken);
     }
 
     public override ValueTask WriteAsync(ReadOnlyMemory<byte> buffer, CancellationToken cancellationToken = default)
     {
+        if (_prefaceLeft > 0)
+        {
+            var written = Math.Min(_prefaceLeft, buffer.Length);
+            _prefaceLeft -= written;
+            buffer = buffer[written..];
+        }
+
         if (!_writing.Wait(0, CancellationToken.None))
         {
             return WriteAfterPingAsync(buffer, cancellationToken);
@@ -142,7 +214,7 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
 
     public override async ValueTask DisposeAsync()
     {
-        transport.Closed(this);
+        SawClose();
         await inner.DisposeAsync().ConfigureAwait(false);
         await base.DisposeAsync().ConfigureAwait(false);
     }
@@ -151,7 +223,7 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
     {
         if (disposing)
         {
-            transport.Closed(this);
+            SawClose();
             inner.Dispose();
         }
 
@@ -161,9 +233,19 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
     [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder<>))]
     private async ValueTask<int> FinishReadAsync(ValueTask<int> reading, Memory<byte> buffer, CancellationToken cancellationToken)
     {
-        var read = await reading.ConfigureAwait(false);
-        var kept = Look(buffer.Span[..read]);
-        return kept > 0 || read == 0 ? kept : await ReadAsync(buffer, cancellationToken).ConfigureAwait(false);
+        int read;
+        try
+        {
+            read = await reading.ConfigureAwait(false);
+        }
+        catch
+        {
+            SawEnd();
+            throw;
+        }
+
+        var kept = Look(buffer.Span[..read], isEnd: read < buffer.Length && read == 0);
+        return kept > 0 || read == 0 ? kept : await ReadOnAsync(buffer, cancellationToken).ConfigureAwait(false);
     }
 
     [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
@@ -173,6 +255,11 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
         {
             await writing.ConfigureAwait(false);
             transport.SawProgress(); // the other side takes what it is sent
+        }
+        catch (Exception exception) when (exception is not OperationCanceledException)
+        {
+            SawEnd();
+            throw;
         }
         finally
         {
@@ -194,11 +281,16 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
     }
 
     // What has come, without the acknowledgement of a ping: the handler has not sent it, and would break the connection.
-    private int Look(Span<byte> bytes)
+    private int Look(Span<byte> bytes, bool isEnd = false)
     {
         if (bytes.IsEmpty)
         {
-            return 0; // the end, or a read that only waits
+            if (isEnd)
+            {
+                SawEnd();
+            }
+
+            return 0;
         }
 
         var wasPingOut = Volatile.Read(ref _isPingOut);
@@ -238,16 +330,23 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
     {
         while (!_isDecided)
         {
-            if (_heldLength == FrameScanner.PingLength)
+            var isPingOut = Volatile.Read(ref _isPingOut);
+            if (_scanner.AckLength(_held.AsSpan(0, _heldLength), isPingOut) == _heldLength)
             {
+                var wasPingOut = isPingOut;
+                _scanner.TakeOut(_heldLength, ref isPingOut);
                 _heldLength = 0;
-                Volatile.Write(ref _isPingOut, false);
-                return await ReadAsync(buffer, cancellationToken).ConfigureAwait(false);
+                if (isPingOut != wasPingOut)
+                {
+                    Volatile.Write(ref _isPingOut, false);
+                }
+
+                return await ReadOnAsync(buffer, cancellationToken).ConfigureAwait(false);
             }
 
             var read = await inner.ReadAsync(_held.AsMemory(_heldLength, 1), cancellationToken).ConfigureAwait(false);
             _heldLength += read;
-            _isDecided = read == 0 || !FrameScanner.IsPingAck(_held.AsSpan(0, _heldLength));
+            _isDecided = read == 0 || _scanner.AckLength(_held.AsSpan(0, _heldLength), Volatile.Read(ref _isPingOut)) == 0;
         }
 
         var none = false;
@@ -257,5 +356,87 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport)
         _held.AsSpan(given, _heldLength - given).CopyTo(_held);
         _heldLength -= given;
         return given;
+    }
+
+    // Adds what comes to what the handler will read first. False if it is the end.
+    private async Task<bool> ReadEarlyAsync(CancellationToken cancellationToken)
+    {
+        var buffer = new byte[1024];
+        var read = await ReadOnAsync(buffer, cancellationToken).ConfigureAwait(false);
+        lock (_earlyLock)
+        {
+            _early!.Write(buffer.AsSpan(0, read));
+        }
+
+        return read > 0;
+    }
+
+    private async Task WatchAsync()
+    {
+        var isOpen = true;
+        try
+        {
+            while (isOpen && !Volatile.Read(ref _isTaken) && _early!.WrittenCount < MostEarly)
+            {
+                isOpen = await ReadEarlyAsync(CancellationToken.None).ConfigureAwait(false);
+            }
+        }
+#pragma warning disable CA1031 // The handler meets it with its next read.
+        catch (Exception)
+#pragma warning restore CA1031
+        {
+            isOpen = false;
+        }
+
+        if (!isOpen && !Volatile.Read(ref _isTaken))
+        {
+            await DisposeAsync().ConfigureAwait(false);
+        }
+    }
+
+    // What came before the handler did, and then what comes.
+    private async ValueTask<int> CatchUpAsync(Memory<byte> buffer, CancellationToken cancellationToken)
+    {
+        var watching = _watching!;
+        var (isThere, given) = Give();
+        if (!isThere)
+        {
+            await watching.WaitAsync(cancellationToken).ConfigureAwait(false);
+            (isThere, given) = Give();
+        }
+
+        if (isThere)
+        {
+            return given;
+        }
+
+        (_watching, _early) = (null, null);
+        return await ReadOnAsync(buffer, cancellationToken).ConfigureAwait(false);
+
+        (bool IsThere, int Given) Give()
+        {
+            lock (_earlyLock)
+            {
+                var rest = _early!.WrittenSpan[_earlyRead..];
+                var given = Math.Min(rest.Length, buffer.Length);
+                rest[..given].CopyTo(buffer.Span);
+                _earlyRead += given;
+                return (!rest.IsEmpty, given);
+            }
+        }
+    }
+
+    private void SawEnd()
+    {
+        if (IsOpen)
+        {
+            transport.SawEnd();
+        }
+    }
+
+    private void SawClose()
+    {
+        Volatile.Write(ref _isClosed, true);
+        transport.Closed(this);
     }
 }

@@ -14,7 +14,6 @@ internal sealed class PooledChannel
 
     private readonly bool _tellsState;
     private readonly int? _mostCalls;
-    private long _connectionsMade;
 
     public PooledChannel(int id, GrpcChannel channel, string endpoint, ChannelTransport? transport, int? mostCalls, long now, TimeSpan lifetime)
     {
@@ -28,7 +27,7 @@ internal sealed class PooledChannel
         CreatedAt = IdleSince = now;
         Pulse = new ChannelPulse(this, now);
         Lifetime = lifetime;
-        _tellsState = TellsState(channel);
+        _tellsState = transport is null && TellsState(channel);
     }
 
     public int Id { get; }
@@ -110,8 +109,8 @@ internal sealed class PooledChannel
     /// <summary>The place in <see cref="ActiveChannels"/>.</summary>
     public int Index { get; set; } = -1;
 
-    /// <summary>Whether the channel says that it is connected.</summary>
-    public bool IsConnected => _tellsState && Channel.State == ConnectivityState.Ready;
+    /// <summary>Whether the channel is known to be connected.</summary>
+    public bool IsConnected => Transport?.HasConnections ?? (_tellsState && Channel.State == ConnectivityState.Ready);
 
     public bool HasRoom => State is (PooledChannelState.Active or PooledChannelState.Refreshing) && Leases < Capacity;
 
@@ -128,36 +127,18 @@ internal sealed class PooledChannel
     /// disposed behind the pool's back does not tell; it shows when it is used, or, at some cost, to a <paramref name="thorough"/> look.
     /// </summary>
     public ConnectivityState? BrokenState(bool thorough) =>
-        _tellsState && Channel.State is (ConnectivityState.Shutdown or ConnectivityState.TransientFailure) and var state ? state
+        (Transport?.State ?? (_tellsState ? Channel.State : null)) is (ConnectivityState.Shutdown or ConnectivityState.TransientFailure) and var state ? state
         : thorough && IsDisposed() ? ConnectivityState.Shutdown
         : null;
-
-    /// <summary>Whether the channel was disposed under calls that waited for a connection.</summary>
-    public bool IsAbandoned { get; private set; }
-
-    /// <summary>Whether no connection was made meanwhile, so that none of those calls can have left.</summary>
-    public bool NothingLeft => IsAbandoned && Transport!.ConnectionsMade == _connectionsMade;
-
-    /// <summary>
-    /// Ends calls that wait for a connection, which nothing but this ends: the exception to law 4. They know it by <see cref="IsAbandoned"/>.
-    /// </summary>
-    public void Abandon()
-    {
-        // Statement order is important: the calls look as soon as they end.
-        _connectionsMade = Transport!.ConnectionsMade;
-        IsAbandoned = true;
-        Channel.Dispose();
-    }
 
     public override string ToString() =>
         string.Create(CultureInfo.InvariantCulture, $"#{Id} {State} to {Endpoint}, {Leases}/{Capacity} leases");
 
     /// <summary>
-    /// Connects, and throws when that fails. Does nothing where the transport cannot tell. <paramref name="call"/> is a call on the channel
-    /// that it makes a connection for, and that is not sent.
+    /// Connects, and throws when that fails. Does nothing where the transport cannot tell.
     /// </summary>
-    public Task ConnectAsync(Func<CallInvoker, CancellationToken, Task> call, CancellationToken cancellationToken) =>
-        Transport is not null ? Transport.ConnectAsync(token => call(CallInvoker, token), cancellationToken)
+    public Task ConnectAsync(CancellationToken cancellationToken) =>
+        Transport is not null ? Transport.ConnectAsync(cancellationToken)
         : _tellsState ? ConnectByStateAsync(cancellationToken)
         : Task.CompletedTask;
 

@@ -21,9 +21,6 @@ internal enum RequestFate
 
     /// <summary>It was sent: whether it was processed is not known.</summary>
     MayHaveBeenProcessed,
-
-    /// <summary>The application has seen something of its response: there is no way back.</summary>
-    Committed,
 }
 
 /// <summary>What an outcome says: whose doing it was, how far the request got, and whether another attempt could end otherwise.</summary>

@@ -1,10 +1,14 @@
 using System.Globalization;
 using System.Net.Sockets;
+using System.Runtime.CompilerServices;
 using Grpc.Core;
 
 namespace PoolingInvoker;
 
-/// <summary>Whose fault was it, and is it safe to try again. Pure functions of the exception that an attempt ended with.</summary>
+/// <summary>
+/// Whose fault was it, and is it safe to try again. Pure functions of the exception that an attempt ended with, and of what happened to the
+/// connections of its channel.
+/// </summary>
 internal static class CallFaults
 {
     // gRFC A6: what a server asks for, in the trailers of a failed attempt.
@@ -20,20 +24,64 @@ internal static class CallFaults
     // with no exception inside.
     private const string NotConnected = "Error connecting to subchannel.";
 
-    private const string CallbackMark = "PoolingInvoker.Callback";
-
     private const long NoError = 0; // the codes of RFC 9113, section 7
     private const long ProtocolError = 1;
     private const long RefusedStream = 7;
 
-    /// <summary>The verdict on an attempt that ended with this exception.</summary>
-    /// <param name="exception">The exception.</param>
-    /// <param name="isCommitted">Whether the application has seen something of the attempt.</param>
-    public static CallFault Judge(Exception exception, bool isCommitted = false)
+    // What was found of an exception where the facts were at hand, for those who see the exception alone.
+    private static readonly ConditionalWeakTable<Exception, StrongBox<CallFault>> Verdicts = [];
+    private static readonly ConditionalWeakTable<Exception, object> ThrownByCallers = [];
+
+    /// <summary>The verdict on an attempt that ended with this exception: the remembered one, or what the exception alone says.</summary>
+    public static CallFault Judge(Exception exception) =>
+        Verdicts.TryGetValue(exception, out var verdict) ? verdict.Value : Judge(exception, ConnectionFact.Unknown);
+
+    /// <summary>The verdict on an attempt that ended with this exception, while this happened to the connections of its channel.</summary>
+    public static CallFault Judge(Exception exception, ConnectionFact fact)
     {
-        var fault = JudgeUncommitted(exception);
-        return isCommitted ? fault with { Fate = RequestFate.Committed, IsTransient = false } : fault;
+        switch (exception)
+        {
+            case NoChannelException { IsTransient: var isTransient }:
+                return new CallFault(isTransient ? FaultOrigin.Channel : FaultOrigin.Caller, RequestFate.NeverLeft, isTransient);
+            case RpcException { StatusCode: StatusCode.DeadlineExceeded }:
+                return new CallFault(FaultOrigin.Caller, RequestFate.MayHaveBeenProcessed, IsTransient: false);
+            default:
+                break;
+        }
+
+        if (IsThrownByCaller(exception))
+        {
+            // Call credentials come before the request.
+            return new CallFault(FaultOrigin.Caller, RequestFate.NeverLeft, IsTransient: false);
+        }
+
+        var fate = IsNeverLeft(exception, fact) ? RequestFate.NeverLeft : RequestFate.MayHaveBeenProcessed;
+        var isSeen = fact != ConnectionFact.Unknown;
+        return TransportFailure(exception) switch
+        {
+            HttpProtocolException { ErrorCode: not (NoError or ProtocolError) } => new CallFault(FaultOrigin.Server, fate, IsTransient: true),
+
+            // The handler broke the connection over what it had read, or the data of the call did not get as far as that.
+            HttpProtocolException when fact == ConnectionFact.Unharmed => new CallFault(FaultOrigin.Caller, fate, IsTransient: false),
+            not null and not HttpProtocolException when fact is ConnectionFact.Unharmed or ConnectionFact.UnharmedOrSilent =>
+                new CallFault(FaultOrigin.Caller, fate, IsTransient: false),
+            not null => new CallFault(FaultOrigin.Channel, fate, IsTransient: fact != ConnectionFact.NotCompatible),
+            _ => exception switch
+            {
+                RpcException { StatusCode: StatusCode.Cancelled, Status: { DebugException: null, Detail: NoStatus } } =>
+                    new CallFault(FaultOrigin.Server, fate, IsTransient: true),
+                RpcException { StatusCode: var status, Status.DebugException: null } when status != StatusCode.Cancelled =>
+                    new CallFault(FaultOrigin.Server, fate, IsTransient: status == StatusCode.Unavailable),
+                RpcException { StatusCode: StatusCode.Unavailable, Status.DebugException: not (OperationCanceledException or IOException) } when !isSeen =>
+                    new CallFault(FaultOrigin.Server, fate, IsTransient: true),
+                _ => new CallFault(FaultOrigin.Caller, fate, IsTransient: false),
+            },
+        };
     }
+
+    /// <summary>The same, and it is remembered: the first verdict counts, whatever happens later.</summary>
+    public static CallFault JudgeOnce(Exception exception, ConnectionFact fact) =>
+        Verdicts.GetValue(exception, thrown => new StrongBox<CallFault>(Judge(thrown, fact))).Value;
 
     /// <summary>Whether another attempt could end otherwise: the transport failed, or the server says that it is not available.</summary>
     public static bool IsTransient(Exception exception) => Judge(exception).IsTransient;
@@ -62,60 +110,19 @@ internal static class CallFaults
     }
 
     /// <summary>Remembers that a callback of the caller's threw this, whatever it looks like: it says nothing of the channel.</summary>
-    public static void MarkAsCallers(Exception exception)
-    {
-        if (!exception.Data.IsReadOnly)
-        {
-            exception.Data[CallbackMark] = true;
-        }
-    }
-
-    private static CallFault JudgeUncommitted(Exception exception)
-    {
-        switch (exception)
-        {
-            case NoChannelException { IsTransient: var isTransient }:
-                return new CallFault(isTransient ? FaultOrigin.Channel : FaultOrigin.Caller, RequestFate.NeverLeft, isTransient);
-            case RpcException { StatusCode: StatusCode.DeadlineExceeded }:
-                return new CallFault(FaultOrigin.Caller, RequestFate.MayHaveBeenProcessed, IsTransient: false);
-            default:
-                break;
-        }
-
-        if (IsCallers(exception))
-        {
-            // Call credentials come before the request.
-            return new CallFault(FaultOrigin.Caller, RequestFate.NeverLeft, IsTransient: false);
-        }
-
-        var fate = IsNeverLeft(exception) ? RequestFate.NeverLeft : RequestFate.MayHaveBeenProcessed;
-        return TransportFailure(exception) switch
-        {
-            HttpProtocolException { ErrorCode: not (NoError or ProtocolError) } => new CallFault(FaultOrigin.Server, fate, IsTransient: true),
-            not null => new CallFault(FaultOrigin.Channel, fate, IsTransient: true),
-            _ => exception switch
-            {
-                RpcException { StatusCode: StatusCode.Cancelled, Status: { DebugException: null, Detail: NoStatus } } =>
-                    new CallFault(FaultOrigin.Server, fate, IsTransient: true),
-                RpcException { StatusCode: var status, Status.DebugException: null } when status != StatusCode.Cancelled =>
-                    new CallFault(FaultOrigin.Server, fate, IsTransient: status == StatusCode.Unavailable),
-                RpcException { StatusCode: StatusCode.Unavailable, Status.DebugException: not OperationCanceledException } =>
-                    new CallFault(FaultOrigin.Server, fate, IsTransient: true),
-                _ => new CallFault(FaultOrigin.Caller, fate, IsTransient: false),
-            },
-        };
-    }
+    public static void MarkAsCallers(Exception exception) => ThrownByCallers.AddOrUpdate(exception, exception.GetType());
 
     // No channel, no connection, or a stream that the server refused (RFC 9113, section 8.7: it has not been processed).
-    private static bool IsNeverLeft(Exception exception)
+    private static bool IsNeverLeft(Exception exception, ConnectionFact fact)
     {
         var cause = Cause(exception);
 
-        // A connection that could not be made: bare from the connectivity of GrpcChannel, wrapped from the handler itself. On a
-        // connection that was made, socket errors come wrapped in an IOException.
-        if (cause is SocketException { SocketErrorCode: not (SocketError.ConnectionReset or SocketError.ConnectionAborted) }
-            || exception is RpcException { StatusCode: StatusCode.Unavailable, Status: { Detail: NotConnected, DebugException: not null } }
-            || (cause is TimeoutException && exception is RpcException { StatusCode: StatusCode.Unavailable }))
+        // Grpc.Net.Client connects by itself over a transport of the user's own: its socket errors are bare. On a connection that was made they
+        // come wrapped in an IOException.
+        if (fact == ConnectionFact.Unknown
+            && (cause is SocketException { SocketErrorCode: not (SocketError.ConnectionReset or SocketError.ConnectionAborted) }
+                || exception is RpcException { StatusCode: StatusCode.Unavailable, Status: { Detail: NotConnected, DebugException: not null } }
+                || (cause is TimeoutException && exception is RpcException { StatusCode: StatusCode.Unavailable })))
         {
             return true;
         }
@@ -126,7 +133,7 @@ internal static class CallFaults
                 or HttpRequestException
                 {
                     HttpRequestError: HttpRequestError.NameResolutionError or HttpRequestError.ConnectionError
-                    or HttpRequestError.SecureConnectionError or HttpRequestError.ProxyTunnelError,
+                    or HttpRequestError.SecureConnectionError or HttpRequestError.ProxyTunnelError or HttpRequestError.VersionNegotiationError,
                 })
             {
                 return true;
@@ -136,8 +143,9 @@ internal static class CallFaults
         return false;
     }
 
-    private static bool IsCallers(Exception exception) =>
-        exception.Data.Contains(CallbackMark) || (exception is RpcException { Status.DebugException: { } cause } && cause.Data.Contains(CallbackMark));
+    private static bool IsThrownByCaller(Exception exception) =>
+        ThrownByCallers.TryGetValue(exception, out _)
+        || (exception is RpcException { Status.DebugException: { } cause } && ThrownByCallers.TryGetValue(cause, out _));
 
     // The writer of a request stream throws what the transport threw; all else comes inside of an RpcException.
     private static Exception? Cause(Exception exception) => exception switch
@@ -159,7 +167,8 @@ internal static class CallFaults
                     return null; // the caller's doing, whatever it broke
                 case HttpProtocolException:
                     return inner;
-                case HttpRequestException or IOException or SocketException or TimeoutException:
+                case HttpRequestException or SocketException or TimeoutException:
+                case IOException when inner is HttpIOException || inner.GetType() == typeof(IOException): // others are those of parsers
                     failure ??= inner;
                     break;
                 default:

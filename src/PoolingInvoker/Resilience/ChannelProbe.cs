@@ -2,19 +2,9 @@ using Grpc.Core;
 
 namespace PoolingInvoker;
 
-/// <summary>A small call that shows whether a server answers on a channel. That it answers counts, not what.</summary>
+/// <summary>A small call of the user's that shows whether a server answers on a channel. That it answers counts, not what.</summary>
 internal static class ChannelProbe
 {
-    private static readonly Marshaller<byte[]> Bytes = Marshallers.Create(static bytes => bytes, static bytes => bytes);
-    private static readonly Method<byte[], byte[]> Check = new(MethodType.Unary, "grpc.health.v1.Health", "Check", Bytes, Bytes);
-
-    /// <summary>Asks for the health of the server as a whole; one that knows no such method says so, which will do.</summary>
-    public static async Task CheckHealthAsync(CallInvoker invoker, CancellationToken cancellationToken)
-    {
-        using var call = invoker.AsyncUnaryCall(Check, host: null, new CallOptions(cancellationToken: cancellationToken), []);
-        await call.ResponseAsync.ConfigureAwait(false);
-    }
-
     /// <summary>Whether the call is answered before the token fires.</summary>
     public static async Task<bool> IsAnsweredAsync(Func<CallInvoker, CancellationToken, Task> probe, CallInvoker invoker, CancellationToken cancellationToken)
     {

@@ -1,4 +1,3 @@
-using System.Threading.Channels;
 using PoolingInvoker.Testing;
 
 namespace PoolingInvoker.Tests.Pool;
@@ -9,7 +8,7 @@ public sealed class ConnectionStreamTests
     private const long Payload = FrameScanner.Payload;
     private static readonly byte[] Settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 
-    private readonly ChannelTransport _transport = new();
+    private readonly ChannelTransport _transport = new(TimeProvider.System);
 
     [Fact]
     public async Task HoweverItComes_AndIsRead_OnlyTheAcknowledgementIsMissing()
@@ -204,41 +203,6 @@ public sealed class ConnectionStreamTests
         Assert.Equal("reset", (await Assert.ThrowsAsync<IOException>(() => reading.Soon())).Message);
     }
 
-    [Fact]
-    public async Task APing_WaitsForWhateverComes()
-    {
-        await using var inner = new Wire();
-        await using var stream = await WatchedAsync(inner);
-        inner.Comes(Settings);
-        Assert.Equal(Settings.Length, await stream.ReadAsync(new byte[64]).Soon());
-
-        using var cancellation = new CancellationTokenSource();
-        var pinging = _transport.PingAsync(cancellation.Token);
-        Assert.False(pinging.IsCompleted);
-        Assert.Equal(6, inner.Written[3]);
-        inner.Comes([0, 0, 0, 4, 1, 0, 0, 0, 0]);
-        Assert.Equal(9, await stream.ReadAsync(new byte[64]).Soon());
-        await pinging.Soon();
-
-        pinging = _transport.PingAsync(cancellation.Token);
-        await cancellation.CancelAsync();
-        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => pinging.Soon());
-    }
-
-    [Fact]
-    public async Task WhatSpeaksNoHttp2_IsNotPinged()
-    {
-        await using var inner = new Wire();
-        await using var stream = await WatchedAsync(inner);
-        inner.Comes("HTTP/1.1 400 Bad Request\r\n"u8.ToArray());
-        Assert.True(await stream.ReadAsync(new byte[64]).Soon() > 0);
-        using var cancellation = new CancellationTokenSource();
-        var pinging = _transport.PingAsync(cancellation.Token);
-        await cancellation.CancelAsync();
-        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => pinging.Soon());
-        Assert.Empty(inner.Written);
-    }
-
     [Theory]
     [InlineData(1)]
     [InlineData(3)]
@@ -273,54 +237,6 @@ public sealed class ConnectionStreamTests
         Assert.Equal([$"takes {int.MaxValue}"], told.Events);
     }
 
-    [Fact]
-    public async Task ToConnect_ACallIsBegunAndCancelled_AndTheSettingsAreWaitedFor()
-    {
-        await using var inner = new Wire();
-        using var handler = new SocketsHttpHandler();
-        handler.PlaintextStreamFilter = (_, _) => ValueTask.FromResult<Stream>(inner);
-        _transport.Watch(handler);
-        Stream? stream = null;
-        var connecting = _transport.ConnectAsync(
-            async token =>
-            {
-                stream = await handler.PlaintextStreamFilter(null!, CancellationToken.None);
-                token.ThrowIfCancellationRequested();
-                Assert.Fail("The call went on.");
-            },
-            CancellationToken.None);
-        Assert.False(connecting.IsCompleted);
-        inner.Comes(Settings);
-        inner.Ends();
-        await ReadToEndAsync(stream!, static () => 100, zeroByteReads: false);
-        await connecting.Soon();
-        await stream!.DisposeAsync();
-    }
-
-    [Fact]
-    public async Task AConnectionThatEndsBeforeItsSettings_DidNotConnect()
-    {
-        await using var inner = new Wire();
-        using var handler = new SocketsHttpHandler();
-        handler.PlaintextStreamFilter = (_, _) => ValueTask.FromResult<Stream>(inner);
-        _transport.Watch(handler);
-        var connecting = _transport.ConnectAsync(
-            async token =>
-            {
-                await (await handler.PlaintextStreamFilter(null!, CancellationToken.None)).DisposeAsync();
-                token.ThrowIfCancellationRequested();
-            },
-            CancellationToken.None);
-        await Assert.ThrowsAsync<IOException>(() => connecting.Soon());
-    }
-
-    [Fact]
-    public async Task WhatTheCallFailsWith_BeforeItIsConnected_IsThrown()
-    {
-        var refused = new InvalidOperationException("refused");
-        Assert.Same(refused, await Assert.ThrowsAsync<InvalidOperationException>(() => _transport.ConnectAsync(_ => Task.FromException(refused), CancellationToken.None).Soon()));
-    }
-
     private sealed class ToldEvents : IConnectionEvents
     {
         public List<string> Events { get; } = [];
@@ -330,16 +246,7 @@ public sealed class ConnectionStreamTests
         public void ServerGoes() => Events.Add("goes");
     }
 
-    // A connection as the transport knows it: through a handler that makes one.
-    private async Task<Stream> WatchedAsync(Wire inner)
-    {
-        using var handler = new SocketsHttpHandler();
-        handler.PlaintextStreamFilter = (_, _) => ValueTask.FromResult<Stream>(inner);
-        _transport.Watch(handler);
-        return await handler.PlaintextStreamFilter(null!, CancellationToken.None);
-    }
-
-    private static async Task<byte[]> ReadToEndAsync(Stream stream, Func<int> length, bool zeroByteReads)
+    internal static async Task<byte[]> ReadToEndAsync(Stream stream, Func<int> length, bool zeroByteReads)
     {
         var bytes = new List<byte>();
         while (true)
@@ -371,115 +278,5 @@ public sealed class ConnectionStreamTests
         }
 
         return frames;
-    }
-
-    /// <summary>The other side: gives what the test says, piece by piece, and keeps what is written.</summary>
-    private sealed class Wire : Stream
-    {
-        private readonly Channel<byte[]> _pieces = System.Threading.Channels.Channel.CreateUnbounded<byte[]>();
-        private readonly List<byte> _written = [];
-        private byte[] _current = [];
-
-        public bool WritesInPieces { get; init; }
-
-        /// <summary>When given, the first write waits for it in the middle.</summary>
-        public Task? HalfWay { get; init; }
-
-        public Exception? WriteFailure { get; set; }
-
-        public bool FailsAtOnce { get; init; }
-
-        public byte[] Written
-        {
-            get
-            {
-                lock (_written)
-                {
-                    return [.. _written];
-                }
-            }
-        }
-
-        public bool IsEmpty => _pieces.Reader.Count == 0 && _current.Length == 0;
-
-        public override bool CanRead => true;
-
-        public override bool CanSeek => false;
-
-        public override bool CanWrite => true;
-
-        public override long Length => throw new NotSupportedException();
-
-        public override long Position { get; set; }
-
-        public void Comes(byte[] bytes) => _pieces.Writer.TryWrite(bytes);
-
-        public void Ends(Exception? failure = null) => _pieces.Writer.Complete(failure);
-
-        public override async ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken = default)
-        {
-            if (_current.Length == 0)
-            {
-                try
-                {
-                    _current = await _pieces.Reader.ReadAsync(cancellationToken);
-                }
-                catch (ChannelClosedException closed)
-                {
-                    return closed.InnerException is { } failure ? throw failure : 0;
-                }
-            }
-
-            var length = Math.Min(buffer.Length, _current.Length);
-            _current.AsMemory(0, length).CopyTo(buffer);
-            _current = _current[length..];
-            return length;
-        }
-
-        public override ValueTask WriteAsync(ReadOnlyMemory<byte> buffer, CancellationToken cancellationToken = default) =>
-            WriteFailure is { } failure && FailsAtOnce ? throw failure : WriteSlowlyAsync(buffer, cancellationToken);
-
-        public override Task FlushAsync(CancellationToken cancellationToken) => Task.CompletedTask;
-
-        public override void Flush() => throw new NotSupportedException();
-
-        public override int Read(byte[] buffer, int offset, int count) => throw new NotSupportedException();
-
-        public override void Write(byte[] buffer, int offset, int count) => throw new NotSupportedException();
-
-        public override long Seek(long offset, SeekOrigin origin) => throw new NotSupportedException();
-
-        public override void SetLength(long value) => throw new NotSupportedException();
-
-        private async ValueTask WriteSlowlyAsync(ReadOnlyMemory<byte> buffer, CancellationToken cancellationToken)
-        {
-            if (WriteFailure is { } failure)
-            {
-                await Task.Yield();
-                throw failure;
-            }
-
-            var half = buffer.Length / 2;
-            Add(buffer[..half]);
-            if (WritesInPieces)
-            {
-                await Task.Yield();
-            }
-
-            if (HalfWay is { IsCompleted: false } halfWay)
-            {
-                await halfWay.WaitAsync(cancellationToken);
-            }
-
-            Add(buffer[half..]);
-        }
-
-        private void Add(ReadOnlyMemory<byte> bytes)
-        {
-            lock (_written)
-            {
-                _written.AddRange(bytes.Span);
-            }
-        }
     }
 }

@@ -72,7 +72,7 @@ public sealed class CallFaultsTests
     {
         var expected = new CallFault((FaultOrigin)origin, (RequestFate)fate, isTransient);
         Assert.Equal((what, expected), (what, CallFaults.Judge(exception)));
-        Assert.Equal((what, expected with { Fate = RequestFate.Committed, IsTransient = false }), (what, CallFaults.Judge(exception, isCommitted: true)));
+        Assert.Equal((what, expected), (what, CallFaults.Judge(exception, ConnectionFact.Unknown)));
     }
 
     [Theory]

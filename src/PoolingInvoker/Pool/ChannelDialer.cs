@@ -1,0 +1,152 @@
+using System.Diagnostics.Metrics;
+using System.Net;
+using System.Security.Authentication;
+
+namespace PoolingInvoker;
+
+/// <summary>
+/// Opens transports for one channel as its handler would: through a proxy, with TLS, with the user's callbacks. Each attempt is a request on
+/// a handler of its own, which is cancelled when the transport stands, so that nothing of it shows in the user's telemetry.
+/// </summary>
+internal sealed class ChannelDialer
+{
+    // What gRPC gives an attempt at the least (connection-backoff.md, MIN_CONNECT_TIMEOUT).
+    private static readonly TimeSpan DefaultTimeout = TimeSpan.FromSeconds(20);
+
+    private readonly SocketsHttpHandler _handler;
+    private readonly Func<SocketsHttpConnectionContext, CancellationToken, ValueTask<Stream>>? _connect;
+    private readonly Func<SocketsHttpPlaintextStreamFilterContext, CancellationToken, ValueTask<Stream>>? _filter;
+    private readonly bool _useProxy;
+    private readonly Uri _name;
+    private readonly Uri _address;
+    private readonly string? _host;
+
+    /// <param name="handler">The handler of the channel, as the user has configured it, and before its first request.</param>
+    /// <param name="name">What the channel is to, for the server and for TLS.</param>
+    /// <param name="address">Where its connections go: the name, or one of the endpoints that it has.</param>
+    public ChannelDialer(SocketsHttpHandler handler, Uri name, Uri address)
+    {
+        (_handler, _connect, _filter, _useProxy) = (handler, handler.ConnectCallback, handler.PlaintextStreamFilter, handler.UseProxy);
+        (_name, _address) = (name, address);
+        _host = address == name ? null : name.Authority;
+        Timeout = handler.ConnectTimeout > TimeSpan.Zero ? handler.ConnectTimeout : DefaultTimeout;
+        IdleTimeout = handler.PooledConnectionIdleTimeout;
+        HandlerPings = handler.KeepAlivePingDelay != System.Threading.Timeout.InfiniteTimeSpan;
+    }
+
+    /// <summary>How long an attempt may take, with TLS and the SETTINGS of the server.</summary>
+    public TimeSpan Timeout { get; }
+
+    /// <summary>How long a connection may wait for its first request.</summary>
+    public TimeSpan IdleTimeout { get; }
+
+    /// <summary>Whether the handler breaks a connection on which its pings are not answered.</summary>
+    public bool HandlerPings { get; }
+
+    /// <summary>
+    /// Where a connection has to go that is not for the name of the channel, which a redirect and the host of a call can ask for; null for
+    /// all others.
+    /// </summary>
+    public (Uri Address, string? Host)? Elsewhere(SocketsHttpConnectionContext context)
+    {
+        var request = context.InitialRequestMessage;
+        return context.DnsEndPoint.Port != _name.Port || !string.Equals(context.DnsEndPoint.Host, HostOf(_name), StringComparison.OrdinalIgnoreCase)
+            ? (new Uri(request.RequestUri!.GetLeftPart(UriPartial.Authority)), request.Headers.Host)
+            : _name.Scheme == Uri.UriSchemeHttps && request.Headers.Host is { } host
+            ? (_address, host)
+            : null;
+    }
+
+    /// <summary>The host of an address, as a handler says it to its ConnectCallback.</summary>
+    public static string HostOf(Uri address) => address.HostNameType == UriHostNameType.IPv6 ? address.Host : address.IdnHost;
+
+    /// <summary>What the handler would wrap: the exception that an attempt failed with.</summary>
+    public static Exception Cause(Exception exception) => exception is HttpRequestException
+    {
+        HttpRequestError: HttpRequestError.ConnectionError or HttpRequestError.SecureConnectionError or HttpRequestError.NameResolutionError,
+        InnerException: { } cause,
+    } ? cause : exception;
+
+    /// <summary>Whether another attempt would fail as well: the certificate is refused, or the server does not speak HTTP/2.</summary>
+    public static bool IsForGood(Exception exception) =>
+        exception is AuthenticationException or HttpProtocolException or HttpRequestException { HttpRequestError: HttpRequestError.VersionNegotiationError }
+        || (exception.InnerException is { } inner && IsForGood(inner));
+
+    /// <summary>Opens the transport of a connection.</summary>
+    /// <param name="elsewhere">Where it goes, if not to the address of the channel.</param>
+    /// <param name="cancellationToken">Ends the attempt.</param>
+    /// <returns>The transport, and what the user's filter has made of it.</returns>
+    public async Task<(Stream Transport, Stream Plaintext)> DialAsync((Uri Address, string? Host)? elsewhere, CancellationToken cancellationToken)
+    {
+        var (address, host) = elsewhere ?? (_address, _host);
+        var opened = new TaskCompletionSource<(Stream Transport, Stream Plaintext)>(TaskCreationOptions.RunContinuationsAsynchronously);
+        using var ended = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        using var requests = new Requests(new SocketsHttpHandler
+        {
+            SslOptions = _handler.SslOptions,
+            UseProxy = _useProxy,
+            Proxy = _handler.Proxy,
+            DefaultProxyCredentials = _handler.DefaultProxyCredentials,
+            ConnectCallback = _connect,
+            ActivityHeadersPropagator = null,
+            MeterFactory = SilentMeters.Instance,
+            PlaintextStreamFilter = FilterAsync,
+        });
+        using var request = new HttpRequestMessage(HttpMethod.Get, address) { Version = HttpVersion.Version20, VersionPolicy = HttpVersionPolicy.RequestVersionExact };
+        request.Headers.Host = host;
+        try
+        {
+            using var response = await requests.SendAsync(request, ended.Token).ConfigureAwait(false);
+        }
+#pragma warning disable CA1031 // It is the dialer that cancelled the request.
+        catch (Exception) when (!opened.TrySetCanceled(cancellationToken))
+#pragma warning restore CA1031
+        {
+        }
+
+        return await opened.Task.ConfigureAwait(false);
+
+        async ValueTask<Stream> FilterAsync(SocketsHttpPlaintextStreamFilterContext context, CancellationToken token)
+        {
+            if (context.NegotiatedHttpVersion < HttpVersion.Version20)
+            {
+                return context.PlaintextStream; // the request fails, and says so
+            }
+
+            var plaintext = _filter is null ? context.PlaintextStream : await _filter(context, token).ConfigureAwait(false);
+            if (opened.TrySetResult((context.PlaintextStream, plaintext)))
+            {
+                await ended.CancelAsync().ConfigureAwait(false);
+            }
+            else
+            {
+                await plaintext.DisposeAsync().ConfigureAwait(false);
+            }
+
+            return Stream.Null; // the transport does not go with the handler
+        }
+    }
+
+    // An HttpMessageInvoker would tell the EventSource of HTTP.
+    private sealed class Requests(SocketsHttpHandler inner) : DelegatingHandler(inner)
+    {
+        public new Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken) => base.SendAsync(request, cancellationToken);
+    }
+
+    // The instruments of a meter that is disposed are never published.
+    private sealed class SilentMeters : IMeterFactory
+    {
+        public static readonly SilentMeters Instance = new();
+
+        public Meter Create(MeterOptions options)
+        {
+            var meter = new Meter(options);
+            meter.Dispose();
+            return meter;
+        }
+
+        public void Dispose()
+        {
+        }
+    }
+}

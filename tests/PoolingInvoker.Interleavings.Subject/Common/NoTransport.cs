@@ -1,0 +1,43 @@
+#pragma warning disable CA1801, CA1822, IDE0060 // The shape is that of the library's.
+using Grpc.Core;
+
+namespace PoolingInvoker;
+
+/// <summary>In place of the connections of a channel: the channels of the checker have none.</summary>
+internal sealed class ChannelTransport(TimeProvider time) : IDisposable
+{
+    public bool HasConnections => false;
+
+    public long ConnectionsMade => 0;
+
+    public long SignsOfLife => 0;
+
+    public long CallFrames => 0;
+
+    public ConnectivityState State => ConnectivityState.Idle;
+
+    public void Tell(IConnectionEvents events)
+    {
+    }
+
+    public void Supply(SocketsHttpHandler handler, Uri name, Uri address)
+    {
+    }
+
+    public Task ConnectAsync(CancellationToken cancellationToken) => Task.CompletedTask;
+
+    public Task PingAsync(CancellationToken cancellationToken) => Task.Delay(Timeout.InfiniteTimeSpan, time, cancellationToken);
+
+    public void Abort()
+    {
+    }
+
+    public void Dispose()
+    {
+    }
+}
+
+internal static class ChannelDialer
+{
+    public static string HostOf(Uri address) => address.Host;
+}
