@@ -62,7 +62,7 @@ internal static class CallComparison
     {
         var handler = new SocketsHttpHandler { EnableMultipleHttp2Connections = true };
         new ChannelTransport(TimeProvider.System).Supply(handler, server, server);
-        return GrpcChannel.ForAddress(server, new GrpcChannelOptions { HttpHandler = new SendOnceHandler(handler), DisposeHttpClient = true });
+        return GrpcChannel.ForAddress(server, new GrpcChannelOptions { HttpHandler = new SendOnceHandler(handler, handler), DisposeHttpClient = true });
     }
 
     private static (double Rate, double Cpu) Median(List<(double Rate, double Cpu)> figures) =>

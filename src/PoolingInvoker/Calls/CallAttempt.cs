@@ -201,7 +201,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     }
 
     /// <summary>Judges what the attempt, or a read or a write of it, has failed with, by what has happened to its connection meanwhile.</summary>
-    public CallFault Judge(Exception exception) => CallFaults.JudgeOnce(exception, Channel.Transport?.FactSince(_mark) ?? ConnectionFact.Unknown);
+    public CallFault Judge(Exception exception) => CallFaults.JudgeOnce(exception, Channel.Transport?.FactSince(_mark) ?? ConnectionFact.Unknown, _owner.Options.Headers);
 
     /// <summary>The driver has seen the outcome.</summary>
     public void OutcomeSeen(Exception? failure)

@@ -178,9 +178,9 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
                 + "channels goes to one endpoint: leave LoadBalancingConfigs empty.");
         }
 
-        if (transport is SocketsHttpHandler && options.HttpHandler is { } outermost && SpeaksHttp2(options))
+        if (transport is SocketsHttpHandler sockets && options.HttpHandler is { } outermost && SpeaksHttp2(options))
         {
-            options.HttpHandler = new SendOnceHandler(outermost);
+            options.HttpHandler = new SendOnceHandler(outermost, sockets);
         }
 
         return new Prepared(options, transport as SocketsHttpHandler);

@@ -3,21 +3,85 @@ using System.Net;
 namespace PoolingInvoker;
 
 /// <summary>
-/// Below a channel the handler sends a request again by itself when the server has refused its stream. The content of a stream of requests
-/// cannot be sent twice: it would come to the server without what was written before, and the call could end in good order. So a second
-/// time it fails, as what it is, and whoever has kept the requests sends them again.
+/// A handler sends a request again by itself when the server has refused its stream, at a redirect, and at a 401 for which it has credentials.
+/// The content of a stream of requests cannot be sent twice: it would come to the server without what was written before, and the call could
+/// end in good order. So a stream of requests gets the redirect or the 401 for its answer, and where it was refused it fails as what it is,
+/// and whoever has kept the requests sends them again. All other requests are sent again as by the handler.
 /// </summary>
-internal sealed class SendOnceHandler(HttpMessageHandler inner) : DelegatingHandler(inner)
+internal sealed class SendOnceHandler : DelegatingHandler
 {
+    private static readonly AsyncLocal<bool> IsStream = new();
+
+    private readonly int _redirections;
+    private readonly bool _hasCredentials;
+
+    /// <param name="inner">The outermost handler of the channel.</param>
+    /// <param name="transport">The innermost one, before its first request.</param>
+    public SendOnceHandler(HttpMessageHandler inner, SocketsHttpHandler transport)
+        : base(inner)
+    {
+        // The handler follows redirects for all requests or for none.
+        _redirections = transport.AllowAutoRedirect ? transport.MaxAutomaticRedirections : 0;
+        transport.AllowAutoRedirect = false;
+        if (transport.Credentials is { } credentials)
+        {
+            _hasCredentials = true;
+            transport.Credentials = new CredentialsOfOthers(credentials);
+        }
+    }
+
     protected override Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
     {
         // Grpc.Net.Client has a type of its own for the content of streams.
-        if (request.Content is { } content && content.GetType().Name.StartsWith("PushStreamContent", StringComparison.Ordinal))
+        if (request.Content is not { } content || !content.GetType().Name.StartsWith("PushStreamContent", StringComparison.Ordinal))
         {
-            request.Content = new SendOnceContent(content);
+            return _redirections > 0 ? FollowAsync(request, cancellationToken) : base.SendAsync(request, cancellationToken);
         }
 
-        return base.SendAsync(request, cancellationToken);
+        request.Content = new SendOnceContent(content);
+        return _hasCredentials ? SendStreamAsync(request, cancellationToken) : base.SendAsync(request, cancellationToken);
+    }
+
+    private async Task<HttpResponseMessage> SendStreamAsync(HttpRequestMessage request, CancellationToken cancellationToken)
+    {
+        IsStream.Value = true;
+        return await base.SendAsync(request, cancellationToken).ConfigureAwait(false);
+    }
+
+    // As SocketsHttpHandler does (RFC 9110, section 15.4).
+    private async Task<HttpResponseMessage> FollowAsync(HttpRequestMessage request, CancellationToken cancellationToken)
+    {
+        var response = await base.SendAsync(request, cancellationToken).ConfigureAwait(false);
+        for (var redirections = 0; redirections < _redirections && Redirection(request.RequestUri!, response) is { } location; redirections++)
+        {
+            if (response.StatusCode is not (HttpStatusCode.TemporaryRedirect or HttpStatusCode.PermanentRedirect))
+            {
+                (request.Method, request.Content) = (HttpMethod.Get, null);
+            }
+
+            response.Dispose();
+            (request.RequestUri, request.Headers.Authorization) = (location, null);
+            response = await base.SendAsync(request, cancellationToken).ConfigureAwait(false);
+        }
+
+        return response;
+    }
+
+    private static Uri? Redirection(Uri from, HttpResponseMessage response)
+    {
+        if ((int)response.StatusCode is not ((>= 300 and <= 303) or 307 or 308) || response.Headers.Location is not { } location)
+        {
+            return null;
+        }
+
+        var to = new Uri(from, location);
+        return to.Scheme == Uri.UriSchemeHttps || (to.Scheme == Uri.UriSchemeHttp && from.Scheme == Uri.UriSchemeHttp) ? to : null;
+    }
+
+    // With none the handler gives the 401 for an answer.
+    private sealed class CredentialsOfOthers(ICredentials inner) : ICredentials
+    {
+        public NetworkCredential? GetCredential(Uri uri, string authType) => IsStream.Value ? null : inner.GetCredential(uri, authType);
     }
 
     private sealed class SendOnceContent : HttpContent

@@ -80,8 +80,14 @@ internal static class CallFaults
     }
 
     /// <summary>The same, and it is remembered: the first verdict counts, whatever happens later.</summary>
-    public static CallFault JudgeOnce(Exception exception, ConnectionFact fact) =>
-        Verdicts.GetValue(exception, thrown => new StrongBox<CallFault>(Judge(thrown, fact))).Value;
+    /// <param name="exception">The exception.</param>
+    /// <param name="fact">What has happened.</param>
+    /// <param name="headers">The headers of the call. Servers break connections over some: such a call is not sent again.</param>
+    public static CallFault JudgeOnce(Exception exception, ConnectionFact fact, Metadata? headers) => Verdicts.GetValue(exception, thrown =>
+    {
+        var verdict = Judge(thrown, fact);
+        return new StrongBox<CallFault>(headers is not null && headers.Any(HasControls) ? verdict with { IsTransient = false } : verdict);
+    }).Value;
 
     /// <summary>Whether another attempt could end otherwise: the transport failed, or the server says that it is not available.</summary>
     public static bool IsTransient(Exception exception) => Judge(exception).IsTransient;
@@ -142,6 +148,9 @@ internal static class CallFaults
 
         return false;
     }
+
+    // RFC 9113, section 8.2.1: a field value must not contain NUL, CR or LF.
+    private static bool HasControls(Metadata.Entry entry) => !entry.IsBinary && entry.Value.AsSpan().IndexOfAny('\0', '\r', '\n') >= 0;
 
     private static bool IsThrownByCaller(Exception exception) =>
         ThrownByCallers.TryGetValue(exception, out _)
