@@ -72,8 +72,17 @@ internal sealed class SocketServer : IAsyncDisposable
     {
         // The listener takes connections in their order: when this one has come, all have.
         using var last = new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp);
-        await last.ConnectAsync(EndPoint);
+        last.Bind(new IPEndPoint(IPAddress.Loopback, 0));
         var ours = $"{last.LocalEndPoint}";
+        try
+        {
+            await last.ConnectAsync(EndPoint);
+        }
+        catch (SocketException)
+        {
+            // It has been taken, and reset.
+        }
+
         await Waiting.Until(() => _seen.ContainsKey(ours));
         return Accepted - Interlocked.Increment(ref _own);
     }

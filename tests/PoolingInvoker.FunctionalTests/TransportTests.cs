@@ -29,7 +29,12 @@ public sealed class TransportTests(ITestOutputHelper output)
 
         await server.DisposeAsync();
         await using var another = await HttpServer.StartAsync(static context => HttpServer.ReplyAsync(context, []), setup);
-        await Waiting.Until(() => client.User.GetNameAsync(new GetNameRequest()).ResponseAsync.ContinueWith(static call => call.IsCompletedSuccessfully, TaskScheduler.Default).Result);
+        using var patience = new CancellationTokenSource(Waiting.Long);
+        while ((await Outcome.OfAsync(() => client.User.GetNameAsync(new GetNameRequest()).ResponseAsync)).Status != StatusCode.OK)
+        {
+            patience.Token.ThrowIfCancellationRequested();
+        }
+
         Assert.InRange(client.ChannelsReplaced, 1, int.MaxValue);
         Assert.True(another.Connections >= 1);
     }
