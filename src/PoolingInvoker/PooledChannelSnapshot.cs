@@ -1,3 +1,5 @@
+using Grpc.Core;
+
 namespace PoolingInvoker;
 
 /// <summary>One channel of a <see cref="ChannelPool"/> at one moment.</summary>
@@ -8,6 +10,9 @@ public readonly record struct PooledChannelSnapshot
 
     /// <summary>Gets what becomes of the channel.</summary>
     public PooledChannelState State { get; init; }
+
+    /// <summary>Gets the state of the connection of the channel (gRPC's connectivity semantics); <see langword="null"/> over a transport that cannot tell.</summary>
+    public ConnectivityState? ConnectivityState { get; init; }
 
     /// <summary>Gets where the channel leads, as host and port.</summary>
     public string Endpoint { get; init; }

@@ -114,6 +114,37 @@ public sealed class PoolTests
     }
 
     [Fact]
+    public async Task ALeaseAndTheSnapshot_SayTheStateOfTheConnection_AndAChannelWhoseConnectionIsGoneIsReplacedOnReturn()
+    {
+        var server = await UserServer.StartAsync("one");
+        await using var pool = ChannelPool.ForAddress(server.Address, new ChannelPoolOptions { MinPoolSize = 2 });
+        await pool.ConnectAsync().Soon();
+        Assert.All(pool.GetChannels(), static channel => Assert.Equal(ConnectivityState.Ready, channel.ConnectivityState));
+        using var lease = await pool.AcquireAsync().AsTask().Soon();
+        var channel = lease.Channel;
+        Assert.Equal(ConnectivityState.Ready, lease.ConnectivityState);
+        Assert.Throws<InvalidOperationException>(() => channel.State);
+
+        await server.DisposeAsync();
+        await Waiting.Until(() => lease.ConnectivityState == ConnectivityState.Idle);
+        await Assert.ThrowsAsync<RpcException>(() => new User.UserClient(lease.CallInvoker).GetNameAsync(new GetNameRequest()).ResponseAsync.Soon());
+        Assert.Equal(ConnectivityState.TransientFailure, lease.ConnectivityState);
+
+        await using var again = await UserServer.StartAsync("again", server.Address.Port);
+        lease.Dispose();
+        GrpcChannel? next = null;
+        await Waiting.Until(() =>
+        {
+            // What is replaced on its return, or when it would be picked, is so after a pause where servers cannot be reached.
+            using var taken = pool.TryAcquire(out var found) ? found : null;
+            next = taken?.ConnectivityState is ConnectivityState.Ready ? taken.Channel : null;
+            return next is not null && pool.GetChannels().All(static one => one.ConnectivityState != ConnectivityState.TransientFailure);
+        });
+        Assert.NotSame(channel, next);
+        Assert.Equal("again", (await new User.UserClient(next!).GetNameAsync(new GetNameRequest()).ResponseAsync.Soon()).Origin.Server);
+    }
+
+    [Fact]
     public async Task ACallThatWaitsForReady_WaitsForItsDeadline()
     {
         await using var invoker = PoolingCallInvoker.ForAddress(await FreeAddressAsync());
@@ -130,6 +161,7 @@ public sealed class PoolTests
         var ends = new User.UserClient(drained).GetNameAsync(new GetNameRequest { Id = 1, DelayMs = 200 }).ResponseAsync;
         await Waiting.Until(() => server.Journal.Calls == 1);
         await drained.DisposeAsync();
+        await ends.Soon();
         Assert.True(ends.IsCompletedSuccessfully);
 
         var cut = PoolingCallInvoker.ForAddress(server.Address);

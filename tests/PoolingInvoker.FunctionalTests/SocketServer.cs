@@ -71,9 +71,18 @@ internal sealed class SocketServer : IAsyncDisposable
     public async Task<int> CountAsync()
     {
         // The listener takes connections in their order: when this one has come, all have.
-        using var last = new Socket(SocketType.Stream, ProtocolType.Tcp);
-        await last.ConnectAsync(EndPoint);
+        using var last = new Socket(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp);
+        last.Bind(new IPEndPoint(IPAddress.Loopback, 0));
         var ours = $"{last.LocalEndPoint}";
+        try
+        {
+            await last.ConnectAsync(EndPoint);
+        }
+        catch (SocketException)
+        {
+            // It has been taken, and reset.
+        }
+
         await Waiting.Until(() => _seen.ContainsKey(ours));
         return Accepted - Interlocked.Increment(ref _own);
     }
@@ -97,13 +106,25 @@ internal sealed class SocketServer : IAsyncDisposable
                 var socket = await _listener.AcceptSocketAsync();
                 _sockets.Enqueue(socket);
                 Interlocked.Increment(ref _accepted);
-                _seen[((IPEndPoint)socket.RemoteEndPoint!).ToString()] = true;
+                Note(socket);
                 _ = ServeAsync(socket);
             }
         }
         catch (Exception exception) when (exception is SocketException or ObjectDisposedException)
         {
             // The server has been stopped.
+        }
+    }
+
+    private void Note(Socket socket)
+    {
+        try
+        {
+            _seen[$"{socket.RemoteEndPoint}"] = true;
+        }
+        catch (SocketException)
+        {
+            // The client has gone already, and is counted.
         }
     }
 

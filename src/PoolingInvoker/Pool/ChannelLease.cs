@@ -32,6 +32,14 @@ public sealed class ChannelLease : IDisposable
     /// <exception cref="ObjectDisposedException">The lease has been given back.</exception>
     public CallInvoker CallInvoker => Pooled.CallInvoker;
 
+    /// <summary>
+    /// Gets the state of the connection of the channel (gRPC's connectivity semantics): idle, connecting, ready, transient failure, shutdown;
+    /// <see langword="null"/> over a transport that cannot tell. On a channel that the pool has made, <c>GrpcChannel.State</c>,
+    /// <c>ConnectAsync</c> and <c>WaitForStateChangedAsync</c> throw: the pool makes its connections.
+    /// </summary>
+    /// <exception cref="ObjectDisposedException">The lease has been given back.</exception>
+    public ConnectivityState? ConnectivityState => Pooled.ConnectivityState;
+
     internal PooledChannel Pooled
     {
         get

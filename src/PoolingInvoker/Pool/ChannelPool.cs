@@ -429,6 +429,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             {
                 Id = channel.Id,
                 State = channel.State,
+                ConnectivityState = channel.ConnectivityState,
                 Endpoint = channel.Endpoint,
                 CallsInFlight = channel.Leases,
                 Capacity = channel.Capacity,

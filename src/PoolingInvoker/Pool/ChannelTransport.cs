@@ -32,6 +32,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     private ConnectionFact _lastFact;
     private int _facts;
     private bool _disposed;
+    private bool _isBroken; // written under the lock, read without it
 
     public bool HasConnections => !_connections.IsEmpty;
 
@@ -43,6 +44,9 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 
     /// <summary>How many frames have come that belong to calls.</summary>
     public long CallFrames => Interlocked.Read(ref _callFrames);
+
+    /// <summary>Whether the channel could not connect, or is disposed: the question of each pick.</summary>
+    public bool IsBroken => Volatile.Read(ref _isBroken);
 
     /// <summary>Where the channel stands, in the words of gRPC.</summary>
     public ConnectivityState State
@@ -127,7 +131,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     {
         lock (_lock)
         {
-            _disposed = true;
+            _disposed = _isBroken = true;
             _ready = null;
         }
 
@@ -254,6 +258,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             }
 
             _failure = null;
+            _isBroken = false;
             _dial = dial = new Dial();
         }
 
@@ -286,6 +291,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             _dial = null;
             if (error is not null)
             {
+                _isBroken = true;
                 _failure = (ExceptionDispatchInfo.Capture(error), ChannelDialer.IsForGood(error) ? ConnectionFact.NotCompatible : ConnectionFact.NotConnected);
                 NoteUnsynchronized(_failure.Value.Fact);
             }

@@ -109,8 +109,11 @@ internal sealed class PooledChannel
     /// <summary>The place in <see cref="ActiveChannels"/>.</summary>
     public int Index { get; set; } = -1;
 
+    /// <summary>Where the connection of the channel stands; null where the transport cannot tell.</summary>
+    public ConnectivityState? ConnectivityState => Transport?.State ?? (_tellsState ? Channel.State : null);
+
     /// <summary>Whether the channel is known to be connected.</summary>
-    public bool IsConnected => Transport?.HasConnections ?? (_tellsState && Channel.State == ConnectivityState.Ready);
+    public bool IsConnected => Transport?.HasConnections ?? ConnectivityState == Grpc.Core.ConnectivityState.Ready;
 
     public bool HasRoom => State is (PooledChannelState.Active or PooledChannelState.Refreshing) && Leases < Capacity;
 
@@ -127,8 +130,8 @@ internal sealed class PooledChannel
     /// disposed behind the pool's back does not tell; it shows when it is used, or, at some cost, to a <paramref name="thorough"/> look.
     /// </summary>
     public ConnectivityState? BrokenState(bool thorough) =>
-        (Transport?.State ?? (_tellsState ? Channel.State : null)) is (ConnectivityState.Shutdown or ConnectivityState.TransientFailure) and var state ? state
-        : thorough && IsDisposed() ? ConnectivityState.Shutdown
+        Transport is not { IsBroken: false } && ConnectivityState is (Grpc.Core.ConnectivityState.Shutdown or Grpc.Core.ConnectivityState.TransientFailure) and var state ? state
+        : thorough && IsDisposed() ? Grpc.Core.ConnectivityState.Shutdown
         : null;
 
     public override string ToString() =>
@@ -147,9 +150,9 @@ internal sealed class PooledChannel
         // GrpcChannel.ConnectAsync goes on until it is connected. It is ended when the first attempt has failed.
         using var attempt = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         var connecting = Channel.ConnectAsync(attempt.Token);
-        while (!connecting.IsCompleted && Channel.State is var state && state != ConnectivityState.Ready)
+        while (!connecting.IsCompleted && Channel.State is var state && state != Grpc.Core.ConnectivityState.Ready)
         {
-            if (state is ConnectivityState.TransientFailure or ConnectivityState.Shutdown)
+            if (state is Grpc.Core.ConnectivityState.TransientFailure or Grpc.Core.ConnectivityState.Shutdown)
             {
                 await attempt.CancelAsync().ConfigureAwait(false);
                 await connecting.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);

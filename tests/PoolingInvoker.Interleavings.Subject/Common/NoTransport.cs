@@ -8,6 +8,8 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 {
     public bool HasConnections => false;
 
+    public bool IsBroken => false;
+
     public long ConnectionsMade => 0;
 
     public long SignsOfLife => 0;
