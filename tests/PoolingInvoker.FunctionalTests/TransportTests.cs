@@ -28,6 +28,7 @@ public sealed class TransportTests(ITestOutputHelper output)
         Assert.Equal(1, Assert.Single(client.Pooled.Pool.GetChannels()).Id);
 
         await server.DisposeAsync();
+        Assert.Equal(StatusCode.Unavailable, (await Outcome.OfAsync(() => client.User.GetNameAsync(new GetNameRequest()).ResponseAsync)).Status);
         await using var another = await HttpServer.StartAsync(static context => HttpServer.ReplyAsync(context, []), setup);
         using var patience = new CancellationTokenSource(Waiting.Long);
         while ((await Outcome.OfAsync(() => client.User.GetNameAsync(new GetNameRequest()).ResponseAsync)).Status != StatusCode.OK)

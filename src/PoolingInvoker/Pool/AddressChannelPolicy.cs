@@ -97,11 +97,11 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
 
     private GrpcChannel Create(Uri name, Uri address)
     {
-        var (options, handler) = NextPrepared();
+        var (options, handler, isWrapped) = NextPrepared();
         ChannelTransport? transport = null;
         if (handler is not null && SpeaksHttp2(options))
         {
-            transport = new ChannelTransport(_options.TimeProvider);
+            transport = new ChannelTransport(_options.TimeProvider) { IsWrapped = isWrapped };
             transport.Supply(handler, name, address);
         }
         else if (address != name)
@@ -178,12 +178,13 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
                 + "channels goes to one endpoint: leave LoadBalancingConfigs empty.");
         }
 
+        var isWrapped = options.HttpHandler != transport;
         if (transport is SocketsHttpHandler sockets && options.HttpHandler is { } outermost && SpeaksHttp2(options))
         {
             options.HttpHandler = new SendOnceHandler(outermost, sockets);
         }
 
-        return new Prepared(options, transport as SocketsHttpHandler);
+        return new Prepared(options, transport as SocketsHttpHandler, isWrapped);
     }
 
     private static bool SpeaksHttp2(GrpcChannelOptions options)
@@ -275,5 +276,5 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
         }
     }
 
-    private sealed record Prepared(GrpcChannelOptions Options, SocketsHttpHandler? Handler);
+    private sealed record Prepared(GrpcChannelOptions Options, SocketsHttpHandler? Handler, bool IsWrapped);
 }

@@ -162,7 +162,7 @@ public partial class ChannelPool
         if (created is not null)
         {
             var connecting = ConnectChannelAsync(created);
-            joins = !await IsWorthWaitingAsync(connecting, old: null).ConfigureAwait(false) && TryPublishUnconnected(created);
+            joins = !await IsWorthWaitingAsync(created, connecting, old: null).ConfigureAwait(false) && TryPublishUnconnected(created);
             if (joins)
             {
                 because = "there is no other, although it takes long to connect";
@@ -221,13 +221,19 @@ public partial class ChannelPool
     }
 
     // Whether calls have somewhere else to go, but the channel that is replaced, while one connects that takes long. If not they may as
-    // well wait on that one, as they would on a bare channel, unless it has to be primed.
-    private async ValueTask<bool> IsWorthWaitingAsync(Task connecting, PooledChannel? old)
+    // well wait on that one, as they would on a bare channel, unless it has to be primed; and at once, if handlers of the user's may answer
+    // them without a connection.
+    private async ValueTask<bool> IsWorthWaitingAsync(PooledChannel channel, Task connecting, PooledChannel? old)
     {
         connecting.Observe(); // it may not be looked at any more
         if (connecting.IsCompleted || _options.PrimeAsync is not null || !IsAlone())
         {
             return true;
+        }
+
+        if (channel.Transport is { IsWrapped: true })
+        {
+            return false;
         }
 
         await connecting.WaitAsync(ConnectPatienceAlone, _time).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
@@ -444,10 +450,6 @@ public partial class ChannelPool
         _lastCreationFailed = _lastConnectFailed = false;
         channel.Server?.Reached();
         _connectTime = _time.GetElapsedTime(began);
-        if (channel.Announced is not null)
-        {
-            _backoff.Reset();
-        }
     }
 
     private void FailedUnsynchronized(PooledChannel? channel, Exception error)

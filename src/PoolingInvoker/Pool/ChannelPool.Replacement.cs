@@ -47,7 +47,7 @@ public partial class ChannelPool
         if (created is not null)
         {
             var connecting = ConnectChannelAsync(created);
-            if (await IsWorthWaitingAsync(connecting, old).ConfigureAwait(false))
+            if (await IsWorthWaitingAsync(created, connecting, old).ConfigureAwait(false))
             {
                 error = await BringUpAsync(created, connecting).ConfigureAwait(false);
                 isConnected = error is null;

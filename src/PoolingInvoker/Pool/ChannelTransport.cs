@@ -64,6 +64,9 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         }
     }
 
+    /// <summary>Whether handlers of the user's lie above the connections, which may answer without one.</summary>
+    public bool IsWrapped { get; init; }
+
     /// <summary>Sets who is told of what the server says of its connections.</summary>
     public void Tell(IConnectionEvents events) => _events = events;
 
@@ -173,10 +176,16 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     }
 
     /// <summary>The peer has closed or reset a connection.</summary>
-    public void SawEnd()
+    /// <param name="isInVain">Whether the handler had taken it, and nothing had come of a call: the next would end the same way.</param>
+    public void SawEnd(bool isInVain)
     {
         lock (_lock)
         {
+            if (isInVain && _dial is null)
+            {
+                FailUnsynchronized(new IOException("The connection was closed before anything had come of a call."));
+            }
+
             NoteUnsynchronized(ConnectionFact.Lost);
         }
     }
@@ -198,25 +207,35 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             return await TakeElsewhereAsync(elsewhere, cancellationToken).ConfigureAwait(false);
         }
 
-        while (true)
+        if (TakeReady() is { } ready)
         {
-            ConnectionStream? ready;
-            lock (_lock)
-            {
-                (ready, _ready) = (_ready, null);
-            }
-
-            if (ready is null)
-            {
-                await DialAsync(afresh: false).WaitAsync(cancellationToken).ConfigureAwait(false);
-            }
-            else if (_dialer.IdleTimeout == Timeout.InfiniteTimeSpan || time.GetElapsedTime(ready.OpenedAt) < _dialer.IdleTimeout)
+            if (_dialer.IdleTimeout == Timeout.InfiniteTimeSpan || time.GetElapsedTime(ready.OpenedAt) < _dialer.IdleTimeout)
             {
                 return ready.Take();
             }
-            else
+
+            await ready.DisposeAsync().ConfigureAwait(false);
+        }
+
+        await DialAsync(afresh: false).WaitAsync(cancellationToken).ConfigureAwait(false);
+        if (TakeReady() is { } dialled)
+        {
+            return dialled.Take();
+        }
+
+        lock (_lock)
+        {
+            FailUnsynchronized(new IOException("The connection was closed before it could be used."));
+            _failure!.Value.Exception.Throw();
+            return null!;
+        }
+
+        ConnectionStream? TakeReady()
+        {
+            lock (_lock)
             {
-                await ready.DisposeAsync().ConfigureAwait(false);
+                (var taken, _ready) = (_ready, null);
+                return taken;
             }
         }
     }
@@ -291,9 +310,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             _dial = null;
             if (error is not null)
             {
-                _isBroken = true;
-                _failure = (ExceptionDispatchInfo.Capture(error), ChannelDialer.IsForGood(error) ? ConnectionFact.NotCompatible : ConnectionFact.NotConnected);
-                NoteUnsynchronized(_failure.Value.Fact);
+                FailUnsynchronized(error);
             }
             else if (!_disposed && connection!.IsOpen)
             {
@@ -335,6 +352,13 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         }
 
         return connection;
+    }
+
+    private void FailUnsynchronized(Exception error)
+    {
+        _isBroken = true;
+        _failure = (ExceptionDispatchInfo.Capture(error), ChannelDialer.IsForGood(error) ? ConnectionFact.NotCompatible : ConnectionFact.NotConnected);
+        NoteUnsynchronized(_failure.Value.Fact);
     }
 
     private void NoteUnsynchronized(ConnectionFact fact)

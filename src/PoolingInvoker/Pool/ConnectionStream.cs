@@ -430,7 +430,7 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
     {
         if (IsOpen)
         {
-            transport.SawEnd();
+            transport.SawEnd(isInVain: Volatile.Read(ref _isTaken) && _scanner.CallFrames == 0);
         }
     }
 

@@ -10,6 +10,8 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 
     public bool IsBroken => false;
 
+    public bool IsWrapped { get; init; }
+
     public long ConnectionsMade => 0;
 
     public long SignsOfLife => 0;
