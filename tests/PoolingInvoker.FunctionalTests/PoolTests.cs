@@ -48,7 +48,11 @@ public sealed class PoolTests
     public async Task AChannel_IsOneConnection_AndConnectAsyncMakesThemAll()
     {
         await using var server = await UserServer.StartAsync("one");
-        await using var invoker = PoolingCallInvoker.ForAddress(server.Address, new PoolingCallInvokerOptions { Pool = { MinPoolSize = 5 } });
+        await using var invoker = PoolingCallInvoker.ForAddress(server.Address, new PoolingCallInvokerOptions
+        {
+            // There is room for all calls: with no target, and no probe, nothing asks for another channel however long they take.
+            Pool = { MinPoolSize = 5, TargetConcurrentCallsPerChannel = null, ProbeDelay = Timeout.InfiniteTimeSpan },
+        });
         await invoker.ConnectAsync().Soon();
         await Waiting.Until(() => server.Journal.Connections == 5);
         Assert.Equal(5, invoker.Pool.GetStatistics().IdleChannels);
