@@ -19,7 +19,7 @@ public sealed class StreamUseTests(ContractServer server) : IClassFixture<Contra
 
     public ValueTask InitializeAsync()
     {
-        _pool = PoolingCallInvoker.ForAddress(server.Address, new PoolingCallInvokerOptions { Pool = { TimeProvider = _time, PooledChannelLifetime = Timeout.InfiniteTimeSpan } });
+        _pool = PoolingCallInvoker.ForAddress(server.Address, new PoolingCallInvokerOptions { Pool = { TimeProvider = _time, PooledChannelLifetime = Timeout.InfiniteTimeSpan, ProbeDelay = Timeout.InfiniteTimeSpan } });
         _channel = GrpcChannel.ForAddress(server.Address);
         return ValueTask.CompletedTask;
     }
@@ -38,9 +38,14 @@ public sealed class StreamUseTests(ContractServer server) : IClassFixture<Contra
     [InlineData(MethodType.ClientStreaming, Ending.HangBeforeReading)] // half a minute later, as its response might be awaited
     public async Task ADroppedCall_IsEndedAndItsLeaseTakenBack(MethodType kind, string ending)
     {
-        var id = await StartAndDropAsync(kind, ending);
+        // Held until the server has the call: a collection before that would take it back before it is sent.
+        List<object> held = [];
+        var id = await StartAsync(kind, ending, held);
+        GC.Collect();
+        GC.WaitForPendingFinalizers();
         await server.Reached(id).Soon();
-        Assert.Equal(1, _pool.Pool.GetStatistics().CallsInFlight);
+        Assert.Equal((1, 0), (_pool.Pool.GetStatistics().CallsInFlight, _pool.Pool.GetStatistics().LeaksReclaimed));
+        held.Clear();
         await Waiting.Until(() =>
         {
             GC.Collect();
@@ -196,19 +201,21 @@ public sealed class StreamUseTests(ContractServer server) : IClassFixture<Contra
     private CallInvoker[] Both() => [_channel.CreateCallInvoker(), _pool];
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private async Task<string> StartAndDropAsync(MethodType kind, string ending)
+    private async Task<string> StartAsync(MethodType kind, string ending, List<object> held)
     {
         var (options, id) = Options(ending);
         switch (kind)
         {
             case MethodType.ServerStreaming:
-                _ = _pool.AsyncServerStreamingCall(NewMethod(kind), null, options, "hello");
+                held.Add(_pool.AsyncServerStreamingCall(NewMethod(kind), null, options, "hello"));
                 break;
             case MethodType.ClientStreaming:
-                _ = _pool.AsyncClientStreamingCall(NewMethod(kind), null, options);
+                held.Add(_pool.AsyncClientStreamingCall(NewMethod(kind), null, options));
                 break;
             default:
-                await _pool.AsyncDuplexStreamingCall(NewMethod(kind), null, options).RequestStream.CompleteAsync();
+                var call = _pool.AsyncDuplexStreamingCall(NewMethod(kind), null, options);
+                held.Add(call);
+                await call.RequestStream.CompleteAsync();
                 break;
         }
 

@@ -12,6 +12,7 @@ namespace PoolingInvoker.FaultTests;
 /// comes by the environment (<c>FAULT_CALLS</c>), and so does the seed of what the servers draw (<c>FAULT_SEED</c>).
 /// </summary>
 [Collection(nameof(FaultServer))] // one after the other: they measure time
+[Trait("Tier", "all")]
 public sealed class FaultCampaignTests(ITestOutputHelper output)
 {
     private const int Callers = 64;

@@ -2,6 +2,7 @@ namespace PoolingInvoker.FaultTests;
 
 /// <summary>Each fault by each kind of call: what the caller sees, as docs/faults.md has it, and the laws that hold in each row.</summary>
 [Collection(nameof(FaultServer))] // one after the other: they measure time
+[Trait("Tier", "all")]
 public sealed class FaultTableTests
 {
     [Fact]

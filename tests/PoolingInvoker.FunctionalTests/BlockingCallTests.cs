@@ -12,6 +12,7 @@ namespace PoolingInvoker.FunctionalTests;
 /// as BLOCKING_WORK_ITEMS says.
 /// </summary>
 [Collection(nameof(LoadTests))]
+[Trait("Tier", "all")]
 public sealed class BlockingCallTests(ITestOutputHelper output)
 {
     private static readonly TimeSpan Longest = TimeSpan.FromMinutes(3);

@@ -10,9 +10,10 @@ namespace PoolingInvoker.FunctionalTests;
 
 /// <summary>
 /// Three servers behind a balancer that checks nothing, of which two stop (SIGSTOP): their connections stay open, new ones are taken,
-/// and nothing is answered. HUNG_COMPARE=1 shows beside the pool what bare channels make of it.
+/// and nothing is answered. HUNG_COMPARE=1 measures how fast the calls go on, and shows beside the pool what bare channels make of it.
 /// </summary>
 [Collection(nameof(LoadTests))]
+[Trait("Tier", "all")]
 public sealed class HungServersTests(ITestOutputHelper output)
 {
     private const int Callers = 64;
@@ -21,7 +22,12 @@ public sealed class HungServersTests(ITestOutputHelper output)
     private const string BareChannel = "a bare channel";
     private const string BareArray = "6 bare channels in turn";
 
-    private static readonly TimeSpan Deadline = TimeSpan.FromSeconds(15);
+    private const int CallsWhileHung = 20; // of each caller
+
+    private static readonly bool Measures = Environment.GetEnvironmentVariable("HUNG_COMPARE") == "1";
+
+    // No call that waits for it ends within the test.
+    private static readonly TimeSpan Deadline = Measures ? TimeSpan.FromSeconds(15) : 2 * Waiting.Long;
     private static readonly TimeSpan WarmUp = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan Hang = TimeSpan.FromSeconds(8);
 
@@ -29,11 +35,12 @@ public sealed class HungServersTests(ITestOutputHelper output)
     private readonly ConcurrentQueue<string> _lost = new();
     private readonly ConcurrentQueue<(StatusCode Status, TimeSpan Lasted)> _renamesFailed = new();
     private readonly long[] _lastEnded = new long[Callers];
+    private readonly int[] _succeeded = new int[Callers];
     private volatile bool _stop;
     private int _calls;
     private int _renames;
 
-    public static TheoryData<string> Clients => Environment.GetEnvironmentVariable("HUNG_COMPARE") == "1"
+    public static TheoryData<string> Clients => Measures
         ? [SixChannels, DefaultPool, BareChannel, BareArray]
         : [SixChannels, DefaultPool];
 
@@ -61,9 +68,21 @@ public sealed class HungServersTests(ITestOutputHelper output)
         var stopped = _rate.Elapsed;
         await Task.WhenAll(servers[hung].StopAsync(), servers[(hung + 1) % servers.Length].StopAsync());
 
-        await _rate.RunUntilAsync(stopped + TimeSpan.FromSeconds(5));
-        var stuck = _lastEnded.Count(ended => TimeSpan.FromTicks(Volatile.Read(ref ended)) < stopped + TimeSpan.FromSeconds(1));
-        await _rate.RunUntilAsync(stopped + Hang);
+        var atStop = _succeeded.ToArray();
+        var stuck = 0;
+        if (Measures)
+        {
+            await _rate.RunUntilAsync(stopped + TimeSpan.FromSeconds(5));
+            stuck = _lastEnded.Count(ended => TimeSpan.FromTicks(Volatile.Read(ref ended)) < stopped + TimeSpan.FromSeconds(1));
+            await _rate.RunUntilAsync(stopped + Hang);
+        }
+        else
+        {
+            // Both servers stand still until all callers have gone on, and the call that one of them holds has been ended.
+            await Waiting.Until(() => held.IsCompleted);
+            await Waiting.Until(() => Enumerable.Range(0, Callers).All(caller => Volatile.Read(ref _succeeded[caller]) >= atStop[caller] + CallsWhileHung));
+        }
+
         var continued = _rate.Elapsed;
         await Task.WhenAll(servers[hung].ContinueAsync(), servers[(hung + 1) % servers.Length].ContinueAsync());
         await _rate.RunUntilAsync(continued + WarmUp);
@@ -71,15 +90,18 @@ public sealed class HungServersTests(ITestOutputHelper output)
         await Task.WhenAll(calling).Soon();
         await held.Soon();
 
-        var before = _rate.PerSecond(start + WarmUp, stopped);
-        var late = _rate.PerSecond(stopped + TimeSpan.FromSeconds(5), continued);
         output.WriteLine($"{kind}: {_calls} idempotent calls, {_lost.Count} lost; {_renames} renames, {_renamesFailed.Count} failed: "
             + string.Join(", ", _renamesFailed.Select(static failed => string.Create(CultureInfo.InvariantCulture, $"{failed.Status} after {failed.Lasted.TotalSeconds:0.00} s"))));
-        output.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"{before:0} calls/s before; from 3 to 5 s after the stop {Part(3, 5):0.0} % of that, from 5 to 8 s {100 * late / before:0.0} %; "
-            + $"90 % after {_rate.TimeTo(0.9 * before, stopped, continued)?.TotalSeconds.ToString("0.0", CultureInfo.InvariantCulture) ?? "more than 8"} s; callers stuck after 5 s: {stuck} of {Callers}"));
-        output.WriteLine($"by tenths of a second from the stop: {_rate.Show(stopped, continued)}");
         output.WriteLine($"{invokers.Pool?.GetStatistics()}");
+        if (Measures)
+        {
+            var before = _rate.PerSecond(start + WarmUp, stopped);
+            output.WriteLine(string.Create(CultureInfo.InvariantCulture,
+                $"{before:0} calls/s before; from 3 to 5 s after the stop {Part(before, 3, 5):0.0} % of that, from 5 to 8 s {Part(before, 5, 8):0.0} %; "
+                + $"90 % after {_rate.TimeTo(0.9 * before, stopped, continued)?.TotalSeconds.ToString("0.0", CultureInfo.InvariantCulture) ?? "more than 8"} s; callers stuck after 5 s: {stuck} of {Callers}"));
+            output.WriteLine($"by tenths of a second from the stop: {_rate.Show(stopped, continued)}");
+        }
+
         if (invokers.Pool is null)
         {
             return;
@@ -88,14 +110,12 @@ public sealed class HungServersTests(ITestOutputHelper output)
         var executedTwice = servers.SelectMany(static server => server.ReadJournal()).GroupBy(static id => id).Where(static run => run.Count() > 1).Select(static run => run.Key);
         Assert.Multiple(
             () => Assert.True(_lost.IsEmpty, $"{_lost.Count} idempotent calls failed:\n{string.Join('\n', _lost.Take(3))}"),
-            () => Assert.True(late >= 0.7 * before, $"With two of three servers hung for 5 s there are {late:0} calls/s, and {before:0} before."),
             () => Assert.NotEmpty(_renamesFailed),
             () => Assert.All(_renamesFailed, static failed => Assert.Equal(StatusCode.Unavailable, failed.Status)),
-            () => Assert.All(_renamesFailed, static failed => Assert.True(failed.Lasted < Deadline - TimeSpan.FromSeconds(5), $"It lasted {failed.Lasted}.")),
             () => Assert.Empty(executedTwice));
         await Waiting.Until(() => invokers.Pool.GetStatistics().CallsInFlight == 0);
 
-        double Part(int from, int to) => 100 * _rate.PerSecond(stopped + TimeSpan.FromSeconds(from), stopped + TimeSpan.FromSeconds(to)) / before;
+        double Part(double before, int from, int to) => 100 * _rate.PerSecond(stopped + TimeSpan.FromSeconds(from), stopped + TimeSpan.FromSeconds(to)) / before;
     }
 
     private async Task GetNamesAsync(Invokers invokers, int caller)
@@ -108,6 +128,7 @@ public sealed class HungServersTests(ITestOutputHelper output)
             {
                 await invokers.Next().GetNameAsync(new GetNameRequest { Id = id, DelayMs = 20 }, deadline: DateTime.UtcNow + Deadline);
                 _rate.Count();
+                Interlocked.Increment(ref _succeeded[caller]);
             }
             catch (RpcException exception)
             {

@@ -13,6 +13,7 @@ namespace PoolingInvoker.FunctionalTests;
 /// limit, and says GOAWAY when the requests are used up. STREAM_LIMIT_CALLS=1600 makes the runs longer.
 /// </summary>
 [Collection(nameof(LoadTests))]
+[Trait("Tier", "all")]
 public sealed class StreamLimitTests(ITestOutputHelper output)
 {
     private const int Callers = 32;

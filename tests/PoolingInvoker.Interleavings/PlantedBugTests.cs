@@ -4,6 +4,7 @@ namespace PoolingInvoker.Interleavings;
 /// A checker that finds nothing proves nothing unless it would find something: each of the bugs in <c>Bugs/</c>, planted into the sources
 /// of the pool one at a time, is found within the budget.
 /// </summary>
+[Trait("Tier", "all")]
 public sealed class PlantedBugTests(ITestOutputHelper output)
 {
     // These need two callers that meet between two steps, which no sequence of whole operations has, or a server that says something, or
@@ -46,7 +47,7 @@ public sealed class PlantedBugTests(ITestOutputHelper output)
     [MemberData(nameof(InSequences))]
     public void TheModelFinds(string bug)
     {
-        var (sequences, operations, failure) = new Subject(bug).CheckModel(sequences: 3000, patience: TimeSpan.FromSeconds(0.3));
+        var (sequences, operations, failure) = new Subject(bug).CheckModel(sequences: 3000, patience: TimeSpan.FromSeconds(0.3), decides: TimeSpan.FromSeconds(10));
         output.WriteLine($"Found by sequence {sequences}, after {operations} operations.\n{failure}");
         Assert.NotNull(failure);
     }

@@ -72,7 +72,7 @@ public sealed class StressTests(ITestOutputHelper output)
 
         pool?.CheckTheEnd();
         output.WriteLine($"{rounds} rounds of {OperationsARound} operations by {Callers} callers: {_served} served, {_refused} refused.");
-        Assert.True(_served > _refused, "Most operations are served.");
+        Assert.True(_served >= rounds * OperationsARound / 10, "Hardly any operation is served: the test does not test.");
     }
 
     private Witness NewPool() => new(new ChannelPoolOptions

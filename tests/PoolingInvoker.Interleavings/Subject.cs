@@ -21,8 +21,8 @@ internal sealed class Subject(string name)
         string scenario, int systematic, int random, int firstSeed) =>
         ((int, long, string, string?))Door("Exploration").GetMethod("Explore")!.Invoke(null, [scenario, systematic, random, firstSeed])!;
 
-    public (long Sequences, long Operations, string? Failure) CheckModel(long sequences, TimeSpan patience) =>
-        ((long, long, string?))Door("ModelCheck").GetMethod("Check")!.Invoke(null, [-1, sequences, patience])!;
+    public (long Sequences, long Operations, string? Failure) CheckModel(long sequences, TimeSpan patience, TimeSpan decides) =>
+        ((long, long, string?))Door("ModelCheck").GetMethod("Check")!.Invoke(null, [-1, sequences, patience, decides])!;
 
     private Type Door(string name) => _assembly.GetType($"PoolingInvoker.Interleavings.{name}", throwOnError: true)!;
 }

@@ -13,6 +13,7 @@ namespace PoolingInvoker.RotationTests;
 /// longer, and ROTATION_COMPARE=1 shows beside the pool what a bare channel makes of it.
 /// </summary>
 [Collection(nameof(LoadTests))]
+[Trait("Tier", "all")]
 public sealed class ClosedConnectionTests(ITestOutputHelper output)
 {
     private const int ConnectsAtLeast = 5;

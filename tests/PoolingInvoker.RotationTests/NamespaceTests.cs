@@ -13,18 +13,23 @@ namespace PoolingInvoker.RotationTests;
 
 /// <summary>
 /// Three servers on hosts of their own, and no balancer before them. One of them is cut off, as when a cable is pulled: nobody is told. Or it
-/// is killed, and its host refuses connections. After a while it is back. COMPARE=1 shows beside the pool what a bare channel with round_robin makes of it.
+/// is killed, and its host refuses connections. After a while it is back. COMPARE=1 measures, and shows beside the pool what a bare channel with round_robin makes of it.
 /// </summary>
 [Collection(nameof(LoadTests))]
+[Trait("Tier", "all")]
 public sealed class NamespaceTests(ITestOutputHelper output)
 {
     private const int Callers = 48;
     private const int DelayMs = 20;
+    private const int CallsWhileOneIsLost = 20; // of each caller
     private const string Pool = "a pool over three addresses, with the default options";
     private const string RoundRobin = "a bare channel with round_robin";
 
     private static readonly string[] Names = ["one", "two", "three"];
-    private static readonly TimeSpan Deadline = TimeSpan.FromSeconds(15);
+    private static readonly bool Measures = Environment.GetEnvironmentVariable("COMPARE") == "1";
+
+    // No call that waits for it ends within the test.
+    private static readonly TimeSpan Deadline = Measures ? TimeSpan.FromSeconds(15) : 2 * Waiting.Long;
     private static readonly TimeSpan WarmUp = TimeSpan.FromSeconds(1.5);
     private static readonly TimeSpan Measured = TimeSpan.FromSeconds(3);
     private static readonly TimeSpan Cut = TimeSpan.FromSeconds(8);
@@ -33,10 +38,11 @@ public sealed class NamespaceTests(ITestOutputHelper output)
     private readonly ConcurrentDictionary<string, int> _answers = new();
     private readonly ConcurrentQueue<string> _lost = new();
     private readonly ConcurrentQueue<(StatusCode Status, TimeSpan Began, TimeSpan Lasted)> _renamesFailed = new();
+    private readonly int[] _ended = new int[Callers];
     private int _begun;
     private volatile bool _stop;
 
-    public static TheoryData<string> Clients => Environment.GetEnvironmentVariable("COMPARE") == "1" ? [Pool, RoundRobin] : [Pool];
+    public static TheoryData<string> Clients => Measures ? [Pool, RoundRobin] : [Pool];
 
     [Theory]
     [MemberData(nameof(Clients))]
@@ -63,7 +69,7 @@ public sealed class NamespaceTests(ITestOutputHelper output)
         await using var client = Client.Make(kind, servers.Addresses);
         var user = new User.UserClient(client.Invoker);
         var start = _rate.Elapsed;
-        var calling = Enumerable.Range(0, Callers).Select(_ => Task.Run(() => CallManyAsync(user))).ToArray();
+        var calling = Enumerable.Range(0, Callers).Select(caller => Task.Run(() => CallManyAsync(user, caller))).ToArray();
         TimeSpan cut, healed, called;
         Share even, level;
         try
@@ -71,18 +77,20 @@ public sealed class NamespaceTests(ITestOutputHelper output)
             await _rate.RunUntilAsync(start + WarmUp);
             var warm = _answers.ToDictionary();
             await _rate.RunUntilAsync(start + WarmUp + Measured);
+            await CalledAsync(Names);
             even = new Share(Names, warm, _answers.ToDictionary());
 
             cut = _rate.Elapsed;
             await lose(hosts, servers[1]);
-            await _rate.RunUntilAsync(cut + Cut);
+            await (Measures ? _rate.RunUntilAsync(cut + Cut) : AllGoOnAsync()); // it is lost until nobody waits for it any more
             var before = _answers.ToDictionary();
             healed = _rate.Elapsed;
             await heal(hosts, servers[1]);
-            await UntilAsync(() => _answers.GetValueOrDefault(Names[1]) > before.GetValueOrDefault(Names[1]));
+            await UntilAsync(() => _answers.GetValueOrDefault(Names[1]) > before.GetValueOrDefault(Names[1]), "the server is called again");
             called = _rate.Elapsed;
             var back = _answers.ToDictionary();
             await _rate.RunUntilAsync(called + Measured);
+            await CalledAsync(Names);
             level = new Share(Names, back, _answers.ToDictionary());
         }
         finally
@@ -110,30 +118,45 @@ public sealed class NamespaceTests(ITestOutputHelper output)
 
         Assert.Multiple(
             () => Assert.True(_lost.IsEmpty, $"{_lost.Count} idempotent calls failed:\n{string.Join('\n', _lost.Take(3))}"),
-            () => Assert.True(even.MaxByMean <= 1.25, $"The servers are not loaded evenly: {even}"),
-            () => Assert.True(left <= TimeSpan.FromSeconds(5), "The pool does not leave the server."),
             () => Assert.InRange(renames.Length, 0, Callers),
             () => Assert.All(renames, rename => Assert.Equal(StatusCode.Unavailable, rename.Status)),
-            () => Assert.All(renames, rename => Assert.InRange(rename.Began, cut - TimeSpan.FromSeconds(0.5), healed)),
-            () => Assert.True(called - healed < TimeSpan.FromSeconds(10), "The pool does not come back to the server."),
-            () => Assert.True(level.MaxByMean <= 1.25, $"The servers are not loaded evenly when the one is back: {level}"),
+            () => Assert.All(renames, rename => Assert.True(rename.Began <= healed && rename.Began + rename.Lasted >= cut)),
             () => Assert.DoesNotContain(servers.Journal.CountBy(static id => id), static rename => rename.Value > 1));
         await Waiting.Until(() => pool.GetStatistics().CallsInFlight == 0);
 
         static double Lasted((StatusCode Status, TimeSpan Began, TimeSpan Lasted) rename) => rename.Lasted.TotalSeconds;
     }
 
+    // Each of these servers is called so often from now on.
+    private async Task CalledAsync(IEnumerable<string> servers, int calls = 100)
+    {
+        var before = _answers.ToDictionary();
+        await UntilAsync(() => servers.All(server => _answers.GetValueOrDefault(server) >= before.GetValueOrDefault(server) + calls), $"{string.Join(", ", servers)} are called");
+    }
+
+    private async Task AllGoOnAsync()
+    {
+        var before = _ended.ToArray();
+        await UntilAsync(() => Enumerable.Range(0, Callers).All(caller => Volatile.Read(ref _ended[caller]) >= before[caller] + CallsWhileOneIsLost), "all callers go on");
+    }
+
     // The processor is the servers' and the callers'.
-    private static async Task UntilAsync(Func<bool> condition)
+    private static async Task UntilAsync(Func<bool> condition, string what)
     {
         var since = TimeProvider.System.GetTimestamp();
-        while (!condition() && TimeProvider.System.GetElapsedTime(since) < Waiting.Long)
+        while (!condition())
         {
+            if (TimeProvider.System.GetElapsedTime(since) > Waiting.Long)
+            {
+                Assert.True(Measures, $"It did not become true that {what}.");
+                return;
+            }
+
             await Task.Delay(10);
         }
     }
 
-    private async Task CallManyAsync(User.UserClient user)
+    private async Task CallManyAsync(User.UserClient user, int caller)
     {
         while (!_stop)
         {
@@ -155,6 +178,8 @@ public sealed class NamespaceTests(ITestOutputHelper output)
             {
                 _lost.Enqueue(string.Create(CultureInfo.InvariantCulture, $"at {began.TotalSeconds:0.00} s, for {(_rate.Elapsed - began).TotalSeconds:0.00} s: {exception}"));
             }
+
+            Interlocked.Increment(ref _ended[caller]);
         }
     }
 

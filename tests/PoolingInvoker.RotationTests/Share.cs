@@ -16,8 +16,6 @@ internal sealed class Share
     /// <summary>The calls of the server that had most, by what each had on average. 1 is even.</summary>
     public double MaxByMean => _calls.Max(static server => server.Calls) / _calls.Average(static server => server.Calls);
 
-    public bool ReachesAll => _calls.All(static server => server.Calls > 0);
-
     public override string ToString() => string.Create(CultureInfo.InvariantCulture,
         $"{string.Join(", ", _calls.Select(static server => $"{server.Server} {server.Calls}"))}, the most by the mean {MaxByMean:0.000}");
 }

@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using Grpc.Core;
 using PoolingInvoker.Protos;
+using PoolingInvoker.Testing;
 
 namespace PoolingInvoker.RotationTests;
 
@@ -35,6 +36,18 @@ internal sealed class UserLoad(CallInvoker invoker)
 
     /// <summary>How many calls each server has answered so far.</summary>
     public IReadOnlyDictionary<string, int> Answers => _answers.ToDictionary();
+
+    /// <summary>Waits until each of these servers has answered so many calls more, and leaves the processor to them meanwhile.</summary>
+    public async Task AnsweredByAsync(IEnumerable<string> servers, int calls)
+    {
+        var before = Answers;
+        var since = TimeProvider.System.GetTimestamp();
+        while (servers.FirstOrDefault(server => _answers.GetValueOrDefault(server) < before.GetValueOrDefault(server) + calls) is { } missing)
+        {
+            Assert.True(TimeProvider.System.GetElapsedTime(since) < Waiting.Long, $"The server {missing} is hardly called: {_answers.GetValueOrDefault(missing)} times.");
+            await Task.Delay(10);
+        }
+    }
 
     /// <param name="goesOn">Whether there is another call, given its number from 1.</param>
     public Task RunAsync(Func<int, bool> goesOn) => Task.WhenAll(Enumerable.Range(0, Callers).Select(_ => Task.Run(async () =>

@@ -10,6 +10,7 @@ using PoolingInvoker.Testing;
 namespace PoolingInvoker.DropInTests.Etcd;
 
 /// <summary>dotnet-etcd, and the clients that it is generated from, over the pool to a real etcd.</summary>
+[Trait("Tier", "all")]
 public sealed class EtcdTests(EtcdServer etcd) : IClassFixture<EtcdServer>
 {
     private const long NoSuchLease = 4711;

@@ -74,8 +74,12 @@ public static class ModelCheck
             new Operation(act, which, outcome, act is Act.Slow or Act.Broken or Act.EndCreation ? which % 2 == 0 : yes));
 
     /// <summary>Checks sequences of operations for so many seconds, or so many of them.</summary>
+    /// <remarks>
+    /// A caller that does not go on may be one that a machine short of processors has forgotten. With a patience that decides, a sequence
+    /// that fails is done again with that one: if it fails again it is the pool, and the search is over, and otherwise it goes on.
+    /// </remarks>
     /// <returns>How many sequences and operations that were until the first failure, and the failure, if there was one.</returns>
-    public static (long Sequences, long Operations, string? Failure) Check(int seconds, long sequences, TimeSpan patience)
+    public static (long Sequences, long Operations, string? Failure) Check(int seconds, long sequences, TimeSpan patience, TimeSpan? decides = null)
     {
         ThreadPool.SetMinThreads(32, 32); // callers that stand at a gate
         var (done, operations, failed) = (0L, 0L, false);
@@ -84,11 +88,20 @@ public static class ModelCheck
             Gen.Select(AnySizes, AnyOperation.Array[1, 60]).Sample(
                 (sizes, acts) =>
                 {
+                    if (failed && decides is not null)
+                    {
+                        return; // to find one that is shorter would take the patience once more for each
+                    }
+
                     done += failed ? 0 : 1;
                     operations += failed ? 0 : acts.Length;
                     try
                     {
                         new ModelRun(sizes, patience).Check(acts);
+                    }
+                    catch (LawBrokenException) when (decides is { } longer && !Fails(sizes, acts, longer))
+                    {
+                        // The machine stood still, and not the pool.
                     }
                     catch
                     {
@@ -105,6 +118,19 @@ public static class ModelCheck
         catch (CsCheckException exception)
         {
             return (done, operations, $"{exception.Message}\n{exception.InnerException?.Message}");
+        }
+    }
+
+    private static bool Fails(Sizes sizes, Operation[] operations, TimeSpan patience)
+    {
+        try
+        {
+            new ModelRun(sizes, patience).Check(operations);
+            return false;
+        }
+        catch (LawBrokenException)
+        {
+            return true;
         }
     }
 }
