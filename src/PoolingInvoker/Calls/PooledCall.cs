@@ -49,7 +49,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
         Kind = kind;
         Method = method;
         Host = host;
-        Options = options;
+        Options = options.Headers is { Count: > 0 } headers ? options.WithHeaders(Copy(headers)) : options;
         WriteOptions = options.WriteOptions;
         Request = request;
     }
@@ -60,6 +60,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
 
     public string? Host { get; }
 
+    /// <summary>What the caller gave, as it was when the call was started: the headers are a copy, as the caller may use its object again.</summary>
     public CallOptions Options { get; }
 
     public TRequest? Request { get; }
@@ -426,6 +427,18 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     private bool IsIdempotent => _environment.IsIdempotent(_plan, Method, typeof(TRequest), typeof(TResponse));
 
     private bool IsHedged => _plan.Hedging is not null && Kind == MethodType.Unary && !Options.IsWaitForReady && IsIdempotent;
+
+    // An enumerator of Metadata is an object of its own.
+    private static Metadata Copy(Metadata headers)
+    {
+        var copy = new Metadata();
+        for (var i = 0; i < headers.Count; i++)
+        {
+            copy.Add(headers[i]);
+        }
+
+        return copy;
+    }
 
     private Metadata WithPreviousAttempts(Metadata? headers)
     {
