@@ -63,7 +63,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         {
             _outcome = new TaskCompletionSource<TResponse>(TaskCreationOptions.RunContinuationsAsynchronously);
             Outcome = _outcome.Task;
-            _ = _call is AsyncClientStreamingCall<ReplayableRequest<TRequest>, TResponse> { ResponseAsync: var response }
+            _ = _call is AsyncClientStreamingCall<ReplayableRequest, TResponse> { ResponseAsync: var response }
                 ? WatchResponseAsync(response)
                 : WatchHeadersAsync(call.Options, call.TimeProvider);
         }
@@ -80,7 +80,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     /// <summary>The exception that the outcome ended with.</summary>
     public Exception? Failure { get; private set; }
 
-    public IClientStreamWriter<ReplayableRequest<TRequest>>? RequestStream { get; }
+    public IClientStreamWriter<ReplayableRequest>? RequestStream { get; }
 
     /// <summary>Completes when the requests of earlier attempts have been written to this one, or one of them could not be.</summary>
     public Task Replayed { get; set; } = Task.CompletedTask;
@@ -98,27 +98,27 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     public Task<Metadata> ResponseHeadersAsync => _call switch
     {
         AsyncUnaryCall<TResponse> call => call.ResponseHeadersAsync,
-        AsyncClientStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.ResponseHeadersAsync,
+        AsyncClientStreamingCall<ReplayableRequest, TResponse> call => call.ResponseHeadersAsync,
         AsyncServerStreamingCall<TResponse> call => call.ResponseHeadersAsync,
-        AsyncDuplexStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.ResponseHeadersAsync,
+        AsyncDuplexStreamingCall<ReplayableRequest, TResponse> call => call.ResponseHeadersAsync,
         _ => throw new InvalidOperationException(),
     };
 
     public Status GetStatus() => Channel.IsAbandoned && Failure is RpcException { Status: var status } ? status : _call switch
     {
         AsyncUnaryCall<TResponse> call => call.GetStatus(),
-        AsyncClientStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.GetStatus(),
+        AsyncClientStreamingCall<ReplayableRequest, TResponse> call => call.GetStatus(),
         AsyncServerStreamingCall<TResponse> call => call.GetStatus(),
-        AsyncDuplexStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.GetStatus(),
+        AsyncDuplexStreamingCall<ReplayableRequest, TResponse> call => call.GetStatus(),
         _ => throw new InvalidOperationException(),
     };
 
     public Metadata GetTrailers() => _call switch
     {
         AsyncUnaryCall<TResponse> call => call.GetTrailers(),
-        AsyncClientStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.GetTrailers(),
+        AsyncClientStreamingCall<ReplayableRequest, TResponse> call => call.GetTrailers(),
         AsyncServerStreamingCall<TResponse> call => call.GetTrailers(),
-        AsyncDuplexStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.GetTrailers(),
+        AsyncDuplexStreamingCall<ReplayableRequest, TResponse> call => call.GetTrailers(),
         _ => throw new InvalidOperationException(),
     };
 

@@ -25,7 +25,7 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
     {
         if (handle.Call.Settled is { RequestStream: { } stream, Replayed.IsCompleted: true })
         {
-            var writing = stream.WriteAsync(new ReplayableRequest<TRequest>(message, writeOptions: null, keepsBytes: false), cancellationToken);
+            var writing = stream.WriteAsync(new ReplayableRequest(message, writeOptions: null, keepsBytes: false), cancellationToken);
             return writing.IsCompleted ? writing : KeepAliveAsync(writing);
         }
 
@@ -54,7 +54,7 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
         try
         {
             var call = handle.Call;
-            var request = new ReplayableRequest<TRequest>(message, call.WriteOptions, call.KeepsRequests);
+            var request = new ReplayableRequest(message, call.WriteOptions, call.KeepsRequests);
             var attempt = (await call.NextAttemptAsync(failed: null, cancellationToken).ConfigureAwait(false))!;
             while (true)
             {

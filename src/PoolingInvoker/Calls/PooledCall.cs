@@ -23,7 +23,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
 
     private readonly CallEnvironment _environment;
     private readonly CallPlan _plan;
-    private readonly RequestLog<TRequest>? _log; // what has been written, while it may have to be written again
+    private readonly RequestLog? _log; // what has been written, while it may have to be written again
 
     // Guarded by a lock on this object, which the library alone knows.
     private CallAttempt<TRequest, TResponse>? _current;
@@ -44,7 +44,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
         _environment = environment;
         _plan = environment.PlanOf(method);
         _log = kind is MethodType.ClientStreaming or MethodType.DuplexStreaming && (_plan.Pipeline is not null || options.IsWaitForReady)
-            ? new RequestLog<TRequest>(environment.ReplaySpace, environment.MaxReplaySize)
+            ? new RequestLog(environment.ReplaySpace, environment.MaxReplaySize)
             : null;
         Kind = kind;
         Method = method;
@@ -285,7 +285,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     /// A request is through to this attempt: it is kept for another one, or else this attempt is the call from now on. False if another
     /// attempt has taken its place, which has yet to get the request.
     /// </summary>
-    public async ValueTask<bool> KeepAsync(ReplayableRequest<TRequest> request, CallAttempt<TRequest, TResponse> attempt)
+    public async ValueTask<bool> KeepAsync(ReplayableRequest request, CallAttempt<TRequest, TResponse> attempt)
     {
         // gRFC A6: response headers commit. A server that refuses a call sends them, too, and ends the call with them.
         var answers = attempt is { HasHeaders: true, IsCommitted: false } && !await attempt.EndsAsync().ConfigureAwait(false);
