@@ -164,7 +164,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     /// <summary>A reader or writer of the application has met this failure.</summary>
     public void ReportFailure(Exception exception)
     {
-        if (IsOver())
+        if ((exception is ObjectDisposedException or not InvalidOperationException) && IsOver())
         {
             Complete(exception);
         }
@@ -176,26 +176,22 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     }
 
     /// <summary>
-    /// Whether the channel ends the call in these moments. Where it says first that there are no headers, or that a write has failed,
-    /// the end is on its way.
+    /// Waits for the channel to end the call, which has said that there are no headers, or that the connection broke: the end is on its
+    /// way, and as a rule there at the first look.
     /// </summary>
-    /// <param name="surely">Whether it is known that it does, however busy the machine is: the connection has broken, or there are no headers.</param>
-    public async ValueTask<bool> EndsAsync(bool surely = false)
+    public async ValueTask<bool> EndsAsync()
     {
-        var over = IsOver();
-        for (var yields = 0; yields < 1000 && !over; yields++)
+        for (var looks = 0; looks < 200; looks++)
         {
-            await Task.Yield();
-            over = IsOver();
-        }
+            if (IsOver())
+            {
+                return true;
+            }
 
-        for (var waits = 0; surely && waits < 200 && !over; waits++)
-        {
             await Task.Delay(TimeSpan.FromMilliseconds(5), TimeProvider.System).ConfigureAwait(false); // what is waited for is the machine
-            over = IsOver();
         }
 
-        return over;
+        return false;
     }
 
     /// <summary>
@@ -285,7 +281,14 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     {
         try
         {
-            await ResponseHeadersAsync.ConfigureAwait(false);
+            var headers = ResponseHeadersAsync;
+            if (!headers.IsCompleted)
+            {
+                await ((Task)headers).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+                await Task.CompletedTask.ConfigureAwait(ConfigureAwaitOptions.ForceYielding); // a refusal has as a rule ended the call by then
+            }
+
+            await headers.ConfigureAwait(false);
             HasHeaders = true;
             Answered();
             WatchUnread(options, time);
@@ -296,7 +299,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         {
             // The channel says that there are no headers before it ends the call. The lease must not go back before that, or the
             // channel could be disposed under the call, which then would end with that.
-            await EndsAsync(surely: true).ConfigureAwait(false);
+            await EndsAsync().ConfigureAwait(false);
             Complete(exception);
             _outcome!.TrySetException(exception);
         }

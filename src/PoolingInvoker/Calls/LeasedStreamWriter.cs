@@ -61,8 +61,9 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
                 try
                 {
                     await call.WaitAsync(attempt.Replayed, cancellationToken).ConfigureAwait(false);
+                    var answers = attempt.HasHeaders;
                     await attempt.RequestStream!.WriteAsync(request, cancellationToken).ConfigureAwait(false);
-                    if (await call.KeepAsync(request, attempt).ConfigureAwait(false))
+                    if (call.Keep(request, attempt, answers))
                     {
                         return;
                     }
@@ -77,7 +78,7 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
                     {
                         attempt.ReportFailure(exception);
                     }
-                    else if (!attempt.EndedByDriver && !await attempt.EndsAsync(surely: true).ConfigureAwait(false))
+                    else if (!attempt.EndedByDriver && !await attempt.EndsAsync().ConfigureAwait(false))
                     {
                         throw;
                     }

@@ -17,7 +17,6 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     where TResponse : class
 {
     private static readonly TimeSpan ResponseGrace = TimeSpan.FromSeconds(30);
-    private static readonly TimeSpan HeadersGrace = TimeSpan.FromMilliseconds(20);
 
     private const string PreviousAttemptsHeader = "grpc-previous-rpc-attempts"; // gRFC A6
 
@@ -285,10 +284,14 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     /// A request is through to this attempt: it is kept for another one, or else this attempt is the call from now on. False if another
     /// attempt has taken its place, which has yet to get the request.
     /// </summary>
-    public async ValueTask<bool> KeepAsync(ReplayableRequest request, CallAttempt<TRequest, TResponse> attempt)
+    /// <param name="request">The request.</param>
+    /// <param name="attempt">The attempt.</param>
+    /// <param name="answers">
+    /// Whether there were headers before it was written, which commit (gRFC A6). A server that refuses a call sends them, too, and ends the
+    /// call with them: then the write fails.
+    /// </param>
+    public bool Keep(ReplayableRequest request, CallAttempt<TRequest, TResponse> attempt, bool answers)
     {
-        // gRFC A6: response headers commit. A server that refuses a call sends them, too, and ends the call with them.
-        var answers = attempt is { HasHeaders: true, IsCommitted: false } && !await attempt.EndsAsync().ConfigureAwait(false);
         lock (this)
         {
             if (_current != attempt)
@@ -500,8 +503,13 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
             return false;
         }
 
-        // By the clock of the machine: what is waited for is the machine.
-        await Task.WhenAny(attempt.Outcome, Task.Delay(HeadersGrace, TimeProvider.System)).ConfigureAwait(false);
+        // The headers are told below the continuation of the channel that goes on to end the call, or to wait for the response. Where
+        // that is too late the caller has the headers of a refusal and then its status, as on a bare channel.
+        for (var yields = 0; yields < 64 && !attempt.Outcome.IsCompleted; yields++)
+        {
+            await Task.CompletedTask.ConfigureAwait(ConfigureAwaitOptions.ForceYielding);
+        }
+
         return attempt.Outcome is { IsFaulted: true, Exception.InnerException: { } failure } && MayMoveOn(failure);
     }
 }
