@@ -75,6 +75,15 @@ public sealed class ContractServer : IAsyncLifetime
                 await WriteAsync(response, "one");
                 End(response, 0);
                 break;
+            case Ending.Tenant:
+                await WriteAsync(response, context.Request.Headers["tenant"].ToString());
+                End(response, 0);
+                break;
+            case Ending.TenantRefusedOnce when !context.Request.Headers.ContainsKey("grpc-previous-rpc-attempts"):
+                response.Headers["grpc-status"] = "14";
+                break;
+            case Ending.TenantRefusedOnce:
+                goto case Ending.Tenant;
             case Ending.ThreeResponses:
                 await WriteAsync(response, "one");
                 await WriteAsync(response, "two");
@@ -186,6 +195,8 @@ public sealed class ContractServer : IAsyncLifetime
 public static class Ending
 {
     public const string Response = "response";
+    public const string Tenant = "the tenant of the request";
+    public const string TenantRefusedOnce = "refused, and then the tenant of the request";
     public const string ThreeResponses = "three responses";
     public const string NoResponse = "no response";
     public const string TrailersOnlyOk = "trailers-only, OK";

@@ -65,7 +65,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         {
             _outcome = new TaskCompletionSource<TResponse>(TaskCreationOptions.RunContinuationsAsynchronously);
             Outcome = _outcome.Task;
-            _ = _call is AsyncClientStreamingCall<ReplayableRequest<TRequest>, TResponse> { ResponseAsync: var response }
+            _ = _call is AsyncClientStreamingCall<ReplayableRequest, TResponse> { ResponseAsync: var response }
                 ? WatchResponseAsync(response)
                 : WatchHeadersAsync(call.Options, call.TimeProvider);
         }
@@ -82,7 +82,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     /// <summary>The exception that the outcome ended with.</summary>
     public Exception? Failure { get; private set; }
 
-    public IClientStreamWriter<ReplayableRequest<TRequest>>? RequestStream { get; }
+    public IClientStreamWriter<ReplayableRequest>? RequestStream { get; }
 
     /// <summary>Completes when the requests of earlier attempts have been written to this one, or one of them could not be.</summary>
     public Task Replayed { get; set; } = Task.CompletedTask;
@@ -100,27 +100,27 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     public Task<Metadata> ResponseHeadersAsync => _call switch
     {
         AsyncUnaryCall<TResponse> call => call.ResponseHeadersAsync,
-        AsyncClientStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.ResponseHeadersAsync,
+        AsyncClientStreamingCall<ReplayableRequest, TResponse> call => call.ResponseHeadersAsync,
         AsyncServerStreamingCall<TResponse> call => call.ResponseHeadersAsync,
-        AsyncDuplexStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.ResponseHeadersAsync,
+        AsyncDuplexStreamingCall<ReplayableRequest, TResponse> call => call.ResponseHeadersAsync,
         _ => throw new InvalidOperationException(),
     };
 
     public Status GetStatus() => _call switch
     {
         AsyncUnaryCall<TResponse> call => call.GetStatus(),
-        AsyncClientStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.GetStatus(),
+        AsyncClientStreamingCall<ReplayableRequest, TResponse> call => call.GetStatus(),
         AsyncServerStreamingCall<TResponse> call => call.GetStatus(),
-        AsyncDuplexStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.GetStatus(),
+        AsyncDuplexStreamingCall<ReplayableRequest, TResponse> call => call.GetStatus(),
         _ => throw new InvalidOperationException(),
     };
 
     public Metadata GetTrailers() => _call switch
     {
         AsyncUnaryCall<TResponse> call => call.GetTrailers(),
-        AsyncClientStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.GetTrailers(),
+        AsyncClientStreamingCall<ReplayableRequest, TResponse> call => call.GetTrailers(),
         AsyncServerStreamingCall<TResponse> call => call.GetTrailers(),
-        AsyncDuplexStreamingCall<ReplayableRequest<TRequest>, TResponse> call => call.GetTrailers(),
+        AsyncDuplexStreamingCall<ReplayableRequest, TResponse> call => call.GetTrailers(),
         _ => throw new InvalidOperationException(),
     };
 
@@ -166,7 +166,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     /// <summary>A reader or writer of the application has met this failure.</summary>
     public void ReportFailure(Exception exception)
     {
-        if (IsOver())
+        if ((exception is ObjectDisposedException or not InvalidOperationException) && IsOver())
         {
             Complete(exception);
         }
@@ -178,26 +178,22 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     }
 
     /// <summary>
-    /// Whether the channel ends the call in these moments. Where it says first that there are no headers, or that a write has failed,
-    /// the end is on its way.
+    /// Waits for the channel to end the call, which has said that there are no headers, or that the connection broke: the end is on its
+    /// way, and as a rule there at the first look.
     /// </summary>
-    /// <param name="surely">Whether it is known that it does, however busy the machine is: the connection has broken, or there are no headers.</param>
-    public async ValueTask<bool> EndsAsync(bool surely = false)
+    public async ValueTask<bool> EndsAsync()
     {
-        var over = IsOver();
-        for (var yields = 0; yields < 1000 && !over; yields++)
+        for (var looks = 0; looks < 200; looks++)
         {
-            await Task.Yield();
-            over = IsOver();
-        }
+            if (IsOver())
+            {
+                return true;
+            }
 
-        for (var waits = 0; surely && waits < 200 && !over; waits++)
-        {
             await Task.Delay(TimeSpan.FromMilliseconds(5), TimeProvider.System).ConfigureAwait(false); // what is waited for is the machine
-            over = IsOver();
         }
 
-        return over;
+        return false;
     }
 
     /// <summary>Judges what the attempt, or a read or a write of it, has failed with, by what has happened to its connection meanwhile.</summary>
@@ -285,7 +281,14 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     {
         try
         {
-            await ResponseHeadersAsync.ConfigureAwait(false);
+            var headers = ResponseHeadersAsync;
+            if (!headers.IsCompleted)
+            {
+                await ((Task)headers).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+                await Task.CompletedTask.ConfigureAwait(ConfigureAwaitOptions.ForceYielding); // a refusal has as a rule ended the call by then
+            }
+
+            await headers.ConfigureAwait(false);
             HasHeaders = true;
             Answered();
             WatchUnread(options, time);
@@ -296,7 +299,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         {
             // The channel says that there are no headers before it ends the call. The lease must not go back before that, or the
             // channel could be disposed under the call, which then would end with that.
-            await EndsAsync(surely: true).ConfigureAwait(false);
+            await EndsAsync().ConfigureAwait(false);
             Complete(exception);
             _outcome!.TrySetException(exception);
         }

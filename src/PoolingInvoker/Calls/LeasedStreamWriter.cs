@@ -25,7 +25,7 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
     {
         if (handle.Call.Settled is { RequestStream: { } stream, Replayed.IsCompleted: true })
         {
-            var writing = stream.WriteAsync(new ReplayableRequest<TRequest>(message, writeOptions: null, keepsBytes: false), cancellationToken);
+            var writing = stream.WriteAsync(new ReplayableRequest(message, writeOptions: null, keepsBytes: false), cancellationToken);
             return writing.IsCompleted ? writing : KeepAliveAsync(writing);
         }
 
@@ -54,15 +54,16 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
         try
         {
             var call = handle.Call;
-            var request = new ReplayableRequest<TRequest>(message, call.WriteOptions, call.KeepsRequests);
+            var request = new ReplayableRequest(message, call.WriteOptions, call.KeepsRequests);
             var attempt = (await call.NextAttemptAsync(failed: null, cancellationToken).ConfigureAwait(false))!;
             while (true)
             {
                 try
                 {
                     await call.WaitAsync(attempt.Replayed, cancellationToken).ConfigureAwait(false);
+                    var answers = attempt.HasHeaders;
                     await attempt.RequestStream!.WriteAsync(request, cancellationToken).ConfigureAwait(false);
-                    if (await call.KeepAsync(request, attempt).ConfigureAwait(false))
+                    if (call.Keep(request, attempt, answers))
                     {
                         return;
                     }
@@ -77,7 +78,7 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
                     {
                         attempt.ReportFailure(exception);
                     }
-                    else if (!attempt.EndedByDriver && !await attempt.EndsAsync(surely: true).ConfigureAwait(false))
+                    else if (!attempt.EndedByDriver && !await attempt.EndsAsync().ConfigureAwait(false))
                     {
                         throw;
                     }

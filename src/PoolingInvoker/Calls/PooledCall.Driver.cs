@@ -125,7 +125,7 @@ internal sealed partial class PooledCall<TRequest, TResponse>
     {
         TaskCompletionSource? changed;
         TaskCompletionSource? replaying = null;
-        IReadOnlyList<ReplayableRequest<TRequest>> requests;
+        IReadOnlyList<ReplayableRequest> requests;
         bool disposed;
         bool complete;
         lock (this)
@@ -163,7 +163,7 @@ internal sealed partial class PooledCall<TRequest, TResponse>
 
     // Writes to an attempt what was written to those before it. A write that fails shows that the attempt has failed, which the driver
     // sees, too.
-    private async Task ReplayAsync(CallAttempt<TRequest, TResponse> attempt, IReadOnlyList<ReplayableRequest<TRequest>> requests, TaskCompletionSource replaying)
+    private async Task ReplayAsync(CallAttempt<TRequest, TResponse> attempt, IReadOnlyList<ReplayableRequest> requests, TaskCompletionSource replaying)
     {
         try
         {

@@ -17,13 +17,12 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     where TResponse : class
 {
     private static readonly TimeSpan ResponseGrace = TimeSpan.FromSeconds(30);
-    private static readonly TimeSpan HeadersGrace = TimeSpan.FromMilliseconds(20);
 
     private const string PreviousAttemptsHeader = "grpc-previous-rpc-attempts"; // gRFC A6
 
     private readonly CallEnvironment _environment;
     private readonly CallPlan _plan;
-    private readonly RequestLog<TRequest>? _log; // what has been written, while it may have to be written again
+    private readonly RequestLog? _log; // what has been written, while it may have to be written again
 
     // Guarded by a lock on this object, which the library alone knows.
     private CallAttempt<TRequest, TResponse>? _current;
@@ -44,12 +43,12 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
         _environment = environment;
         _plan = environment.PlanOf(method);
         _log = kind is MethodType.ClientStreaming or MethodType.DuplexStreaming && (_plan.Pipeline is not null || options.IsWaitForReady)
-            ? new RequestLog<TRequest>(environment.ReplaySpace, environment.MaxReplaySize)
+            ? new RequestLog(environment.ReplaySpace, environment.MaxReplaySize)
             : null;
         Kind = kind;
         Method = method;
         Host = host;
-        Options = options;
+        Options = options.Headers is { Count: > 0 } headers ? options.WithHeaders(Copy(headers)) : options;
         WriteOptions = options.WriteOptions;
         Request = request;
     }
@@ -60,6 +59,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
 
     public string? Host { get; }
 
+    /// <summary>What the caller gave, as it was when the call was started: the headers are a copy, as the caller may use its object again.</summary>
     public CallOptions Options { get; }
 
     public TRequest? Request { get; }
@@ -284,10 +284,14 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     /// A request is through to this attempt: it is kept for another one, or else this attempt is the call from now on. False if another
     /// attempt has taken its place, which has yet to get the request.
     /// </summary>
-    public async ValueTask<bool> KeepAsync(ReplayableRequest<TRequest> request, CallAttempt<TRequest, TResponse> attempt)
+    /// <param name="request">The request.</param>
+    /// <param name="attempt">The attempt.</param>
+    /// <param name="answers">
+    /// Whether there were headers before it was written, which commit (gRFC A6). A server that refuses a call sends them, too, and ends the
+    /// call with them: then the write fails.
+    /// </param>
+    public bool Keep(ReplayableRequest request, CallAttempt<TRequest, TResponse> attempt, bool answers)
     {
-        // gRFC A6: response headers commit. A server that refuses a call sends them, too, and ends the call with them.
-        var answers = attempt is { HasHeaders: true, IsCommitted: false } && !await attempt.EndsAsync().ConfigureAwait(false);
         lock (this)
         {
             if (_current != attempt)
@@ -427,6 +431,18 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
 
     private bool IsHedged => _plan.Hedging is not null && Kind == MethodType.Unary && !Options.IsWaitForReady && IsIdempotent;
 
+    // An enumerator of Metadata is an object of its own.
+    private static Metadata Copy(Metadata headers)
+    {
+        var copy = new Metadata();
+        for (var i = 0; i < headers.Count; i++)
+        {
+            copy.Add(headers[i]);
+        }
+
+        return copy;
+    }
+
     private Metadata WithPreviousAttempts(Metadata? headers)
     {
         var copy = new Metadata();
@@ -487,8 +503,13 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
             return false;
         }
 
-        // By the clock of the machine: what is waited for is the machine.
-        await Task.WhenAny(attempt.Outcome, Task.Delay(HeadersGrace, TimeProvider.System)).ConfigureAwait(false);
+        // The headers are told below the continuation of the channel that goes on to end the call, or to wait for the response. Where
+        // that is too late the caller has the headers of a refusal and then its status, as on a bare channel.
+        for (var yields = 0; yields < 64 && !attempt.Outcome.IsCompleted; yields++)
+        {
+            await Task.CompletedTask.ConfigureAwait(ConfigureAwaitOptions.ForceYielding);
+        }
+
         return attempt.Outcome is { IsFaulted: true, Exception.InnerException: { } failure } && MayMoveOn(failure);
     }
 }

@@ -7,12 +7,12 @@ namespace PoolingInvoker;
 /// <summary>
 /// A request of a stream on its way to a channel. One that may have to be sent again is serialised once: later attempts send its bytes.
 /// </summary>
-internal sealed class ReplayableRequest<TRequest>(TRequest message, WriteOptions? writeOptions, bool keepsBytes)
-    where TRequest : class
+/// <remarks>Not generic: a channel is called with this type, and may be a pool again, which a native program would have no end of.</remarks>
+internal sealed class ReplayableRequest(object message, WriteOptions? writeOptions, bool keepsBytes)
 {
     private const int Overhead = 128; // what keeping a request takes beside its bytes
 
-    private TRequest? _message = message; // gone when there are bytes
+    private object? _message = message; // gone when there are bytes
     private ReadOnlyMemory<byte>? _bytes;
 
     public WriteOptions? WriteOptions => writeOptions;
@@ -20,18 +20,18 @@ internal sealed class ReplayableRequest<TRequest>(TRequest message, WriteOptions
     /// <summary>How many bytes are kept.</summary>
     public int Size => Overhead + (_bytes?.Length ?? 0);
 
-    public void Serialize(Marshaller<TRequest> marshaller, SerializationContext context)
+    public void Serialize<TRequest>(Marshaller<TRequest> marshaller, SerializationContext context)
     {
         if (!keepsBytes)
         {
-            marshaller.ContextualSerializer(_message!, context);
+            marshaller.ContextualSerializer((TRequest)_message!, context);
             return;
         }
 
         if (_bytes is not { } bytes)
         {
             var kept = new KeepingContext();
-            marshaller.ContextualSerializer(_message!, kept);
+            marshaller.ContextualSerializer((TRequest)_message!, kept);
             _bytes = bytes = kept.Bytes;
             _message = null;
         }
@@ -63,16 +63,16 @@ internal static class ReplayableMethods<TRequest, TResponse>
     where TRequest : class
     where TResponse : class
 {
-    private static readonly ConditionalWeakTable<Method<TRequest, TResponse>, Method<ReplayableRequest<TRequest>, TResponse>> Known = [];
+    private static readonly ConditionalWeakTable<Method<TRequest, TResponse>, Method<ReplayableRequest, TResponse>> Known = [];
 
-    public static Method<ReplayableRequest<TRequest>, TResponse> Of(Method<TRequest, TResponse> method) => Known.GetValue(method, static method =>
+    public static Method<ReplayableRequest, TResponse> Of(Method<TRequest, TResponse> method) => Known.GetValue(method, static method =>
     {
         var marshaller = method.RequestMarshaller;
-        return new Method<ReplayableRequest<TRequest>, TResponse>(
+        return new Method<ReplayableRequest, TResponse>(
             method.Type,
             method.ServiceName,
             method.Name,
-            new Marshaller<ReplayableRequest<TRequest>>((request, context) => request.Serialize(marshaller, context), static _ => throw new NotSupportedException()),
+            new Marshaller<ReplayableRequest>((request, context) => request.Serialize(marshaller, context), static _ => throw new NotSupportedException()),
             method.ResponseMarshaller);
     });
 }

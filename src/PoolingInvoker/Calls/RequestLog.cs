@@ -3,16 +3,15 @@ namespace PoolingInvoker;
 /// <summary>
 /// The requests of a stream that are through to its attempt, for another attempt that may follow. Guarded by the lock of the call.
 /// </summary>
-internal sealed class RequestLog<TRequest>(ReplaySpace space, long maxSize)
-    where TRequest : class
+internal sealed class RequestLog(ReplaySpace space, long maxSize)
 {
-    private readonly List<ReplayableRequest<TRequest>> _requests = [];
+    private readonly List<ReplayableRequest> _requests = [];
     private long _size;
 
-    public IReadOnlyList<ReplayableRequest<TRequest>> Requests => _requests.Count == 0 ? [] : [.. _requests];
+    public IReadOnlyList<ReplayableRequest> Requests => _requests.Count == 0 ? [] : [.. _requests];
 
     /// <summary>Keeps a request. False if there is no space for it.</summary>
-    public bool TryAdd(ReplayableRequest<TRequest> request)
+    public bool TryAdd(ReplayableRequest request)
     {
         if (_size + request.Size > maxSize || !space.TryTake(request.Size))
         {
