@@ -34,7 +34,7 @@ public partial class ChannelPool
     // How long a suspect has for its last word, at the least.
     private TimeSpan LastWord => _options.ProbeTimeout < FirstPause ? _options.ProbeTimeout : FirstPause;
 
-    private readonly ITimer _watch;
+    private readonly PoolTimer _watch;
     private bool _isWatching;
     private bool _asksFresh;
     private long _givenUp;
@@ -69,17 +69,11 @@ public partial class ChannelPool
             }
         }
 
-        _watch.Change(WatchPeriod, Timeout.InfiniteTimeSpan);
+        _watch.Start(WatchPeriod);
     }
 
     private void Look()
     {
-        if (IsInTheMidst)
-        {
-            _watch.Change(WatchPeriod, Timeout.InfiniteTimeSpan);
-            return;
-        }
-
         List<PooledChannel> silent = [];
         var goesOn = false;
         lock (_lock)
@@ -98,10 +92,10 @@ public partial class ChannelPool
 
         if (goesOn)
         {
-            _watch.Change(WatchPeriod, Timeout.InfiniteTimeSpan);
+            _watch.Start(WatchPeriod);
         }
 
-        silent.ForEach(channel => _ = ProbeAsync(channel));
+        silent.ForEach(channel => BeginWork(() => ProbeAsync(channel)));
     }
 
     // Whether there will be something to see at the next look.
@@ -234,7 +228,17 @@ public partial class ChannelPool
         }
         else if (asksFresh)
         {
-            await AskFreshAsync(channel).ConfigureAwait(false);
+            try
+            {
+                await AskFreshAsync(channel).ConfigureAwait(false);
+            }
+            finally
+            {
+                lock (_lock)
+                {
+                    _asksFresh = false;
+                }
+            }
         }
     }
 
@@ -344,7 +348,7 @@ public partial class ChannelPool
         var reason = $"nothing has come from it for {_time.GetElapsedTime(channel.Pulse.SilentSince).TotalSeconds:0.#} s, nor an answer to a probe";
         if (replaces && ReplaceUnconnected(channel, reason, onProbation: true) is { } created)
         {
-            _ = TryOutAsync(created);
+            BeginWork(() => TryOutAsync(created));
         }
 
         Break(channel, reason);
@@ -427,7 +431,7 @@ public partial class ChannelPool
             var closes = false;
             lock (_lock)
             {
-                _asksFresh = goesOn = fresh is null && !_disposed && silent is { Pulse: { IsSuspect: true, Calls: > 0 }, State: PooledChannelState.Active };
+                goesOn = fresh is null && !_disposed && silent is { Pulse: { IsSuspect: true, Calls: > 0 }, State: PooledChannelState.Active };
                 if (fresh is not null && !_disposed)
                 {
                     replaces = silent is { Pulse: { IsSilentStill: true, IsGivenUp: false }, State: PooledChannelState.Active };

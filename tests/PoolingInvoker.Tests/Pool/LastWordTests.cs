@@ -115,6 +115,33 @@ public sealed class LastWordTests : IAsyncDisposable
         }
     }
 
+    [Fact]
+    public async Task OneThatCannotBeReplaced_IsLookedAfter_AsBefore()
+    {
+        _pool = NewPool(channels: 2);
+        var leases = new[] { await CallAsync(), await CallAsync() };
+        var (silent, good) = (leases[0], leases[1].Pooled);
+        leases[1].Return(LeaseOutcome.Answered);
+        Pass(TimeSpan.FromSeconds(1.5));
+        await AnswerAsync(good);
+        Pass(TimeSpan.FromSeconds(0.5));
+        await UntilLastWordAsync(suspects: 1);
+        _policy.OnCreate = static () => throw new TimeoutException("no dial tone");
+        Pass(LastWord);
+        await Waiting.Until(() => _pool.GetStatistics().ChannelsGivenUp == 1 && silent.Pooled.State == PooledChannelState.Active);
+
+        _policy.OnCreate = StubPolicy.NewChannel;
+        await Waiting.Until(() =>
+        {
+            _time.Advance(TimeSpan.FromMilliseconds(50));
+            _pool.TryLease(isStream: false, out var lease);
+            lease?.Return(lease.Pooled == good ? LeaseOutcome.Answered : LeaseOutcome.Unknown);
+            return _pool.GetStatistics().ChannelsGivenUp == 2;
+        });
+        Assert.NotEqual(PooledChannelState.Active, silent.Pooled.State);
+        silent.Dispose();
+    }
+
     // A call waits on each channel, all have been asked in vain, and fresh ones are asked.
     private async Task<List<ChannelLease>> StandStillAsync(int channels)
     {
@@ -167,6 +194,7 @@ public sealed class LastWordTests : IAsyncDisposable
         PooledChannelIdleTimeout = Timeout.InfiniteTimeSpan,
         PooledChannelLifetime = Timeout.InfiniteTimeSpan,
         TimeProvider = _time,
+        Queue = InlineWork.Queue,
     });
 
     private void Pass(TimeSpan time)

@@ -436,6 +436,7 @@ public sealed class SilentChannelTests : IAsyncDisposable
             PooledChannelIdleTimeout = Timeout.InfiniteTimeSpan,
             PooledChannelLifetime = Timeout.InfiniteTimeSpan,
             TimeProvider = _time,
+            Queue = InlineWork.Queue,
         });
         _pools.Add(pool);
         return pool;
