@@ -55,4 +55,7 @@ public enum ChannelPoolEventKind
 
     /// <summary>A call got no channel.</summary>
     Refused,
+
+    /// <summary>So many events were not told, as <see cref="ChannelPoolOptions.OnEvent"/> was slower than the pool.</summary>
+    Dropped,
 }

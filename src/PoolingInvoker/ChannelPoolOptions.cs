@@ -15,6 +15,9 @@ public sealed class ChannelPoolOptions
     // The longest time that a timer takes: TimeSpan.FromMilliseconds(int.MaxValue), a little under 25 days.
     internal static readonly TimeSpan LongestWait = TimeSpan.FromMilliseconds(int.MaxValue);
 
+    // What is longer is as long as this: there is room for what is added to it, and multiplied.
+    private static readonly TimeSpan LongestAge = TimeSpan.FromDays(36_500);
+
     /// <summary>
     /// Gets or sets the number of channels that the pool makes with its first call, or when it is connected, and below which it does not shrink.
     /// </summary>
@@ -117,8 +120,9 @@ public sealed class ChannelPoolOptions
     public Func<CallInvoker, CancellationToken, Task>? PrimeAsync { get; set; }
 
     /// <summary>
-    /// Gets or sets who is told of what the pool does with its channels, and why. It is called on the thread that did it, so it should be
-    /// quick; what it throws is lost.
+    /// Gets or sets who is told of what the pool does with its channels, and why. It is told one event after the other, in order, on a thread
+    /// of the pool's choice; what it throws is lost. Where it is slower than the pool up to 1,000 events wait, and those beyond are dropped, which
+    /// an event of the kind <see cref="ChannelPoolEventKind.Dropped"/> says in their place.
     /// </summary>
     /// <value>The default value is <see langword="null"/>. <see cref="LoggerFactory"/> is told the same, and more.</value>
     public Action<ChannelPoolEvent>? OnEvent { get; set; }
@@ -159,6 +163,9 @@ public sealed class ChannelPoolOptions
     /// </summary>
     /// <value>The default value is <see cref="TimeProvider.System"/>.</value>
     public TimeProvider TimeProvider { get; set; } = TimeProvider.System;
+
+    /// <summary>Where work of the pool's own is done, and who listens is told: on a thread of its own choice, in nobody's context.</summary>
+    internal Action<Action> Queue { get; set; } = static work => ThreadPool.UnsafeQueueUserWorkItem(static work => ((Action)work!)(), work);
 
     internal void Configure(GrpcChannelOptions options)
     {
@@ -225,8 +232,15 @@ public sealed class ChannelPoolOptions
             throw Invalid("TimeProvider is null. Leave it at TimeProvider.System for the clock of the machine.");
         }
 
-        return (ChannelPoolOptions)MemberwiseClone();
+        var copy = (ChannelPoolOptions)MemberwiseClone();
+        copy.PooledChannelLifetime = Saturated(PooledChannelLifetime);
+        copy.PooledChannelIdleTimeout = Saturated(PooledChannelIdleTimeout);
+        copy.LeakDetectionThreshold = Saturated(LeakDetectionThreshold);
+        copy.ProbeDelay = Saturated(ProbeDelay);
+        return copy;
     }
+
+    private static TimeSpan Saturated(TimeSpan age) => age < LongestAge ? age : LongestAge;
 
     private static void RequireWait(TimeSpan value, [CallerArgumentExpression(nameof(value))] string name = "")
     {

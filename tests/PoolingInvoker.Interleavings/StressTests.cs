@@ -66,6 +66,7 @@ public sealed class StressTests(ITestOutputHelper output)
             }
             else
             {
+                await Waiting.Until(() => IsAtRest(pool)); // what callers set off goes on without them
                 pool.CheckQuiet();
             }
         }
@@ -73,6 +74,14 @@ public sealed class StressTests(ITestOutputHelper output)
         pool?.CheckTheEnd();
         output.WriteLine($"{rounds} rounds of {OperationsARound} operations by {Callers} callers: {_served} served, {_refused} refused.");
         Assert.True(_served >= rounds * OperationsARound / 10, "Hardly any operation is served: the test does not test.");
+    }
+
+    private static bool IsAtRest(Witness pool)
+    {
+        var channels = pool.Pool.GetChannels();
+        return channels.All(static channel => channel.State == PooledChannelState.Active)
+            && channels.Count == pool.Pool.GetStatistics().Channels
+            && channels.Count == pool.Policy.Made.Count(channel => !pool.Policy.IsDisposed(channel));
     }
 
     private Witness NewPool() => new(new ChannelPoolOptions

@@ -14,7 +14,7 @@ public partial class ChannelPool
 
     private readonly PoolEndpoints? _endpoints;
     private readonly EndpointWatcher? _endpointWatcher;
-    private readonly ITimer _balanceWatch;
+    private readonly PoolTimer _balanceWatch;
     private bool _isBalanceWatched;
     private Exception? _resolutionError;
 
@@ -39,16 +39,9 @@ public partial class ChannelPool
     /// <summary>Moves channels, a few at a time, so that they are even.</summary>
     internal void Balance()
     {
-        if (IsInTheMidst)
-        {
-            _balanceWatch.Change(BalancePeriod, Timeout.InfiniteTimeSpan);
-            return;
-        }
-
-        List<PooledChannel> moving = [];
+        List<(PooledChannel Channel, string Because)> moving = [];
         List<PooledChannel> closing = [];
         int creates;
-        bool goesOn;
         lock (_lock)
         {
             if (_disposed)
@@ -71,7 +64,7 @@ public partial class ChannelPool
                     if (moving.Count < atMost && ReasonToReplaceUnsynchronized(channel, thorough: false) is not null)
                     {
                         BeginReplacingUnsynchronized(channel);
-                        moving.Add(channel);
+                        moving.Add((channel, "its endpoint cannot be reached"));
                     }
                 }
                 else if (channel.Leases == 0 && _active.Count + _creating > MinimumUnsynchronized)
@@ -82,7 +75,7 @@ public partial class ChannelPool
                 else if (moving.Count < atMost)
                 {
                     BeginRefreshingUnsynchronized(channel);
-                    moving.Add(channel);
+                    moving.Add((channel, "its endpoint is gone"));
                 }
             }
 
@@ -90,26 +83,22 @@ public partial class ChannelPool
                 && _active.FirstOrDefault(channel => channel.Server == from && channel.State == PooledChannelState.Active) is { } moves)
             {
                 BeginRefreshingUnsynchronized(moves);
-                moving.Add(moves);
+                moving.Add((moves, "another endpoint has fewer channels"));
             }
 
             creates = _active.Count + _creating > 0 ? ReserveUnsynchronized(isCall: true) : 0;
-            goesOn = _isBalanceWatched = _endpoints!.IsUneven(_active.Count + _creating);
+            _isBalanceWatched = false;
+            if (_endpoints!.IsUneven(_active.Count + _creating))
+            {
+                WatchTheBalanceUnsynchronized();
+            }
+
             AssertLawsUnsynchronized();
         }
 
         closing.ForEach(channel => Retire(channel, "its endpoint is gone"));
-        moving.ForEach(channel => ReplaceAsync(channel, Because(channel)).Observe());
+        moving.ForEach(move => BeginReplacing(move.Channel, move.Because));
         BeginCreating(creates, "there are more endpoints than channels");
-        if (goesOn)
-        {
-            _balanceWatch.Change(BalancePeriod, Timeout.InfiniteTimeSpan);
-        }
-
-        static string Because(PooledChannel channel) =>
-            channel.State == PooledChannelState.Replacing ? "its endpoint cannot be reached"
-            : channel.Server is { IsGone: false } ? "another endpoint has fewer channels"
-            : "its endpoint is gone";
     }
 
     private EndpointWatcher Watch(Uri name, Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve)
@@ -221,7 +210,7 @@ public partial class ChannelPool
         if (!_isBalanceWatched && !_disposed)
         {
             _isBalanceWatched = true;
-            _balanceWatch.Change(BalancePeriod, Timeout.InfiniteTimeSpan);
+            _balanceWatch.Start(BalancePeriod);
         }
     }
 }

@@ -25,20 +25,18 @@ public partial class ChannelPool
     private static readonly TimeSpan LinePeriod = TimeSpan.FromMilliseconds(10);
     private static readonly TimeSpan CrowdPeriod = TimeSpan.FromMilliseconds(50);
 
-    private readonly ITimer _lineWatch;
-    private readonly ITimer _crowdWatch;
+    private readonly PoolTimer _lineWatch;
+    private readonly PoolTimer _crowdWatch;
 
     private int? _announced; // what the servers took last
     private TimeSpan _connectTime;
     private bool _isLineWatched;
-    private bool _startsLineWatch;
     private TaskCompletionSource? _nextCreated; // for who waits until something that is being made is, or is not to be
     private long _returns;
     private bool _lastCreationFailed;
     private bool _lastConnectFailed;
     private (long Returns, long At) _line; // when the line was last looked at
     private bool _isCrowdWatched;
-    private bool _startsCrowdWatch;
     private (long Picks, long Calls, long Streams) _picked; // since the crowd was last looked at
     private (double Calls, double Streams) _crowd; // as it was seen then
     private (long Since, long Last)? _shares; // when calls were among streams that last, because there was no other channel
@@ -90,6 +88,12 @@ public partial class ChannelPool
     private long MissingUnsynchronized(double? seen)
     {
         var missing = _waiters.Count - ((_creating + _replacing) * ExpectedCapacityUnsynchronized);
+        if (missing > 0)
+        {
+            // A server that takes nothing now will say when it does, and another connection to it would bring no more.
+            missing -= _active.Count(static channel => channel.Capacity == 0) * ExpectedCapacityUnsynchronized;
+        }
+
         if (missing <= 0 || (_lastCreationFailed && _active.Count > 0))
         {
             return 0;
@@ -115,34 +119,17 @@ public partial class ChannelPool
 
     private void BeginCreating(int count, string because)
     {
-        while (count > 0)
+        for (; count > 0; count--)
         {
-            count--;
-            var creating = CreateAsync(because);
-            if (creating.IsCompleted)
-            {
-                count += creating.Result.Creates;
-            }
-            else
-            {
-                GoOnAsync(creating).Observe();
-            }
+            BeginWork(() => CreateOneAsync(because));
         }
-
-        if (_startsLineWatch)
-        {
-            _startsLineWatch = false;
-            _lineWatch.Change(LinePause, Timeout.InfiniteTimeSpan);
-        }
-
-        async Task GoOnAsync(Task<(Exception? Error, bool IsMade, int Creates)> creating) => BeginCreating((await creating.ConfigureAwait(false)).Creates, because);
     }
 
     // As below, and gives what it failed with.
     private async Task<(Exception? Error, bool IsMade)> CreateOneAsync(string because)
     {
         var (error, isMade, creates) = await CreateAsync(because).ConfigureAwait(false);
-        BeginCreating(creates, "calls need it");
+        BeginCreating(creates, because);
         return (error, isMade);
     }
 
@@ -181,6 +168,7 @@ public partial class ChannelPool
             if (!joins)
             {
                 CreatedUnsynchronized();
+                error ??= GoneUnsynchronized(created);
                 if (error is null)
                 {
                     ConnectedUnsynchronized(created!, began);
@@ -291,8 +279,14 @@ public partial class ChannelPool
         {
             await doing.WaitAsync(patience, _time, _closing.Token).ConfigureAwait(false);
         }
-        catch (Exception exception) when (!doing.IsCompleted && exception is TimeoutException or OperationCanceledException)
+        catch (Exception exception) when (exception is TimeoutException or OperationCanceledException)
         {
+            if (doing.IsCompleted)
+            {
+                await doing.ConfigureAwait(false); // in the moment in which the patience ended, if it was not itself that threw
+                return;
+            }
+
             // It is not waited for any more, and is told so here: the source is disposed before a dispose of the pool has come to it.
             await ended.CancelAsync().ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             if (exception is OperationCanceledException)
@@ -368,7 +362,9 @@ public partial class ChannelPool
     // For who cannot wait: makes a channel and takes the first lease on it, before it is connected.
     private ChannelLease CreateAndLease(bool isStream)
     {
-        var created = CreateChannel(out var error);
+        PooledChannel? created = null;
+        Exception? error = null;
+        InNobodysContext(() => created = CreateChannel(out error));
         ChannelLease? lease = null;
         bool disposed;
         int creates;
@@ -420,17 +416,16 @@ public partial class ChannelPool
     {
         int creates;
         bool isNews;
-        bool begins;
         lock (_lock)
         {
             isNews = channel.Announced != maxStreams;
             channel.Announced = maxStreams;
+            channel.IsGoing = false; // it is another connection
             _announced = maxStreams > 0 ? maxStreams : _announced; // that is for now, and of this connection
             channel.IsUntried = false;
             FoundAliveUnsynchronized(channel);
             ServeWaitersUnsynchronized();
             creates = ReserveUnsynchronized();
-            begins = creates > 0 || _startsLineWatch;
             AssertLawsUnsynchronized();
         }
 
@@ -439,10 +434,7 @@ public partial class ChannelPool
             _log.LimitAnnounced(channel, maxStreams);
         }
 
-        if (begins)
-        {
-            ThreadPool.UnsafeQueueUserWorkItem(_ => BeginCreating(creates, "calls need it"), state: null); // the connection goes on meanwhile
-        }
+        BeginCreating(creates, "calls need it");
     }
 
     private void ConnectedUnsynchronized(PooledChannel channel, long began)
@@ -479,24 +471,18 @@ public partial class ChannelPool
         _created++;
     }
 
-    // Whoever turns a watch on under the lock starts its timer outside.
     private void WatchTheLineUnsynchronized(bool on)
     {
         if (on && _waiters.Count > 0 && !_isLineWatched)
         {
-            _isLineWatched = _startsLineWatch = true;
+            _isLineWatched = true;
             _line = (_returns, _time.GetTimestamp());
+            _lineWatch.Start(LinePause);
         }
     }
 
     private void LookAtTheLine()
     {
-        if (IsInTheMidst)
-        {
-            _lineWatch.Change(LinePeriod, Timeout.InfiniteTimeSpan);
-            return;
-        }
-
         int creates;
         lock (_lock)
         {
@@ -529,22 +515,16 @@ public partial class ChannelPool
         }
         else if (_active.AreCrowded && _active.Spare == 0 && _active.Count + _creating < _options.MaxPoolSize)
         {
-            _isCrowdWatched = _startsCrowdWatch = true;
+            _isCrowdWatched = true;
             _crowd = default;
             _picked = default;
+            _crowdWatch.Start(CrowdPeriod);
         }
     }
 
     internal void LookAtTheCrowd()
     {
-        if (IsInTheMidst)
-        {
-            _crowdWatch.Change(CrowdPeriod, Timeout.InfiniteTimeSpan);
-            return;
-        }
-
         int creates;
-        bool goesOn;
         lock (_lock)
         {
             // As those saw it who came; where nobody came, as it is.
@@ -562,13 +542,13 @@ public partial class ChannelPool
             creates = ReservePlacesUnsynchronized(lasting - there);
             _crowd = seen;
             _picked = default;
-            _isCrowdWatched = goesOn = !_disposed && wanted > there + creates && _active.Count + _creating < _options.MaxPoolSize;
-            AssertLawsUnsynchronized();
-        }
+            _isCrowdWatched = !_disposed && wanted > there + creates && _active.Count + _creating < _options.MaxPoolSize;
+            if (_isCrowdWatched)
+            {
+                _crowdWatch.Start(CrowdPeriod);
+            }
 
-        if (goesOn)
-        {
-            _crowdWatch.Change(CrowdPeriod, Timeout.InfiniteTimeSpan);
+            AssertLawsUnsynchronized();
         }
 
         BeginCreating(creates, $"channels carry more than {_options.TargetConcurrentCallsPerChannel} calls, or calls share one with streams that last");
@@ -585,7 +565,12 @@ public partial class ChannelPool
         {
             if (pool.ServerGoes(channel) is { } rest)
             {
-                ThreadPool.UnsafeQueueUserWorkItem(_ => rest(), state: null); // other calls are on the connection
+                // Other calls are on the connection.
+                pool.BeginWork(() =>
+                {
+                    rest();
+                    return Task.CompletedTask;
+                });
             }
         }
     }

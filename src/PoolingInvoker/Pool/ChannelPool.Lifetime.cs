@@ -6,7 +6,7 @@ public partial class ChannelPool
     // How long the handler keeps a connection that carries nothing, as a rule: it is not there any more, and need not be refreshed.
     private static readonly TimeSpan IdleConnection = TimeSpan.FromMinutes(1);
 
-    private readonly ITimer? _maintenance;
+    private readonly PoolTimer? _maintenance;
     private (int Now, int Before) _mostCalls; // at a time, since the last maintenance and the one before
 
     /// <summary>
@@ -14,7 +14,10 @@ public partial class ChannelPool
     /// transport of the user's own are made, but cannot be connected ahead of their first call.
     /// </summary>
     /// <param name="cancellationToken">Ends the wait; what is connected stays connected.</param>
-    /// <exception cref="HttpRequestException">A channel could not connect on its first attempt.</exception>
+    /// <exception cref="HttpRequestException">
+    /// Fewer than <see cref="ChannelPoolOptions.MinPoolSize"/> channels could connect on their first attempt, or none. What else failed is told
+    /// by <see cref="ChannelPoolOptions.OnEvent"/> and the log: of several endpoints not all need be there.
+    /// </exception>
     /// <exception cref="InvalidOperationException">The policy did not make a channel, and there is none. What <see cref="ChannelPoolOptions.ConfigureChannel"/> throws is thrown as it is.</exception>
     /// <exception cref="ObjectDisposedException">The pool is disposed.</exception>
     public async Task ConnectAsync(CancellationToken cancellationToken = default)
@@ -25,9 +28,11 @@ public partial class ChannelPool
         }
 
         TaskCompletionSource? underWay;
+        bool triesOthers;
         do
         {
             List<PooledChannel> unconnected;
+            int connected;
             int creates;
             lock (_lock)
             {
@@ -39,31 +44,43 @@ public partial class ChannelPool
                 creates = Math.Max(0, MinimumUnsynchronized - _active.Count - _creating);
                 _creating += creates;
                 unconnected = [.. _active.Where(static channel => channel.Transport is not { HasConnections: true })];
+                connected = _active.Count - unconnected.Count;
             }
 
             var outcomes = await Task.WhenAll(
             [
-                .. Enumerable.Range(0, creates).Select(_ => CreateOneAsync("the pool warms up to MinPoolSize")),
-                .. unconnected.Select(async channel => (await FailureOfAsync(ConnectChannelAsync(channel)).ConfigureAwait(false), true)),
+                .. Enumerable.Range(0, creates).Select(_ => DoAsync(() => CreateOneAsync("the pool warms up to MinPoolSize"))),
+                .. unconnected.Select(channel => DoAsync(async () => (await FailureOfAsync(ConnectChannelAsync(channel)).ConfigureAwait(false), true))),
             ]).WaitAsync(cancellationToken).ConfigureAwait(false);
-            ThrowIfFailed(outcomes);
+            triesOthers = ThrowIfFailed(outcomes, connected);
             if (underWay is not null)
             {
                 await underWay.Task.WaitAsync(cancellationToken).ConfigureAwait(false);
             }
         }
-        while (underWay is not null);
+        while (underWay is not null || triesOthers);
 
-        void ThrowIfFailed((Exception? Error, bool IsMade)[] outcomes)
+        // Or says whether there are endpoints left that may be better.
+        bool ThrowIfFailed((Exception? Error, bool IsMade)[] outcomes, int connected)
         {
             var failed = outcomes.Where(static outcome => outcome.Error is not null).ToList();
-            if (failed.Count > 0)
+            if (failed.Count == 0 || connected + outcomes.Length - failed.Count >= Math.Max(1, _options.MinPoolSize))
             {
-                throw failed.Find(static outcome => !outcome.IsMade).Error ?? new HttpRequestException(
-                    HttpRequestError.ConnectionError,
-                    $"{failed.Count} of {outcomes.Length} channels could not connect to {Target}: {failed[0].Error!.Message}",
-                    failed.Count == 1 ? failed[0].Error : new AggregateException(failed.Select(static outcome => outcome.Error!)));
+                return false;
             }
+
+            lock (_lock)
+            {
+                if (failed.TrueForAll(static outcome => outcome.IsMade) && _endpoints is { MayDial: true } && _active.Count + _creating < MinimumUnsynchronized)
+                {
+                    return true;
+                }
+            }
+
+            throw failed.Find(static outcome => !outcome.IsMade).Error ?? new HttpRequestException(
+                HttpRequestError.ConnectionError,
+                $"{failed.Count} of {outcomes.Length} channels could not connect to {Target}: {failed[0].Error!.Message}",
+                failed.Count == 1 ? failed[0].Error : new AggregateException(failed.Select(static outcome => outcome.Error!)));
         }
     }
 
@@ -165,7 +182,7 @@ public partial class ChannelPool
         }
     }
 
-    private ITimer? StartMaintenance()
+    private PoolTimer? StartMaintenance()
     {
         // All channels are refreshed within a third of their lifetime, a few at each maintenance.
         TimeSpan[] ages = [_options.PooledChannelIdleTimeout, _options.PooledChannelLifetime / 6, _options.LeakDetectionThreshold];
@@ -177,52 +194,15 @@ public partial class ChannelPool
 
         var period = TimeSpan.FromMilliseconds(Math.Clamp(shortest.TotalMilliseconds / 10, 1, 30_000));
 
-        return NewTimer(static pool => pool.Maintain(), period);
+        return new PoolTimer(this, static pool => pool.Maintain(), period);
     }
-
-    // A timer keeps neither a forgotten pool alive, nor the context of whoever made it.
-    private ITimer NewTimer(Action<ChannelPool> run, TimeSpan period)
-    {
-        using (ExecutionContext.SuppressFlow())
-        {
-            var forgettable = new WeakReference<ChannelPool>(this);
-            return _time.CreateTimer(
-                _ =>
-                {
-                    if (forgettable.TryGetTarget(out var pool))
-                    {
-                        run(pool);
-                    }
-                },
-                state: null,
-                period,
-                period);
-        }
-    }
-
-    // A clock may run its timers on the thread that asks it for the time, which the pool does under its lock: then it is not their turn.
-    private bool IsInTheMidst => Monitor.IsEntered(_lock);
 
     private void Maintain()
     {
-        if (IsInTheMidst)
-        {
-            return;
-        }
-
-        try
-        {
-            CloseIdle();
-            RefreshOld();
-            SetAside();
-            _leakDetector?.Report();
-        }
-#pragma warning disable CA1031 // An exception in a timer ends the process.
-        catch (Exception exception)
-#pragma warning restore CA1031
-        {
-            _log.MaintenanceFailed(exception);
-        }
+        CloseIdle();
+        RefreshOld();
+        SetAside();
+        _leakDetector?.Report();
     }
 
     // Above the minimum they are closed. Others get a new channel in their place, as a rule unconnected: what lay between may have forgotten
@@ -302,7 +282,7 @@ public partial class ChannelPool
             }
             else
             {
-                ReplaceAsync(channel, reason).Observe();
+                BeginReplacing(channel, reason);
             }
         }
     }
@@ -316,7 +296,7 @@ public partial class ChannelPool
         }
         else
         {
-            ReplaceAsync(channel, reason).Observe();
+            BeginReplacing(channel, reason);
         }
     }
 

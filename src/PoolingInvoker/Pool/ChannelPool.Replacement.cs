@@ -38,6 +38,8 @@ public partial class ChannelPool
         _replacing++;
     }
 
+    private void BeginReplacing(PooledChannel channel, string because) => BeginWork(() => ReplaceAsync(channel, because));
+
     // Makes the replacement of a channel that is being replaced or refreshed, and publishes it when it is connected. As a rule the old one
     // stays if that fails.
     private async Task ReplaceAsync(PooledChannel old, string because)
@@ -79,6 +81,7 @@ public partial class ChannelPool
         {
             _replacing--;
             disposed = _disposed;
+            error ??= GoneUnsynchronized(created);
             takesOver = created is not null && !disposed && (error is null || IsLostUnsynchronized(old));
             if (takesOver)
             {
@@ -103,6 +106,7 @@ public partial class ChannelPool
                 }
 
                 old.Proven &= old.State == PooledChannelState.Refreshing;
+                old.Pulse.IsGivenUp = false;
                 old.LastError = _lastCreationError = error;
                 old.State = PooledChannelState.Active;
                 _active.Update(old);
@@ -136,6 +140,11 @@ public partial class ChannelPool
         BeginCreating(creates, "calls need it");
         return takesOver;
     }
+
+    // Why a channel that was connected, and perhaps primed, is of no use.
+    private static IOException? GoneUnsynchronized(PooledChannel? created) => created is { IsGoing: true }
+        ? new IOException($"The server of channel #{created.Id} took no more calls on the connection (GOAWAY) before the channel had joined.")
+        : null;
 
     // Whether a new channel is better in any case, even if it could not be connected: there is no other one to go to, and calls end on it
     // with what there is to say.
@@ -201,6 +210,7 @@ public partial class ChannelPool
 
             if (channel.State != PooledChannelState.Active || channel.Index < 0 || _disposed)
             {
+                channel.IsGoing = channel.State == PooledChannelState.Connecting; // whoever brings it up sees to it
                 return null;
             }
 
@@ -213,7 +223,7 @@ public partial class ChannelPool
 
             BeginReplacingUnsynchronized(channel, countsAsDial: false);
             AssertLawsUnsynchronized();
-            return isIdle ? () => Renew(channel, Reason) : () => ReplaceAsync(channel, Reason).Observe();
+            return isIdle ? () => Renew(channel, Reason) : () => BeginReplacing(channel, Reason);
         }
     }
 }

@@ -9,7 +9,8 @@ namespace PoolingInvoker;
 //
 // It is not given up on its own evidence. Another channel must have shown life while it was asked; and when there is none, or most of the
 // pool is suspect, a fresh channel is asked first: only if a server answers on that one the old one goes. So nothing is cut when it is the
-// network or the program itself that stands still.
+// network or the program itself that stands still. And when it was the server, others may have shown life a moment before the suspect could:
+// it has the last word, after them.
 //
 // Where all calls are streams under way nothing needs to come, and nobody waits: there the ping is sent after five minutes of silence.
 //
@@ -30,7 +31,10 @@ public partial class ChannelPool
     private static readonly TimeSpan FirstPause = TimeSpan.FromSeconds(0.1);
     private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
 
-    private readonly ITimer _watch;
+    // How long a suspect has for its last word, at the least.
+    private TimeSpan LastWord => _options.ProbeTimeout < FirstPause ? _options.ProbeTimeout : FirstPause;
+
+    private readonly PoolTimer _watch;
     private bool _isWatching;
     private bool _asksFresh;
     private long _givenUp;
@@ -65,17 +69,11 @@ public partial class ChannelPool
             }
         }
 
-        _watch.Change(WatchPeriod, Timeout.InfiniteTimeSpan);
+        _watch.Start(WatchPeriod);
     }
 
     private void Look()
     {
-        if (IsInTheMidst)
-        {
-            _watch.Change(WatchPeriod, Timeout.InfiniteTimeSpan);
-            return;
-        }
-
         List<PooledChannel> silent = [];
         var goesOn = false;
         lock (_lock)
@@ -94,10 +92,10 @@ public partial class ChannelPool
 
         if (goesOn)
         {
-            _watch.Change(WatchPeriod, Timeout.InfiniteTimeSpan);
+            _watch.Start(WatchPeriod);
         }
 
-        silent.ForEach(channel => _ = ProbeAsync(channel));
+        silent.ForEach(channel => BeginWork(() => ProbeAsync(channel)));
     }
 
     // Whether there will be something to see at the next look.
@@ -200,7 +198,6 @@ public partial class ChannelPool
         _log.Suspected(channel);
         var pulse = channel.Pulse;
         var began = _time.GetTimestamp();
-        var before = pulse.SignsOfLife;
         var answers = await IsAnsweredAsync(channel).ConfigureAwait(false);
         var givesUp = false;
         var asksFresh = false;
@@ -208,7 +205,7 @@ public partial class ChannelPool
         {
             var now = _time.GetTimestamp();
             pulse.IsProbed = false;
-            if (answers || pulse.SignsOfLife != before)
+            if (answers || pulse.ShowsLife)
             {
                 // Its methods are slow. It is good again, and left alone for longer.
                 pulse.ProbeAnswered(now);
@@ -218,7 +215,7 @@ public partial class ChannelPool
             {
                 // Otherwise it is the program that stood still, or nobody waits any more.
                 pulse.AskedInVainAt = now;
-                givesUp = _freshAnsweredAt > pulse.SilentSince || OthersLiveUnsynchronized(channel, began);
+                givesUp = _freshAnsweredAt >= began || OthersLiveUnsynchronized(channel, began);
                 asksFresh = !givesUp && !_asksFresh && channel.State == PooledChannelState.Active;
                 _asksFresh |= asksFresh;
             }
@@ -226,11 +223,22 @@ public partial class ChannelPool
 
         if (givesUp)
         {
+            await LastWordAsync(channel, LastWord).ConfigureAwait(false);
             GiveUp(channel);
         }
         else if (asksFresh)
         {
-            await AskFreshAsync(channel).ConfigureAwait(false);
+            try
+            {
+                await AskFreshAsync(channel).ConfigureAwait(false);
+            }
+            finally
+            {
+                lock (_lock)
+                {
+                    _asksFresh = false;
+                }
+            }
         }
     }
 
@@ -277,6 +285,23 @@ public partial class ChannelPool
         }
     }
 
+    // The ping has been sent, and its answer may come as long as the connection stands. A call was ended with its time.
+    private async Task LastWordAsync(PooledChannel channel, TimeSpan patience)
+    {
+        using var timeout = new CancellationTokenSource(patience, _time);
+        if (_options.Probe is null || !await _options.IsAnsweredAsync(channel.CallInvoker, timeout.Token).ConfigureAwait(false))
+        {
+            await Task.Delay(Timeout.InfiniteTimeSpan, _time, timeout.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            return;
+        }
+
+        lock (_lock)
+        {
+            channel.Pulse.ProbeAnswered(_time.GetTimestamp());
+            _active.Update(channel);
+        }
+    }
+
     // Whether a server is there for a fresh channel: it has sent its SETTINGS, and answers the probe of the user's, if there is one.
     private async Task<bool> IsAnsweredByCallAsync(PooledChannel channel)
     {
@@ -308,7 +333,7 @@ public partial class ChannelPool
         bool replaces;
         lock (_lock)
         {
-            if (channel.Pulse.IsGivenUp)
+            if (channel.Pulse.IsGivenUp || !channel.Pulse.IsSilentStill)
             {
                 return;
             }
@@ -325,7 +350,7 @@ public partial class ChannelPool
         var reason = $"nothing has come from it for {_time.GetElapsedTime(channel.Pulse.SilentSince).TotalSeconds:0.#} s, nor an answer to a probe";
         if (replaces && ReplaceUnconnected(channel, reason, onProbation: true) is { } created)
         {
-            _ = TryOutAsync(created);
+            BeginWork(() => TryOutAsync(created));
         }
 
         Break(channel, reason);
@@ -380,19 +405,31 @@ public partial class ChannelPool
     {
         for (var pause = FirstPause; ; pause = pause * 2 < LongestPause ? pause * 2 : LongestPause)
         {
+            var began = _time.GetTimestamp();
             var fresh = await FirstAnsweredAsync().ConfigureAwait(false);
+            List<PooledChannel> suspects = [];
+            if (fresh is not null)
+            {
+                lock (_lock)
+                {
+                    _freshAnsweredAt = _time.GetTimestamp();
+                    suspects = [.. _channels.Values.Where(static channel => channel.Pulse.IsSilentStill)];
+                }
+
+                // A server that stood still answers all of them as it goes on, in any order.
+                var took = TimeSpan.FromTicks(Math.Clamp(_time.GetElapsedTime(began).Ticks, LastWord.Ticks, _options.ProbeTimeout.Ticks));
+                await Task.WhenAll(suspects.Select(channel => LastWordAsync(channel, took))).ConfigureAwait(false);
+            }
+
             bool goesOn;
             var replaces = false;
             var closes = false;
-            List<PooledChannel> others = [];
             lock (_lock)
             {
-                _asksFresh = goesOn = fresh is null && !_disposed && silent is { Pulse: { IsSuspect: true, Calls: > 0 }, State: PooledChannelState.Active };
+                goesOn = fresh is null && !_disposed && silent is { Pulse: { IsSuspect: true, Calls: > 0 }, State: PooledChannelState.Active };
                 if (fresh is not null && !_disposed)
                 {
-                    _freshAnsweredAt = _time.GetTimestamp();
-                    others = [.. _channels.Values.Where(channel => channel != silent && channel.Pulse.AskedInVainAt is not null)];
-                    replaces = silent is { Pulse: { IsSuspect: true, IsGivenUp: false }, State: PooledChannelState.Active };
+                    replaces = silent is { Pulse: { IsSilentStill: true, IsGivenUp: false }, State: PooledChannelState.Active };
                 }
 
                 if (replaces)
@@ -427,7 +464,7 @@ public partial class ChannelPool
                 DisposeChannel(silent);
             }
 
-            others.ForEach(GiveUp);
+            suspects.ForEach(GiveUp);
             if (!goesOn)
             {
                 return;

@@ -81,14 +81,8 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     /// <param name="options">The options, or <see langword="null"/> for the defaults.</param>
     /// <exception cref="ArgumentException">An option is not valid.</exception>
     public ChannelPool(IPooledObjectPolicy<GrpcChannel> policy, ChannelPoolOptions? options = null)
-        : this(policy, (options ?? new ChannelPoolOptions()).ValidatedCopy(), Random.Shared)
+        : this(policy, ValidatedFor(policy, options), Random.Shared)
     {
-        if (options?.ConfigureChannel is not null || options?.ConfigureHandler is not null)
-        {
-            throw new ArgumentException(
-                "ConfigureChannel and ConfigureHandler change channels that the pool makes itself. With a policy of your own, do it in its Create.",
-                nameof(options));
-        }
     }
 
     /// <param name="policy">Makes the channels; an <see cref="IEndpointPolicy"/> if there are endpoints.</param>
@@ -97,22 +91,21 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     /// <param name="endpoints">What the channels go to, in a pool that has several.</param>
     internal ChannelPool(IPooledObjectPolicy<GrpcChannel> policy, ChannelPoolOptions validated, Random random, EndpointList? endpoints = null)
     {
-        ArgumentNullException.ThrowIfNull(policy);
         _policy = policy;
         _options = validated;
         _time = validated.TimeProvider;
         _random = random;
         _log = new PoolingInvokerLog(validated.LoggerFactory);
-        _diary = new PoolDiary(_log, validated.OnEvent, Target);
+        _diary = new PoolDiary(_log, validated.OnEvent, validated.Queue, Target);
         _backoff = new ReconnectBackoff(_time, random, TimeSpan.FromSeconds(0.1), TimeSpan.FromSeconds(1));
         _target = new ChannelTarget(validated.TargetConcurrentCallsPerChannel ?? int.MaxValue);
         _active = new ActiveChannels(random, _target);
         _leakDetector = validated.LeakDetectionThreshold > TimeSpan.Zero ? new LeaseLeakDetector(validated.LeakDetectionThreshold, _time, _log) : null;
         _maintenance = StartMaintenance();
-        _watch = NewTimer(static pool => pool.Look(), Timeout.InfiniteTimeSpan);
-        _lineWatch = NewTimer(static pool => pool.LookAtTheLine(), Timeout.InfiniteTimeSpan);
-        _crowdWatch = NewTimer(static pool => pool.LookAtTheCrowd(), Timeout.InfiniteTimeSpan);
-        _balanceWatch = NewTimer(static pool => pool.Balance(), Timeout.InfiniteTimeSpan);
+        _watch = new PoolTimer(this, static pool => pool.Look());
+        _lineWatch = new PoolTimer(this, static pool => pool.LookAtTheLine());
+        _crowdWatch = new PoolTimer(this, static pool => pool.LookAtTheCrowd());
+        _balanceWatch = new PoolTimer(this, static pool => pool.Balance());
         if (endpoints is not null)
         {
             _endpoints = new PoolEndpoints(_time, random);
@@ -193,6 +186,15 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         var name = AddressChannelPolicy.ParseAddress(address);
         AddressChannelPolicy.CheckAddress(name);
         return OverEndpoints(options, validated => new AddressChannelPolicy(name, validated, pins: true), (policy, _) => new EndpointList([], policy.Address, resolve));
+    }
+
+    private static ChannelPoolOptions ValidatedFor(IPooledObjectPolicy<GrpcChannel> policy, ChannelPoolOptions? options)
+    {
+        ArgumentNullException.ThrowIfNull(policy);
+        var validated = (options ?? new ChannelPoolOptions()).ValidatedCopy();
+        return validated is { ConfigureChannel: null, ConfigureHandler: null } ? validated : throw new ArgumentException(
+            "ConfigureChannel and ConfigureHandler change channels that the pool makes itself. With a policy of your own, do it in its Create.",
+            nameof(options));
     }
 
     private static ChannelPool OverEndpoints(
@@ -314,7 +316,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
 
             var taken = Take(isStream, avoid, playsSafe, mayWait: true);
             return taken.Lease is { } lease ? new ValueTask<ChannelLease>(Begin(lease))
-                : taken.Waiter is { } waiter ? new ValueTask<ChannelLease>(WaitAsync(waiter))
+                : taken.Waiter is { } waiter ? new ValueTask<ChannelLease>(WaitAsync(waiter, timeout))
                 : taken.CreatesForItself ? new ValueTask<ChannelLease>(WaitForNewOneAsync())
                 : new ValueTask<ChannelLease>(TakeAtOnce(isStream, avoid, playsSafe) ?? throw LineIsFull());
         }
@@ -325,11 +327,11 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             return ValueTask.FromException<ChannelLease>(exception);
         }
 
-        async Task<ChannelLease> WaitAsync(LeaseWaiter waiter)
+        async Task<ChannelLease> WaitAsync(LeaseWaiter waiter, TimeSpan left)
         {
             try
             {
-                await waiter.Task.WaitAsync(timeout, _time, cancellationToken).ConfigureAwait(false);
+                await waiter.Task.WaitAsync(left, _time, cancellationToken).ConfigureAwait(false);
             }
             catch (TimeoutException)
             {
@@ -348,12 +350,14 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         // If it cannot be made the one that was to be avoided has to do.
         async Task<ChannelLease> WaitForNewOneAsync()
         {
-            Task creating = CreateOneAsync("a call failed on the only other one");
+            var began = _time.GetTimestamp();
+            Task creating = DoAsync(() => CreateOneAsync("a call failed on the only other one"));
             await creating.WaitAsync(timeout, _time, cancellationToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             cancellationToken.ThrowIfCancellationRequested();
+            var left = timeout == Timeout.InfiniteTimeSpan ? timeout : TimeSpan.FromTicks(Math.Max(0, (timeout - _time.GetElapsedTime(began)).Ticks));
             var taken = Take(isStream, avoid, playsSafe, mayWait: true, mayCreateForItself: false);
             return taken.Lease is { } lease ? Begin(lease)
-                : taken.Waiter is { } waiter ? await WaitAsync(waiter).ConfigureAwait(false)
+                : taken.Waiter is { } waiter ? await WaitAsync(waiter, left).ConfigureAwait(false)
                 : throw LineIsFull();
         }
     }
@@ -495,7 +499,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         }
         else if (reason is not null)
         {
-            ReplaceAsync(channel, reason).Observe();
+            BeginReplacing(channel, reason);
         }
     }
 
@@ -531,7 +535,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
                 AssertLawsUnsynchronized();
             }
 
-            broken?.ForEach(channel => ReplaceAsync(channel.Channel, channel.Reason).Observe());
+            broken?.ForEach(channel => BeginReplacing(channel.Channel, channel.Reason));
             BeginCreating(creates, "calls need it");
             if (taken.IsSomething || mayWait || broken is null)
             {
@@ -573,12 +577,6 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     {
         _leakDetector?.Taken(lease);
         StartWatching();
-        if (_startsCrowdWatch)
-        {
-            _startsCrowdWatch = false;
-            _crowdWatch.Change(CrowdPeriod, Timeout.InfiniteTimeSpan);
-        }
-
         return lease;
     }
 
@@ -656,11 +654,11 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     }
 
     private TimeoutException TimedOut(TimeSpan timeout) => Refused(() => new TimeoutException(
-        $"No channel became free within {timeout.TotalSeconds:0.###} s ({CountsUnsynchronized()}). Raise {KnobsUnsynchronized()} or Pool.AcquireTimeout.",
+        $"No channel became free within {timeout.TotalSeconds:0.###} s ({CountsUnsynchronized()}). {AdviceUnsynchronized("Pool.AcquireTimeout")}",
         _lastCreationError));
 
     private TooManyWaitingException LineIsFull() => Refused(() => new TooManyWaitingException(
-        $"No channel is free and too many calls wait for one already ({CountsUnsynchronized()}). Raise {KnobsUnsynchronized()} or Pool.MaxCallsWaiting ({_options.MaxCallsWaiting})."));
+        $"No channel is free and too many calls wait for one already ({CountsUnsynchronized()}). {AdviceUnsynchronized($"Pool.MaxCallsWaiting ({_options.MaxCallsWaiting})")}"));
 
     // A refusal has the numbers of one moment, and is told.
     private T Refused<T>(Func<T> newUnsynchronized)
@@ -693,8 +691,19 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     private string CountsUnsynchronized() =>
         $"channels {_active.Count + _creating}, in flight {_leases}, waiting {_waiters.Count}";
 
-    private string KnobsUnsynchronized() =>
-        $"Pool.MaxPoolSize ({_options.MaxPoolSize}), Pool.MaxConcurrentCallsPerChannel ({ExpectedCapacityUnsynchronized})";
+    // What to raise, where that would help.
+    private string AdviceUnsynchronized(string option)
+    {
+        if (_active.Count + _creating < _options.MaxPoolSize)
+        {
+            return _lastCreationFailed || _lastConnectFailed ? $"The pool may have {_options.MaxPoolSize}, but another could not be made and connected: {_lastCreationError?.Message}"
+                : _active.Any(static channel => channel.Capacity == 0) ? $"The pool may have {_options.MaxPoolSize}, but a server takes no calls for now (SETTINGS_MAX_CONCURRENT_STREAMS is 0)."
+                : $"The pool may have {_options.MaxPoolSize}, but no other was connected in time. Raise {option}.";
+        }
+
+        var isOurLimit = _options.MaxConcurrentCallsPerChannel is { } limit && (_announced is null || limit < _announced);
+        return $"Raise Pool.MaxPoolSize ({_options.MaxPoolSize}){(isOurLimit ? $", Pool.MaxConcurrentCallsPerChannel ({_options.MaxConcurrentCallsPerChannel})" : string.Empty)} or {option}.";
+    }
 
     private ObjectDisposedException Disposed() => new(GetType().FullName);
 

@@ -92,8 +92,14 @@ internal sealed class ChannelPulse(PooledChannel channel, long now)
         Lives(at);
     }
 
+    /// <summary>Whether it has shown life since the last look, or the last answer to a probe.</summary>
+    public bool ShowsLife => SignsOfLife != _seen.SignsOfLife;
+
+    /// <summary>Whether it was asked for a sign of life in vain, and has not given one up to this moment.</summary>
+    public bool IsSilentStill => AskedInVainAt is not null && !ShowsLife;
+
     /// <summary>Whether it has shown life since a moment that lies longer back than the last look.</summary>
-    public bool LivesSince(long moment) => LivedAt > moment || SignsOfLife != _seen.SignsOfLife;
+    public bool LivesSince(long moment) => LivedAt > moment || ShowsLife;
 
     private void Lives(long at)
     {

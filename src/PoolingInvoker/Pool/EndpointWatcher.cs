@@ -165,7 +165,7 @@ internal sealed class EndpointWatcher : IDisposable
         }
 
         _timer.Dispose();
-        registration?.Dispose();
+        Release(registration);
         StopAsync().Observe();
         Fail(first, Disposed());
     }
@@ -270,7 +270,7 @@ internal sealed class EndpointWatcher : IDisposable
             (registration, _changeRegistration) = (_changeRegistration, null);
         }
 
-        registration?.Dispose();
+        Release(registration);
         ResolveAsync(_link, _resolve, _stopping).Observe();
     }
 
@@ -403,7 +403,7 @@ internal sealed class EndpointWatcher : IDisposable
             }
         }
 
-        registration?.Dispose();
+        Release(registration);
     }
 
     // Null if the token does not call back. One that has changed already calls back from within.
@@ -424,6 +424,20 @@ internal sealed class EndpointWatcher : IDisposable
         {
             _onError(exception);
             return null;
+        }
+    }
+
+    private void Release(IDisposable? registration)
+    {
+        try
+        {
+            registration?.Dispose();
+        }
+#pragma warning disable CA1031 // It is of a list that nobody looks at any more.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            _onError(exception);
         }
     }
 

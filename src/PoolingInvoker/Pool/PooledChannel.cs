@@ -106,6 +106,9 @@ internal sealed class PooledChannel
     /// <summary>Whether calls wait on the channel, and nothing comes.</summary>
     public ChannelPulse Pulse { get; }
 
+    /// <summary>Whether its server took no more calls on the connection before the channel joined.</summary>
+    public bool IsGoing { get; set; }
+
     /// <summary>The place in <see cref="ActiveChannels"/>.</summary>
     public int Index { get; set; } = -1;
 

@@ -42,6 +42,7 @@ internal sealed class Stage
             PooledChannelLifetime = lifetime ?? Timeout.InfiniteTimeSpan,
             TimeProvider = Clock,
             PrimeAsync = prime,
+            Queue = static work => work(), // at once, and in steps from there
         }, endpoints.Length == 0 ? null : new EndpointList(Endpoints(endpoints), Name: null, Resolve: null))
         {
             ForeignCode = static where =>

@@ -8,6 +8,10 @@ internal sealed class Call(int number, TimeSpan patience)
 {
     private static readonly AsyncLocal<Call?> Running = new();
 
+    // Who makes a channel for itself does so on its thread, and in nobody's context.
+    [ThreadStatic]
+    private static Call? _onThisThread;
+
     private readonly BlockingCollection<GrpcChannel> _made = [];
     private readonly SemaphoreSlim _gate = new(0);
     private volatile bool _isAtGate;
@@ -16,7 +20,7 @@ internal sealed class Call(int number, TimeSpan patience)
     private bool _works;
 
     /// <summary>Gets whose code runs, on whatever thread.</summary>
-    public static Call? Current => Running.Value;
+    public static Call? Current => Running.Value ?? _onThisThread;
 
     public int Number => number;
 
@@ -65,7 +69,7 @@ internal sealed class Call(int number, TimeSpan patience)
             {
                 try
                 {
-                    return work();
+                    return Work();
                 }
                 finally
                 {
@@ -76,7 +80,20 @@ internal sealed class Call(int number, TimeSpan patience)
         }
         else
         {
-            Result = work();
+            Result = Work();
+        }
+
+        Task<ChannelLease?> Work()
+        {
+            _onThisThread = this;
+            try
+            {
+                return work();
+            }
+            finally
+            {
+                _onThisThread = null;
+            }
         }
     }
 

@@ -176,6 +176,7 @@ internal sealed class ModelRun
             PooledChannelIdleTimeout = TimeSpan.FromMinutes(10),
             PooledChannelLifetime = TimeSpan.FromMinutes(30),
             TimeProvider = _time,
+            Queue = static work => work(),
             LoggerFactory = new ChannelDiary(Log),
         };
         _policy.OnReturn = _ => _wanted;

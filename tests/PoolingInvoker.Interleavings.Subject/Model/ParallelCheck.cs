@@ -49,6 +49,7 @@ public static class ParallelCheck
             AcquireTimeout = Timeout.InfiniteTimeSpan,
             PooledChannelIdleTimeout = Timeout.InfiniteTimeSpan,
             PooledChannelLifetime = Timeout.InfiniteTimeSpan,
+            Queue = static work => work(),
         });
 
         private readonly ConcurrentStack<ChannelLease> _held = [];

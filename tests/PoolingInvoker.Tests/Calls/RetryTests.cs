@@ -416,7 +416,7 @@ public sealed class RetryTests : IDisposable
 
     private (User.UserClient Client, ChannelPool Pool) NewClient(Action<PoolingCallInvokerOptions>? configure = null)
     {
-        var options = new PoolingCallInvokerOptions { Pool = { TimeProvider = _time, PooledChannelLifetime = Timeout.InfiniteTimeSpan, AcquireTimeout = Timeout.InfiniteTimeSpan } };
+        var options = new PoolingCallInvokerOptions { Pool = { TimeProvider = _time, Queue = InlineWork.Queue, PooledChannelLifetime = Timeout.InfiniteTimeSpan, AcquireTimeout = Timeout.InfiniteTimeSpan } };
         configure?.Invoke(options);
         var pool = new ChannelPool(_server, options.Pool);
         _pools.Add(pool);

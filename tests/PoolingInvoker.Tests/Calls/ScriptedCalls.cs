@@ -37,6 +37,7 @@ public abstract class ScriptedCalls : IAsyncDisposable
             Pool =
             {
                 TimeProvider = Time,
+                Queue = InlineWork.Queue,
                 AcquireTimeout = Timeout.InfiniteTimeSpan,
                 PooledChannelLifetime = Timeout.InfiniteTimeSpan,
                 ProbeDelay = Timeout.InfiniteTimeSpan,

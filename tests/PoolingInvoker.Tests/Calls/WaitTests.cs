@@ -15,7 +15,7 @@ public sealed class WaitTests : IDisposable
 
     public WaitTests()
     {
-        _pool = new ChannelPool(_server, new ChannelPoolOptions { MaxPoolSize = 1, MaxConcurrentCallsPerChannel = 1, MaxCallsWaiting = 2, PooledChannelLifetime = Timeout.InfiniteTimeSpan, TimeProvider = _time });
+        _pool = new ChannelPool(_server, new ChannelPoolOptions { MaxPoolSize = 1, MaxConcurrentCallsPerChannel = 1, MaxCallsWaiting = 2, PooledChannelLifetime = Timeout.InfiniteTimeSpan, TimeProvider = _time, Queue = InlineWork.Queue });
         _client = new User.UserClient(new PoolingCallInvoker(_pool));
     }
 
@@ -134,7 +134,7 @@ public sealed class WaitTests : IDisposable
     public async Task APolicyThatMakesNoChannel_IsTriedAgain_AndThenUnavailable()
     {
         var policy = new StubPolicy { OnCreate = static () => throw new TimeoutException("no dial tone") };
-        using var pool = new ChannelPool(policy, new ChannelPoolOptions { TimeProvider = _time });
+        using var pool = new ChannelPool(policy, new ChannelPoolOptions { TimeProvider = _time, Queue = InlineWork.Queue });
         var client = new User.UserClient(new PoolingCallInvoker(pool));
         var call = client.RenameAsync(new RenameRequest());
         await Waiting.Until(() =>

@@ -142,6 +142,24 @@ public sealed class ChannelPoolTests : IDisposable
     }
 
     [Fact]
+    public async Task AcquireTimeout_SaysWhyThePoolHasNotGrown_AndDoesNotAdviseAnotherSize()
+    {
+        var pool = NewPool(capacity: 1, max: 2, acquireTimeout: TimeSpan.FromSeconds(5));
+        _ = await pool.AcquireAsync().Soon();
+        _policy.OnCreate = static () => throw new TimeoutException("no dial tone");
+        var waiting = pool.AcquireAsync().AsTask();
+        for (var i = 0; i < 500; i++)
+        {
+            _time.Advance(TimeSpan.FromMilliseconds(10));
+        }
+
+        var exception = await Assert.ThrowsAsync<TimeoutException>(() => waiting.Soon());
+        Assert.Equal(
+            "No channel became free within 5 s (channels 1, in flight 1, waiting 0). The pool may have 2, but another could not be made and connected: StubPolicy.Create did not make a channel: no dial tone",
+            exception.Message);
+    }
+
+    [Fact]
     public async Task AcquireTimeout_SaysHowFullThePoolIs_AndWhatToRaise()
     {
         var pool = NewPool(capacity: 2, max: 1, acquireTimeout: TimeSpan.FromSeconds(5));
@@ -547,7 +565,7 @@ public sealed class ChannelPoolTests : IDisposable
     public async Task ADisposedChannel_IsReplacedWhenItIsFound()
     {
         // A channel over a handler of the pool's own tells its state, and so does one that has been disposed by mistake.
-        var options = new ChannelPoolOptions { MaxConcurrentCallsPerChannel = 2, TimeProvider = _time };
+        var options = new ChannelPoolOptions { MaxConcurrentCallsPerChannel = 2, TimeProvider = _time, Queue = InlineWork.Queue };
         using var pool = ChannelPool.ForAddress("http://127.0.0.1:1", options);
         var lease = await pool.AcquireAsync().Soon();
         var broken = lease.Channel;
@@ -641,6 +659,7 @@ public sealed class ChannelPoolTests : IDisposable
             PooledChannelIdleTimeout = idleTimeout ?? Timeout.InfiniteTimeSpan,
             PooledChannelLifetime = lifetime ?? Timeout.InfiniteTimeSpan,
             TimeProvider = _time,
+            Queue = InlineWork.Queue,
         });
         _pools.Add(pool);
         return pool;

@@ -161,6 +161,38 @@ public sealed class EndpointPoolTests : IDisposable
         Assert.Equal(0, pool.GetStatistics().ChannelsReplaced);
     }
 
+    [Theory]
+    [InlineData(1, true)]
+    [InlineData(2, true)]
+    [InlineData(3, true)] // the third goes to one that lives
+    [InlineData(0, true)]
+    [InlineData(1, false)]
+    public async Task ConnectAsync_WhileAnEndpointIsDead_IsASuccess_IfTheMinimumIsThere(int min, bool othersLive)
+    {
+        foreach (var dead in othersLive ? Servers[..1] : Servers[..3])
+        {
+            _policy.Dead.Add(dead);
+        }
+
+        var failed = 0;
+        var pool = NewPool(Servers[..3], options =>
+        {
+            options.MinPoolSize = min;
+            options.OnEvent = told => failed += told.Kind == ChannelPoolEventKind.Failed ? 1 : 0;
+        });
+        if (othersLive)
+        {
+            await pool.ConnectAsync().Soon();
+            Assert.InRange(pool.GetStatistics().Channels, Math.Max(2, min), 3);
+        }
+        else
+        {
+            await Assert.ThrowsAsync<HttpRequestException>(() => pool.ConnectAsync().Soon());
+        }
+
+        Assert.True(failed >= 1);
+    }
+
     [Fact]
     public async Task APoolWithoutChannels_MakesNone_BecauseEndpointsChange()
     {
@@ -661,7 +693,7 @@ public sealed class EndpointPoolTests : IDisposable
 
     private ChannelPool Make(EndpointList list, Action<ChannelPoolOptions>? configure, int seed)
     {
-        var options = new ChannelPoolOptions { TimeProvider = _time, PrimeAsync = _policy.ConnectAsync, ProbeDelay = Timeout.InfiniteTimeSpan };
+        var options = new ChannelPoolOptions { TimeProvider = _time, Queue = InlineWork.Queue, PrimeAsync = _policy.ConnectAsync, ProbeDelay = Timeout.InfiniteTimeSpan };
         configure?.Invoke(options);
         return new ChannelPool(_policy, options.ValidatedCopy(), new Random(seed), list);
     }

@@ -128,6 +128,7 @@ public sealed class ForeignCodeTests : IDisposable
             LeakDetectionThreshold = leakDetectionThreshold,
             LoggerFactory = _log,
             TimeProvider = _time,
+            Queue = InlineWork.Queue,
         });
         _pools.Add(pool);
         return pool;

@@ -43,6 +43,7 @@ internal sealed class PoolInTime : IDisposable
             ProbeDelay = Timeout.InfiniteTimeSpan,
             OnEvent = _events.Enqueue,
             TimeProvider = Time,
+            Queue = InlineWork.Queue,
         };
         configure?.Invoke(options);
         var pool = new ChannelPool(Policy, options.ValidatedCopy(), random ?? Random.Shared);

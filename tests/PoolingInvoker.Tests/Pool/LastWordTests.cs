@@ -1,0 +1,219 @@
+using System.Collections.Concurrent;
+using Grpc.Core;
+using PoolingInvoker.Testing;
+
+namespace PoolingInvoker.Tests.Pool;
+
+/// <summary>
+/// A server that stands still and goes on shows life on all channels within a moment, in any order; one that hangs does not. In virtual
+/// time. A lease that is out is a call that waits; the test answers calls and probes.
+/// </summary>
+public sealed class LastWordTests : IAsyncDisposable
+{
+    private static readonly TimeSpan Tick = TimeSpan.FromMilliseconds(250); // how often the pool looks
+    private static readonly TimeSpan LastWord = TimeSpan.FromMilliseconds(100);
+
+    private readonly RecordingTime _time = new(DateTimeOffset.UtcNow);
+    private readonly StubPolicy _policy = new();
+    private readonly ConcurrentQueue<Asked> _asked = new();
+    private ChannelPool? _pool;
+
+    private IReadOnlyList<Asked> AllAsked => [.. _asked];
+
+    public async ValueTask DisposeAsync()
+    {
+        _pool!.Dispose();
+        var closed = _pool.DisposeAsync().AsTask();
+        await Until(() => closed.IsCompleted);
+        Assert.All(_policy.Created, static channel => Assert.True(StubPolicy.IsDisposed(channel)));
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(4)]
+    [InlineData(8)]
+    public async Task TheSuspectsAnswerCalls_AMomentAfterTheFreshOne(int channels)
+    {
+        var silent = await StandStillAsync(channels);
+        AllAsked[^1].Answer.SetResult();
+        await UntilLastWordAsync(channels);
+        Pass(LastWord / 2);
+        Assert.All(silent, static lease => Assert.Equal(PooledChannelState.Active, lease.Pooled.State));
+        silent.ForEach(static lease => lease.Answered());
+        await AssertKeptAsync(silent);
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(4)]
+    [InlineData(8)]
+    public async Task TheSuspectsAnswerCalls_AMomentBeforeTheFreshOne_SinceNobodyHasLooked(int channels)
+    {
+        var silent = await StandStillAsync(channels);
+        silent.ForEach(static lease => lease.Answered());
+        AllAsked[^1].Answer.SetResult();
+        await AssertKeptAsync(silent);
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(4)]
+    [InlineData(8)]
+    public async Task TheSuspectsAnswerASecondProbe(int channels)
+    {
+        var silent = await StandStillAsync(channels);
+        AllAsked[^1].Answer.SetResult();
+        await UntilLastWordAsync(channels);
+        AllAsked.TakeLast(channels).ToList().ForEach(static asked => asked.Answer.SetResult());
+        await Waiting.Until(() => silent.TrueForAll(static lease => !lease.Pooled.Pulse.IsSuspect));
+        await AssertKeptAsync(silent);
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(4)]
+    [InlineData(8)]
+    public async Task TheyHaveAsLongAsTheFreshOneTook_AndThenAreGivenUp(int channels)
+    {
+        var silent = await StandStillAsync(channels);
+        var took = TimeSpan.FromMilliseconds(700);
+        Pass(took);
+        AllAsked[^1].Answer.SetResult();
+        await UntilLastWordAsync(channels);
+        Pass(took - TimeSpan.FromMilliseconds(1));
+        Assert.Equal(0, _pool!.GetStatistics().ChannelsGivenUp);
+        Pass(TimeSpan.FromMilliseconds(1));
+        await Waiting.Until(() => _pool.GetStatistics().ChannelsGivenUp == channels);
+        silent.ForEach(static lease => lease.Dispose());
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task WhileOthersLive_ASuspectHasTheLastWord(bool answers)
+    {
+        _pool = NewPool(channels: 2);
+        var leases = new[] { await CallAsync(), await CallAsync() };
+        var (silent, good) = (leases[0], leases[1].Pooled);
+        leases[1].Return(LeaseOutcome.Answered);
+        Pass(TimeSpan.FromSeconds(1.5));
+        await AnswerAsync(good); // while the other one is asked
+        Pass(TimeSpan.FromSeconds(0.5));
+        await UntilLastWordAsync(suspects: 1);
+        Assert.Equal(0, _pool.GetStatistics().ChannelsGivenUp);
+        if (answers)
+        {
+            AllAsked[^1].Answer.SetResult();
+            await Waiting.Until(() => !silent.Pooled.Pulse.IsSuspect);
+            await AssertKeptAsync([silent]);
+        }
+        else
+        {
+            Pass(LastWord);
+            await Waiting.Until(() => _pool.GetStatistics().ChannelsGivenUp == 1);
+            silent.Dispose();
+        }
+    }
+
+    [Fact]
+    public async Task OneThatCannotBeReplaced_IsLookedAfter_AsBefore()
+    {
+        _pool = NewPool(channels: 2);
+        var leases = new[] { await CallAsync(), await CallAsync() };
+        var (silent, good) = (leases[0], leases[1].Pooled);
+        leases[1].Return(LeaseOutcome.Answered);
+        Pass(TimeSpan.FromSeconds(1.5));
+        await AnswerAsync(good);
+        Pass(TimeSpan.FromSeconds(0.5));
+        await UntilLastWordAsync(suspects: 1);
+        _policy.OnCreate = static () => throw new TimeoutException("no dial tone");
+        Pass(LastWord);
+        await Waiting.Until(() => _pool.GetStatistics().ChannelsGivenUp == 1 && silent.Pooled.State == PooledChannelState.Active);
+
+        _policy.OnCreate = StubPolicy.NewChannel;
+        await Waiting.Until(() =>
+        {
+            _time.Advance(TimeSpan.FromMilliseconds(50));
+            _pool.TryLease(isStream: false, out var lease);
+            lease?.Return(lease.Pooled == good ? LeaseOutcome.Answered : LeaseOutcome.Unknown);
+            return _pool.GetStatistics().ChannelsGivenUp == 2;
+        });
+        Assert.NotEqual(PooledChannelState.Active, silent.Pooled.State);
+        silent.Dispose();
+    }
+
+    // A call waits on each channel, all have been asked in vain, and fresh ones are asked.
+    private async Task<List<ChannelLease>> StandStillAsync(int channels)
+    {
+        _pool = NewPool(channels);
+        var silent = new List<ChannelLease>();
+        while (silent.Count < channels)
+        {
+            silent.Add(await CallAsync());
+        }
+
+        Assert.Equal(channels, silent.DistinctBy(static lease => lease.Pooled).Count());
+        Pass(TimeSpan.FromSeconds(2));
+        await Waiting.Until(() => _asked.Count == channels + 3);
+        return silent;
+    }
+
+    // They are asked once more.
+    private Task UntilLastWordAsync(int suspects) => Waiting.Until(() => _asked.GroupBy(static asked => asked.Invoker).Count(static asked => asked.Count() == 2) == suspects);
+
+    // They live, and nothing is left of the fresh ones.
+    private async Task AssertKeptAsync(List<ChannelLease> silent)
+    {
+        await Until(() => _policy.Created.Count(static channel => !StubPolicy.IsDisposed(channel)) == _pool!.GetStatistics().Channels);
+        Pass(TimeSpan.FromSeconds(1));
+        Assert.All(silent, static lease => Assert.Equal(PooledChannelState.Active, lease.Pooled.State));
+        Assert.Equal((0L, 0L), (_pool!.GetStatistics().ChannelsGivenUp, _pool.GetStatistics().ChannelsReplaced));
+        silent.ForEach(static lease => lease.Dispose());
+    }
+
+    // A call that is answered at once on this channel, which the pool has to choose.
+    private async Task AnswerAsync(PooledChannel channel)
+    {
+        var lease = await CallAsync();
+        Assert.Same(channel, lease.Pooled);
+        lease.Return(LeaseOutcome.Answered);
+    }
+
+    private Task<ChannelLease> CallAsync() =>
+        _pool!.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, playsSafe: false, CancellationToken.None).Soon();
+
+    private ChannelPool NewPool(int channels) => new(_policy, new ChannelPoolOptions
+    {
+        MinPoolSize = channels,
+        Probe = (invoker, token) =>
+        {
+            var asked = new Asked(invoker);
+            _asked.Enqueue(asked);
+            return asked.Answer.Task.WaitAsync(token);
+        },
+        PooledChannelIdleTimeout = Timeout.InfiniteTimeSpan,
+        PooledChannelLifetime = Timeout.InfiniteTimeSpan,
+        TimeProvider = _time,
+        Queue = InlineWork.Queue,
+    });
+
+    private void Pass(TimeSpan time)
+    {
+        for (; time > TimeSpan.Zero; time -= Tick)
+        {
+            _time.Advance(time < Tick ? time : Tick);
+        }
+    }
+
+    private Task Until(Func<bool> condition) => Waiting.Until(() =>
+    {
+        _time.Advance(TimeSpan.FromMilliseconds(10));
+        return condition();
+    });
+
+    /// <summary>A probe: of which channel, and what comes of it.</summary>
+    private sealed record Asked(CallInvoker Invoker)
+    {
+        public TaskCompletionSource Answer { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    }
+}

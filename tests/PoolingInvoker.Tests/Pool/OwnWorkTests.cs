@@ -1,0 +1,295 @@
+using System.Collections.Concurrent;
+using System.Diagnostics;
+using System.Globalization;
+using System.Reflection;
+using System.Runtime.CompilerServices;
+using System.Text.RegularExpressions;
+using Grpc.Net.Client;
+using PoolingInvoker.Testing;
+
+namespace PoolingInvoker.Tests.Pool;
+
+/// <summary>What a pool does of its own accord: in nobody's context, on nobody's thread, without an end that others feel.</summary>
+public sealed class OwnWorkTests
+{
+    private readonly StubPolicy _policy = new();
+    private readonly AsyncLocal<string?> _tenant = new();
+
+    [Fact]
+    public async Task WhatThePoolDoes_IsInNobodysContext_AndOnNoCallersThread()
+    {
+        var seen = new ConcurrentQueue<(string What, Surroundings Surroundings)>();
+        void See(string what) => seen.Enqueue((what, Surroundings.Now(_tenant)));
+        _policy.OnCreate = () =>
+        {
+            See("Create");
+            return StubPolicy.NewChannel();
+        };
+        using var pool = new ChannelPool(_policy, new ChannelPoolOptions
+        {
+            MinPoolSize = 2,
+            MaxConcurrentCallsPerChannel = 1,
+            PrimeAsync = (_, _) =>
+            {
+                See("PrimeAsync");
+                return Task.CompletedTask;
+            },
+            OnEvent = one => See($"{one.Kind}"),
+        });
+        await AsACallerAsync(() =>
+        {
+            var leases = new[] { pool.Get(), pool.Get(), pool.Get() };
+            _policy.OnReturn = static _ => false;
+            pool.Return(leases[0]);
+            SpinWait.SpinUntil(() => pool.GetStatistics().ChannelsReplaced == 1, Waiting.Long);
+            _policy.OnReturn = static _ => true;
+            pool.Return(leases[1]);
+            pool.Return(leases[2]);
+            pool.ConnectAsync().Wait(Waiting.Long);
+        });
+        await AsACallerAsync(() => new ChannelPool(_policy, new ChannelPoolOptions { MinPoolSize = 2, OnEvent = one => See($"{one.Kind}") }).ConnectAsync().Wait(Waiting.Long));
+        await Waiting.Until(() => seen.Any(static one => one.What == "Replaced"));
+        Assert.Equal(["Closed", "Create", "Created", "PrimeAsync", "Replaced"], seen.Select(static one => one.What).Distinct().Order(StringComparer.Ordinal));
+        Assert.All(seen, static one => Assert.Equal((one.What, Surroundings.Nobodys), one));
+    }
+
+    [Fact]
+    public async Task WhoCannotWait_MakesAChannel_OnTheirThread_ButInNobodysContext()
+    {
+        Surroundings? seen = null;
+        _policy.OnCreate = () =>
+        {
+            seen = Surroundings.Now(_tenant);
+            return StubPolicy.NewChannel();
+        };
+        using var pool = new ChannelPool(_policy);
+        await AsACallerAsync(() =>
+        {
+            Assert.True(pool.TryAcquire(out var lease));
+            lease.Dispose();
+            Assert.Equal("one of many", _tenant.Value);
+        });
+        Assert.Equal((null, null), (seen!.Tenant, seen.Activity));
+    }
+
+    [Fact]
+    public async Task WhoListensAndDoesNotReturn_DelaysNothing_AndIsToldInOrder_AndWhatWasDropped()
+    {
+        var told = new ConcurrentQueue<ChannelPoolEvent>();
+        using var goesOn = new ManualResetEventSlim();
+        using var pool = new ChannelPool(_policy, new ChannelPoolOptions
+        {
+            MaxPoolSize = 1,
+            MaxConcurrentCallsPerChannel = 1,
+            OnEvent = one =>
+            {
+                told.Enqueue(one);
+                goesOn.Wait();
+            },
+        });
+        _policy.OnReturn = static _ => false;
+        for (var i = 0; i < 1_200; i++)
+        {
+            var lease = await pool.AcquireAsync().Soon();
+            lease.Return(LeaseOutcome.Answered);
+        }
+
+        await pool.DisposeAsync().AsTask().Soon();
+        Assert.Single(told);
+        goesOn.Set();
+
+        // Each channel begins and ends.
+        var all = 2 * pool.GetStatistics().ChannelsCreated;
+        await Waiting.Until(() => told.Sum(Counts) == all);
+        Assert.Equal(1, told.Count(static one => one.Kind == ChannelPoolEventKind.Dropped));
+        Assert.Equal(ChannelPoolEventKind.Dropped, told.Last().Kind);
+        var begun = told.Where(static one => one.Kind is ChannelPoolEventKind.Created or ChannelPoolEventKind.Replaced).Select(static one => one.Channel).ToList();
+        Assert.Equal(begun.Order(), begun);
+
+        static long Counts(ChannelPoolEvent one) => one.Kind == ChannelPoolEventKind.Dropped
+            ? long.Parse(Regex.Match(one.Reason, "([0-9]+) events were not told$").Groups[1].Value, CultureInfo.InvariantCulture)
+            : 1;
+    }
+
+    [Fact]
+    public async Task APoolThatIsDropped_IsCollected_WithItsTimers()
+    {
+        var time = new RecordingTime(DateTimeOffset.UtcNow);
+        var pool = Drop();
+        await Waiting.Until(() =>
+        {
+            GC.Collect();
+            return !pool.IsAlive;
+        });
+        time.Advance(TimeSpan.FromMinutes(1));
+        Assert.Equal(0, time.Armed);
+
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        WeakReference Drop() => new(new ChannelPool(new StubPolicy(), new ChannelPoolOptions { TimeProvider = time }));
+    }
+
+    [Fact]
+    public async Task OptionsThatSayForEver_AreNoOverflow()
+    {
+        var time = new RecordingTime(DateTimeOffset.UtcNow);
+        var asked = 0;
+        using var pool = new ChannelPool(_policy, new ChannelPoolOptions
+        {
+            ProbeDelay = TimeSpan.MaxValue,
+            PooledChannelLifetime = TimeSpan.MaxValue,
+            PooledChannelIdleTimeout = TimeSpan.MaxValue,
+            LeakDetectionThreshold = TimeSpan.MaxValue,
+            Probe = (_, _) =>
+            {
+                asked++;
+                return Task.CompletedTask;
+            },
+            TimeProvider = time,
+            Queue = InlineWork.Queue,
+        });
+        var lease = await pool.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, playsSafe: false, CancellationToken.None).Soon();
+        for (var i = 0; i < 60; i++)
+        {
+            time.Advance(TimeSpan.FromSeconds(30));
+        }
+
+        Assert.True(asked >= 2); // which is rare, and goes on
+        lease.Dispose();
+    }
+
+    [Fact]
+    public async Task ATimerThatThrows_EndsNothing_AndGoesOn()
+    {
+        var time = new ThrowingTime();
+        var log = new RecordingLoggerFactory();
+        using var pool = new ChannelPool(_policy, new ChannelPoolOptions { TimeProvider = time, LoggerFactory = log, Queue = InlineWork.Queue });
+        var lease = await pool.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, playsSafe: false, CancellationToken.None).Soon();
+        lease.Return(LeaseOutcome.ServerFailed);
+        Assert.NotNull(pool.GetChannels());
+        time.Throws = true;
+        time.Advance(TimeSpan.FromMinutes(1));
+        time.Throws = false;
+        Assert.Contains(log.Entries, static entry => entry.Event == "MaintenanceFailed");
+
+        // The next look finds that the channel need not be spared any more.
+        time.Advance(TimeSpan.FromSeconds(5));
+        lease = await pool.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, playsSafe: false, CancellationToken.None).Soon();
+        Assert.Null(lease.Pooled.FailingSince);
+        lease.Dispose();
+    }
+
+    [Fact]
+    public async Task AServerThatTakesNothing_GetsNoMoreConnections_AndSaysWhenItDoes()
+    {
+        using var inTime = new PoolInTime();
+        var pool = inTime.New();
+        var lease = PoolInTime.Take(pool);
+        pool.ServerTakes(lease.Pooled, 0);
+        var line = PoolInTime.Come(pool, 5);
+        inTime.Pass(TimeSpan.FromSeconds(5));
+        Assert.Equal((1, 5), (pool.GetStatistics().Channels, pool.GetStatistics().CallsWaiting));
+
+        pool.ServerTakes(lease.Pooled, 6);
+        (await PoolInTime.ServedAsync(pool, [.. line])).ForEach(static served => served.Dispose());
+        await Waiting.Until(() => line.TrueForAll(static one => one.IsCompletedSuccessfully));
+        Assert.Equal(1, pool.GetStatistics().Channels);
+        lease.Dispose();
+    }
+
+    [Fact]
+    public async Task AChannelWhoseServerGoes_WhileItIsPrimed_DoesNotJoin()
+    {
+        using var inTime = new PoolInTime();
+        var pool = inTime.New(options => (options.MaxConcurrentCallsPerChannel, options.PrimeAsync) = (1, inTime.PrimeByHand));
+        var first = PoolInTime.Come(pool, 1);
+        inTime.Primes[0].Ends.SetResult();
+        var lease = await first[0].Soon();
+        var line = PoolInTime.Come(pool, 1);
+        await Waiting.Until(() => inTime.Primes.Count == 2);
+        Assert.Null(pool.ServerGoes(Known(pool)[inTime.Policy.Created[1]]));
+        inTime.Primes[1].Ends.SetResult();
+        await Waiting.Until(() => StubPolicy.IsDisposed(inTime.Policy.Created[1]));
+        Assert.False(line[0].IsCompleted);
+        Assert.Contains(inTime.Events, static one => one is { Kind: ChannelPoolEventKind.Failed, Exception: IOException gone } && gone.Message.Contains("GOAWAY", StringComparison.Ordinal));
+
+        inTime.PassUntil(() => inTime.Primes.Count == 3, TimeSpan.FromSeconds(5));
+        inTime.Primes[2].Ends.SetResult();
+        (await line[0].Soon()).Dispose();
+        lease.Dispose();
+    }
+
+    [Fact]
+    public async Task WhoAvoidsTheOnlyChannel_WaitsForAcquireTimeoutOnce()
+    {
+        using var inTime = new PoolInTime();
+        var pool = inTime.New(options => (options.MaxConcurrentCallsPerChannel, options.PrimeAsync) = (2, inTime.PrimeByHand));
+        var first = PoolInTime.Come(pool, 1);
+        inTime.Primes[0].Ends.SetResult();
+        var lease = await first[0].Soon();
+        lease.Return(LeaseOutcome.Answered);
+        lease = PoolInTime.Take(pool);
+        var retry = pool.AcquireAsync(TimeSpan.FromSeconds(5), isStream: false, avoid: lease.Pooled, playsSafe: false, CancellationToken.None).AsTask();
+        await Waiting.Until(() => inTime.Primes.Count == 2);
+        var other = PoolInTime.Take(pool);
+        inTime.Pass(TimeSpan.FromSeconds(5));
+        await Assert.ThrowsAsync<TimeoutException>(() => retry.Soon());
+        lease.Dispose();
+        other.Dispose();
+    }
+
+    [Fact]
+    public void AConstructorThatThrows_LeavesNoTimer()
+    {
+        var time = new RecordingTime(DateTimeOffset.UtcNow);
+        Assert.Throws<ArgumentException>(() => new ChannelPool(_policy, new ChannelPoolOptions { TimeProvider = time, ConfigureChannel = static _ => { } }));
+        Assert.Equal(0, time.Armed);
+    }
+
+    private static Dictionary<GrpcChannel, PooledChannel> Known(ChannelPool pool) =>
+        (Dictionary<GrpcChannel, PooledChannel>)typeof(ChannelPool).GetField("_channels", BindingFlags.Instance | BindingFlags.NonPublic)!.GetValue(pool)!;
+
+    // On a thread of its own, with all that a caller may have around.
+    private Task AsACallerAsync(Action call)
+    {
+        var over = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        var caller = new Thread(() =>
+        {
+            using var activity = new Activity("of a caller").Start();
+            _tenant.Value = "one of many";
+            SynchronizationContext.SetSynchronizationContext(new SynchronizationContext());
+            Surroundings.IsCaller = true;
+            try
+            {
+                call();
+                over.SetResult();
+            }
+            catch (Exception exception)
+            {
+                over.SetException(exception);
+            }
+        })
+        { IsBackground = true };
+        caller.Start();
+        return over.Task.Soon();
+    }
+
+    /// <summary>What code finds around it.</summary>
+    private sealed record Surroundings(string? Tenant, string? Activity, bool HasContext, bool IsOnACallersThread)
+    {
+        public static readonly Surroundings Nobodys = new(null, null, false, false);
+
+        [ThreadStatic]
+        public static bool IsCaller;
+
+        public static Surroundings Now(AsyncLocal<string?> tenant) =>
+            new(tenant.Value, System.Diagnostics.Activity.Current?.OperationName, SynchronizationContext.Current is not null, IsCaller);
+    }
+
+    /// <summary>A clock that can be asked no more.</summary>
+    private sealed class ThrowingTime : Microsoft.Extensions.Time.Testing.FakeTimeProvider
+    {
+        public bool Throws { get; set; }
+
+        public override long GetTimestamp() => Throws ? throw new InvalidOperationException("the clock stands") : base.GetTimestamp();
+    }
+}
