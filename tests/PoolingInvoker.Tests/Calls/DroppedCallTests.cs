@@ -148,7 +148,7 @@ public sealed class DroppedCallTests : ScriptedCalls
     // Drops a call to another server and waits until that has been found: by then the collector has looked at those of the test too.
     private static async Task CollectAsync()
     {
-        await using var pool = new ChannelPool(new ScriptedServer().ThenHang());
+        await using var pool = new ChannelPool(new ScriptedServer().ThenHang(), new ChannelPoolOptions { Queue = InlineWork.Queue });
         Drop(new User.UserClient(new PoolingCallInvoker(pool)));
         await IsReclaimedAsync(pool);
         for (var i = 0; i < 5; i++)
