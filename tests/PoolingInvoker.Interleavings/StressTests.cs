@@ -12,6 +12,9 @@ namespace PoolingInvoker.Interleavings;
 public sealed class StressTests(ITestOutputHelper output)
 {
     private const int Callers = 8;
+    private const int MaxPoolSize = 3;
+    private const int CallsAChannel = 2;
+    private const int Room = MaxPoolSize * CallsAChannel;
     private const int OperationsARound = 1000;
 
     private readonly FakeTimeProvider _time = new();
@@ -78,8 +81,17 @@ public sealed class StressTests(ITestOutputHelper output)
 
     private static bool IsAtRest(Witness pool)
     {
+        // What is found broken as it is taken is replaced without whoever took it.
+        List<ChannelLease> leases = [];
+        while (leases.Count < Room && pool.Pool.TryAcquire(out var lease))
+        {
+            leases.Add(lease);
+        }
+
+        leases.ForEach(static lease => lease.Dispose());
         var channels = pool.Pool.GetChannels();
-        return channels.All(static channel => channel.State == PooledChannelState.Active)
+        return leases.Count == Room
+            && channels.All(static channel => channel.State == PooledChannelState.Active)
             && channels.Count == pool.Pool.GetStatistics().Channels
             && channels.Count == pool.Policy.Made.Count(channel => !pool.Policy.IsDisposed(channel));
     }
@@ -88,8 +100,8 @@ public sealed class StressTests(ITestOutputHelper output)
     {
         TimeProvider = _time,
         MinPoolSize = 1,
-        MaxPoolSize = 3,
-        MaxConcurrentCallsPerChannel = 2,
+        MaxPoolSize = MaxPoolSize,
+        MaxConcurrentCallsPerChannel = CallsAChannel,
         ProbeDelay = Timeout.InfiniteTimeSpan,
         AcquireTimeout = TimeSpan.FromMilliseconds(20),
         DrainTimeout = Timeout.InfiniteTimeSpan,
