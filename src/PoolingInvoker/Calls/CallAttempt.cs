@@ -26,7 +26,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         try
         {
             var invoker = lease.CallInvoker;
-            var options = call.AttemptOptions;
+            var options = call.AttemptOptions(Channel);
             switch (call.Kind)
             {
                 case MethodType.Unary:
