@@ -68,11 +68,11 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     /// The options of an attempt. A call that waits for ready does so here, without a lease and from channel to channel, and not on the
     /// channel that it happened to get. On one of the user's own that channel waits too: it alone knows for what, such as its resolver.
     /// </summary>
-    public CallOptions AttemptOptions(PooledChannel channel)
+    public CallOptions AttemptOptions(PooledChannel channel, int previousAttempts)
     {
         var options = Options.IsWaitForReady && channel.Transport is not null ? Options.WithWaitForReady(false) : Options;
         options = options.Credentials is { } credentials ? options.WithCredentials(new CallersCredentials(credentials)) : options;
-        return _previousAttempts > 0 ? options.WithHeaders(WithPreviousAttempts(options.Headers)) : options;
+        return previousAttempts > 0 ? options.WithHeaders(WithPreviousAttempts(options.Headers, previousAttempts)) : options;
     }
 
     /// <summary>What the application has set on the writer.</summary>
@@ -117,7 +117,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
         {
             try
             {
-                _current = new CallAttempt<TRequest, TResponse>(lease, this);
+                _current = new CallAttempt<TRequest, TResponse>(lease, this, previousAttempts: 0);
             }
             catch (ObjectDisposedException)
             {
@@ -168,7 +168,9 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     }
 
     public Metadata GetTrailers() =>
-        Told?.GetTrailers() ?? throw new InvalidOperationException("Can't get the call trailers because the call has not completed successfully.");
+        Told is { } told ? told.GetTrailers()
+        : _failure is RpcException { Trailers.Count: > 0 } ofAStrategy ? ofAStrategy.Trailers
+        : throw new InvalidOperationException("Can't get the call trailers because the call has not completed successfully.");
 
     /// <summary>
     /// The attempt that tells how the call stands: the settled one, or else the current one, if the caller has ended the call, or if no
@@ -471,7 +473,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
         return copy;
     }
 
-    private Metadata WithPreviousAttempts(Metadata? headers)
+    private static Metadata WithPreviousAttempts(Metadata? headers, int previousAttempts)
     {
         var copy = new Metadata();
         foreach (var entry in headers ?? [])
@@ -482,7 +484,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
             }
         }
 
-        copy.Add(PreviousAttemptsHeader, _previousAttempts.ToString(CultureInfo.InvariantCulture));
+        copy.Add(PreviousAttemptsHeader, previousAttempts.ToString(CultureInfo.InvariantCulture));
         return copy;
     }
 
