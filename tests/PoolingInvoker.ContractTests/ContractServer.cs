@@ -63,7 +63,7 @@ public sealed class ContractServer : IAsyncLifetime
         response.ContentType = "application/grpc";
         response.Headers["said"] = "first";
 
-        if (ending != Ending.HangBeforeReading)
+        if (ending is not (Ending.HangBeforeReading or Ending.ErrorBeforeReading))
         {
             // All that the client sends is taken first: its writes succeed, whatever comes then.
             await context.Request.Body.CopyToAsync(Stream.Null, context.RequestAborted);
@@ -97,7 +97,7 @@ public sealed class ContractServer : IAsyncLifetime
             case Ending.TrailersOnlyOk:
                 response.Headers["grpc-status"] = "0";
                 break;
-            case Ending.TrailersOnlyError:
+            case Ending.TrailersOnlyError or Ending.ErrorBeforeReading:
                 response.Headers["grpc-status"] = "9";
                 response.Headers["grpc-message"] = "not%20now";
                 response.Headers["why"] = "because";
@@ -212,6 +212,7 @@ public static class Ending
     public const string AbortInMessage = "abort in a message";
     public const string AbortAfterMessage = "abort after a message";
     public const string HangBeforeReading = "hang before reading";
+    public const string ErrorBeforeReading = "trailers-only, error, nothing read";
     public const string HangBeforeHeaders = "hang before headers";
     public const string HangAfterHeaders = "hang after headers";
     public const string HangAfterMessage = "hang after a message";

@@ -265,7 +265,7 @@ public sealed class Conversation(
     {
         RpcException rpc => $"{exception.GetType().Name} {Describe(rpc.Status)} [{Describe(rpc.Trailers)}]",
         ObjectDisposedException => nameof(ObjectDisposedException),
-        InvalidOperationException => nameof(InvalidOperationException),
+        InvalidOperationException => $"{nameof(InvalidOperationException)} {exception.Message}",
         _ => exception.GetType().Name + Token(exception) + Causes(exception.InnerException),
     };
 

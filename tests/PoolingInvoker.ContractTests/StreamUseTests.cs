@@ -112,6 +112,54 @@ public sealed class StreamUseTests(ContractServer server) : IClassFixture<Contra
         Assert.Equal("one", await call.ResponseAsync.Soon());
     }
 
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task Misuse_IsToldInTheWordsOfABareChannel(bool waits)
+    {
+        await using var waiting = PoolingCallInvoker.ForAddress(server.Address, new PoolingCallInvokerOptions
+        {
+            Pool = { MaxPoolSize = 1, MaxConcurrentCallsPerChannel = 1 },
+        });
+        using var taken = await waiting.Pool.AcquireAsync().Soon();
+        Assert.Equal(await ToldAsync(_channel.CreateCallInvoker()), await ToldAsync(waits ? waiting : _pool));
+
+        static async Task<string[]> ToldAsync(CallInvoker invoker)
+        {
+            var told = new List<string>();
+            var (options, _) = Options(Ending.HangBeforeReading);
+            told.Add((await Record.ExceptionAsync(() =>
+                invoker.AsyncUnaryCall(NewMethod(MethodType.Unary), null, options.WithDeadline(DateTime.Now), "hello").ResponseAsync.Soon()))!.Message);
+            using (var call = invoker.AsyncDuplexStreamingCall(NewMethod(MethodType.DuplexStreaming), null, options))
+            {
+                await TellAsync(() => call.RequestStream.WriteAsync(null!));
+                await TellAsync(() => Task.FromResult(call.GetStatus()));
+                await TellAsync(() => Task.FromResult(call.GetTrailers()));
+                var writing = call.RequestStream.WriteAsync(new string('x', 2_000_000));
+                await TellAsync(() => call.RequestStream.WriteAsync("hello"));
+                await TellAsync(() => call.RequestStream.CompleteAsync());
+                var reading = call.ResponseStream.MoveNext(CancellationToken.None);
+                await TellAsync(() => call.ResponseStream.MoveNext(CancellationToken.None));
+                call.Dispose();
+                await Task.WhenAll(writing, reading).ContinueWith(static _ => { }, TaskScheduler.Default).Soon();
+            }
+
+            using (var call = invoker.AsyncClientStreamingCall(NewMethod(MethodType.ClientStreaming), null, options))
+            {
+                await call.RequestStream.CompleteAsync().Soon();
+                await TellAsync(() => call.RequestStream.WriteAsync("hello"));
+                await TellAsync(() => call.RequestStream.WriteAsync("hello", CancellationToken.None));
+                await TellAsync(() => call.RequestStream.CompleteAsync());
+            }
+
+            return [.. told];
+
+            async Task TellAsync(Func<Task> misuse) => told.Add(await Record.ExceptionAsync(() => misuse().Soon()) is { } exception
+                ? $"{exception.GetType().Name} {exception.Message}"
+                : "nothing");
+        }
+    }
+
     [Fact]
     public async Task ATokenOfAWriteOrARead_EndsTheCall_AsOnABareChannel()
     {

@@ -19,7 +19,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     private bool _endedByDriver;
 
     /// <summary>Starts the call. What the channel throws at once is thrown, and the lease has come back by then.</summary>
-    public CallAttempt(ChannelLease lease, PooledCall<TRequest, TResponse> call)
+    public CallAttempt(ChannelLease lease, PooledCall<TRequest, TResponse> call, int previousAttempts)
         : base(lease)
     {
         _owner = call;
@@ -28,7 +28,7 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         try
         {
             var invoker = lease.CallInvoker;
-            var options = call.AttemptOptions;
+            var options = call.AttemptOptions(Channel, previousAttempts);
             switch (call.Kind)
             {
                 case MethodType.Unary:
@@ -208,11 +208,12 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
             Judge(failure);
         }
 
-        _owner.CountOutcome(failure);
         if (_outcome is null)
         {
             Complete(failure); // for a unary call that is the end
         }
+
+        _owner.CountOutcome(failure);
     }
 
     /// <summary>The call is over, with this exception or in good order: the lease goes back.</summary>

@@ -21,13 +21,15 @@ internal static class CallErrors
         TimeoutException => new(new Status(StatusCode.ResourceExhausted, cause.Message, cause), isTransient: false),
         ObjectDisposedException => new(new Status(StatusCode.Cancelled, Disposed.Detail, cause), isTransient: false),
         TooManyWaitingException => new(new Status(StatusCode.ResourceExhausted, cause.Message, cause), isTransient: false),
-        _ => new(new Status(StatusCode.Unavailable, cause.Message, cause), isTransient: true),
+        _ => Unavailable(cause),
     };
 
+    /// <summary>A channel that had been disposed when the call was to be started on it, by whoever else has it.</summary>
+    public static NoChannelException Unavailable(Exception cause) => new(new Status(StatusCode.Unavailable, cause.Message, cause), isTransient: true);
+
     /// <summary>The exception that a pipeline ended with, as users of gRPC know it.</summary>
-    public static RpcException FromPipeline(Exception exception) => new(exception switch
+    public static RpcException FromPipeline(Exception exception) => exception is RpcException { Status: var given, Trailers: var trailers } ? new(given, trailers) : new(exception switch
     {
-        RpcException rpc => rpc.Status,
         TimeoutRejectedException => DeadlineExceeded(exception),
         BrokenCircuitException => new Status(StatusCode.Unavailable, exception.Message, exception),
         ExecutionRejectedException => new Status(StatusCode.ResourceExhausted, exception.Message, exception),

@@ -23,6 +23,11 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
 
     public Task WriteAsync(TRequest message, CancellationToken cancellationToken)
     {
+        if (message is null)
+        {
+            return Task.FromException(new ArgumentNullException(nameof(message)));
+        }
+
         if (handle.Call.Settled is { RequestStream: { } stream, Replayed.IsCompleted: true })
         {
             var writing = stream.WriteAsync(new ReplayableRequest(message, writeOptions: null, keepsBytes: false), cancellationToken);
@@ -30,7 +35,7 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
         }
 
         handle.Call.ThrowIfDisposed();
-        return handle.Call.AreRequestsComplete ? Task.FromException(new InvalidOperationException("Can't write the message because the request stream is complete."))
+        return handle.Call.AreRequestsComplete ? Task.FromException(new InvalidOperationException("Request stream has already been completed."))
             : Interlocked.Exchange(ref _writing, 1) == 0 ? WriteUncommittedAsync(message, cancellationToken)
             : Task.FromException(new InvalidOperationException("Can't write the message because the previous write is in progress."));
     }

@@ -236,14 +236,27 @@ internal sealed partial class PooledCall<TRequest, TResponse>
         }
     }
 
-    private async ValueTask<ChannelLease> LeaseAsync(PooledChannel? avoid, CancellationToken cancellationToken)
+    private async ValueTask<CallAttempt<TRequest, TResponse>> StartAttemptAsync(PooledChannel? avoid, int previousAttempts, CancellationToken cancellationToken)
+    {
+        var lease = await LeaseAsync(avoid, previousAttempts, cancellationToken).ConfigureAwait(false);
+        try
+        {
+            return new CallAttempt<TRequest, TResponse>(lease, this, previousAttempts);
+        }
+        catch (ObjectDisposedException exception)
+        {
+            throw _environment.Pool.IsDisposed ? CallErrors.NoChannel(exception) : CallErrors.Unavailable(exception);
+        }
+    }
+
+    private async ValueTask<ChannelLease> LeaseAsync(PooledChannel? avoid, int previousAttempts, CancellationToken cancellationToken)
     {
         var pool = _environment.Pool;
         try
         {
             // A call that waits for ready waits for its deadline alone.
             var timeout = Options.IsWaitForReady ? Timeout.InfiniteTimeSpan : pool.AcquireTimeout;
-            return await pool.AcquireAsync(timeout, IsStream, avoid, playsSafe: _previousAttempts > 1, cancellationToken).ConfigureAwait(false);
+            return await pool.AcquireAsync(timeout, IsStream, avoid, playsSafe: previousAttempts > 1, cancellationToken).ConfigureAwait(false);
         }
         catch (Exception exception) when (exception is not OperationCanceledException)
         {
@@ -377,7 +390,7 @@ internal sealed partial class PooledCall<TRequest, TResponse>
         {
             try
             {
-                var attempt = new CallAttempt<TRequest, TResponse>(await call.LeaseAsync(call._current?.Channel, cancellationToken).ConfigureAwait(false), call);
+                var attempt = await call.StartAttemptAsync(call._current?.Channel, call._previousAttempts, cancellationToken).ConfigureAwait(false);
                 call.Publish(attempt);
                 Last = await OutcomeAsync(attempt, cancellationToken).ConfigureAwait(false);
             }

@@ -26,6 +26,7 @@ internal sealed partial class PooledCall<TRequest, TResponse>
     private sealed class Hedges(PooledCall<TRequest, TResponse> call, CancellationToken stop)
     {
         private readonly List<CallAttempt<TRequest, TResponse>> _attempts = [];
+        private int _started; // guarded by a lock on the attempts
 
         /// <summary>The attempt that ended in this way.</summary>
         public CallAttempt<TRequest, TResponse>? Find(Outcome<TResponse> outcome)
@@ -70,6 +71,7 @@ internal sealed partial class PooledCall<TRequest, TResponse>
         {
             PooledChannel? last = null;
             TimeSpan? pushback = null;
+            int previousAttempts;
             lock (_attempts)
             {
                 if (_attempts.Count > 0)
@@ -79,7 +81,7 @@ internal sealed partial class PooledCall<TRequest, TResponse>
                     call._environment.Pool.CountRetry();
                 }
 
-                call._previousAttempts = _attempts.Count;
+                previousAttempts = _started++;
             }
 
             if (pushback is { } pause)
@@ -87,7 +89,7 @@ internal sealed partial class PooledCall<TRequest, TResponse>
                 await Task.Delay(pause, call.TimeProvider, cancellationToken).ConfigureAwait(false); // the server asks for it
             }
 
-            var attempt = new CallAttempt<TRequest, TResponse>(await call.LeaseAsync(avoid: last, cancellationToken).ConfigureAwait(false), call);
+            var attempt = await call.StartAttemptAsync(avoid: last, previousAttempts, cancellationToken).ConfigureAwait(false);
             lock (_attempts)
             {
                 _attempts.Add(attempt);

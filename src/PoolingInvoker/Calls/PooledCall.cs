@@ -66,16 +66,13 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
 
     /// <summary>
     /// The options of an attempt. A call that waits for ready does so here, without a lease and from channel to channel, and not on the
-    /// channel that it happened to get.
+    /// channel that it happened to get. On one of the user's own that channel waits too: it alone knows for what, such as its resolver.
     /// </summary>
-    public CallOptions AttemptOptions
+    public CallOptions AttemptOptions(PooledChannel channel, int previousAttempts)
     {
-        get
-        {
-            var options = Options.IsWaitForReady ? Options.WithWaitForReady(false) : Options;
-            options = options.Credentials is { } credentials ? options.WithCredentials(new CallersCredentials(credentials)) : options;
-            return _previousAttempts > 0 ? options.WithHeaders(WithPreviousAttempts(options.Headers)) : options;
-        }
+        var options = Options.IsWaitForReady && channel.Transport is not null ? Options.WithWaitForReady(false) : Options;
+        options = options.Credentials is { } credentials ? options.WithCredentials(new CallersCredentials(credentials)) : options;
+        return previousAttempts > 0 ? options.WithHeaders(WithPreviousAttempts(options.Headers, previousAttempts)) : options;
     }
 
     /// <summary>What the application has set on the writer.</summary>
@@ -112,7 +109,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
         // A bare channel checks it when it starts the call, which may be later here.
         if (Options.Deadline is { Kind: not DateTimeKind.Utc } deadline && deadline != DateTime.MaxValue && deadline != DateTime.MinValue)
         {
-            throw new InvalidOperationException($"The deadline of a call must be in UTC, or DateTime.MaxValue or DateTime.MinValue. It is of kind {deadline.Kind}.");
+            throw new InvalidOperationException("Deadline must have a kind DateTimeKind.Utc or be equal to DateTime.MaxValue or DateTime.MinValue.");
         }
 
         _environment.Pool.ThrowIfDisposed();
@@ -120,7 +117,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
         {
             try
             {
-                _current = new CallAttempt<TRequest, TResponse>(lease, this);
+                _current = new CallAttempt<TRequest, TResponse>(lease, this, previousAttempts: 0);
             }
             catch (ObjectDisposedException)
             {
@@ -165,28 +162,58 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     {
         // Statement order is important: a call that ends meanwhile has an attempt that it has ended with.
         var ended = HasEnded;
-        return Settled is { } settled ? settled.GetStatus()
+        return Told is { } told ? told.GetStatus()
             : ended ? (_failure is RpcException rpc ? rpc.Status : new Status(StatusCode.Cancelled, string.Empty, _failure))
-            : !_disposed ? throw new InvalidOperationException("Unable to get the status because the call is not complete.")
-            : _current is { EndedByDriver: false } current ? current.GetStatus()
-            : CallErrors.Disposed;
+            : EndedByCallerWith ?? throw new InvalidOperationException("Unable to get the status because the call is not complete.");
     }
 
     public Metadata GetTrailers() =>
-        Settled?.GetTrailers() ?? throw new InvalidOperationException("Can't get the call trailers because the call has not completed successfully.");
+        Told is { } told ? told.GetTrailers()
+        : _failure is RpcException { Trailers.Count: > 0 } ofAStrategy ? ofAStrategy.Trailers
+        : throw new InvalidOperationException("Can't get the call trailers because the call has not completed successfully.");
+
+    /// <summary>
+    /// The attempt that tells how the call stands: the settled one, or else the current one, if the caller has ended the call, or if no
+    /// other attempt may follow the end of this one. Each of these the caller can know before the driver has seen it.
+    /// </summary>
+    private CallAttempt<TRequest, TResponse>? Told
+    {
+        get
+        {
+            // Statement order is important: a call that ends meanwhile has a settled attempt.
+            var ended = HasEnded;
+            return Settled is { } settled ? settled
+                : !ended && _current is { EndedByDriver: false } current && current.IsOver()
+                    && ((IsEndedByCaller && current.Failure is null) || !MayFollow(new RpcException(current.GetStatus()))) ? current
+                : null;
+        }
+    }
+
+    /// <summary>What a call ends with that the caller has ended while there was no attempt under way.</summary>
+    private Status? EndedByCallerWith =>
+        _current is { Failure: null, EndedByDriver: false } ? null
+        : _disposed ? CallErrors.Disposed
+        : Options.CancellationToken.IsCancellationRequested ? CallErrors.Cancelled(Options.CancellationToken)
+        : IsEndedByCaller ? CallErrors.DeadlineExceeded(_current?.Failure)
+        : null;
 
     /// <param name="holder">What the application holds of the call, which stays until it has the headers.</param>
     public Task<Metadata> GetResponseHeadersAsync(object holder)
     {
-        if (Settled?.ResponseHeadersAsync is { IsCompleted: true } headers)
-        {
-            return headers;
-        }
-
         if (_headers is null)
         {
-            _headers = ReadHeadersAsync(holder);
-            _headers.Observe();
+            // Whoever has seen why there are no headers need not look at the response.
+            _headers = Settled?.ResponseHeadersAsync is { IsCompleted: true } headers ? headers : ReadHeadersAsync(holder);
+            _headers.ContinueWith(
+                static (failed, call) =>
+                {
+                    _ = failed.Exception;
+                    ((PooledCall<TRequest, TResponse>)call!)._response?.Observe();
+                },
+                this,
+                CancellationToken.None,
+                TaskContinuationOptions.OnlyOnFaulted | TaskContinuationOptions.ExecuteSynchronously,
+                TaskScheduler.Default);
         }
 
         return _headers;
@@ -385,6 +412,9 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     /// <summary>A call that was disposed before it had a channel takes no more; one that has a channel asks that.</summary>
     public void ThrowIfDisposed() => ObjectDisposedException.ThrowIf(_disposed && _current is null, this);
 
+    /// <summary>Whether the end of an attempt may be followed by another one: a predicate of the user's is not asked.</summary>
+    public bool MayFollow(Exception exception) => MayMoveOn(exception) && (!_plan.OnFailureOnly || CallFaults.IsTransient(exception));
+
     /// <summary>Whether a failure that a reader or writer has met may be followed by another attempt.</summary>
     public bool MayMoveOn(Exception exception) =>
         (_plan.Pipeline is not null || WaitsForReady(exception)) && MayBeSentAgain(exception);
@@ -443,7 +473,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
         return copy;
     }
 
-    private Metadata WithPreviousAttempts(Metadata? headers)
+    private static Metadata WithPreviousAttempts(Metadata? headers, int previousAttempts)
     {
         var copy = new Metadata();
         foreach (var entry in headers ?? [])
@@ -454,7 +484,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
             }
         }
 
-        copy.Add(PreviousAttemptsHeader, _previousAttempts.ToString(CultureInfo.InvariantCulture));
+        copy.Add(PreviousAttemptsHeader, previousAttempts.ToString(CultureInfo.InvariantCulture));
         return copy;
     }
 

@@ -401,6 +401,8 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         }
     }
 
+    internal bool IsDisposed => Volatile.Read(ref _disposed);
+
     internal void ThrowIfDisposed() => ObjectDisposedException.ThrowIf(Volatile.Read(ref _disposed), this);
 
     /// <summary>Takes the numbers of this moment.</summary>

@@ -1,6 +1,5 @@
 using System.Collections.Concurrent;
 using System.Diagnostics.CodeAnalysis;
-using System.Reflection;
 using Google.Protobuf;
 using Google.Protobuf.Reflection;
 using Grpc.Core;
@@ -50,10 +49,12 @@ internal sealed class MethodIdempotency(Func<IMethod, bool>? isIdempotent, IEnum
         try
         {
             return typeof(IMessage).IsAssignableFrom(messageType) && Activator.CreateInstance(messageType) is IMessage message
-                ? message.Descriptor.File.Services.FirstOrDefault(service => service.FullName == method.ServiceName)
+                ? message.Descriptor?.File.Services.FirstOrDefault(service => service.FullName == method.ServiceName)
                 : null;
         }
-        catch (Exception exception) when (exception is TargetInvocationException or MissingMethodException or MemberAccessException)
+#pragma warning disable CA1031 // What a message written by hand throws must not hide why the call failed.
+        catch
+#pragma warning restore CA1031
         {
             return null;
         }

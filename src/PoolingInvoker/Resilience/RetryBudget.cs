@@ -9,7 +9,7 @@ internal sealed class RetryBudget(int maxTokens, double tokenRatio)
     private const long Unit = 1000; // thousandths of a token, as A6 counts
 
     private readonly long _max = maxTokens * Unit;
-    private readonly long _ratio = (long)(tokenRatio * Unit);
+    private readonly long _ratio = (long)Math.Min(tokenRatio * Unit, maxTokens * Unit);
     private long _tokens = maxTokens * Unit;
 
     public bool AllowsRetry => Interlocked.Read(ref _tokens) > _max / 2;

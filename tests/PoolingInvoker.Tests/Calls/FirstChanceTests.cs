@@ -1,5 +1,6 @@
 using System.Runtime.ExceptionServices;
 using PoolingInvoker.Protos;
+using PoolingInvoker.Testing;
 
 namespace PoolingInvoker.Tests.Calls;
 
@@ -125,6 +126,7 @@ public sealed class FirstChanceTests : ScriptedCalls
                     }
 
                     await call.RequestStream.CompleteAsync();
+                    await Waiting.Until(() => Server.Sent[^1].IsComplete);
                     pause.SetResult();
                     while (await call.ResponseStream.MoveNext(CancellationToken.None))
                     {

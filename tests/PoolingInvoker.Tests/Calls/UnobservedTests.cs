@@ -59,6 +59,28 @@ public sealed class UnobservedTests : ScriptedCalls
         }
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task AResponseThatNobodyAwaits_WhoseHeadersHaveFailed(bool pooled)
+    {
+        Server.ThenThrow(new InvalidDataException());
+        using var channel = Server.Create();
+        var (client, pool) = NewClient();
+        await LeavesNothingUnobservedAsync(async () =>
+        {
+            await AwaitHeadersAsync(pooled ? client : new User.UserClient(channel)).Soon();
+            await Waiting.Until(() => pool.GetStatistics().CallsInFlight == 0);
+        });
+
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        static async Task AwaitHeadersAsync(User.UserClient client)
+        {
+            var call = client.GetNameAsync(new GetNameRequest());
+            await call.ResponseHeadersAsync.ContinueWith(static headers => Assert.NotNull(headers.Exception), TaskScheduler.Default);
+        }
+    }
+
     private async Task LeavesNothingUnobservedAsync(Func<Task> act)
     {
         Collect(); // what others have left

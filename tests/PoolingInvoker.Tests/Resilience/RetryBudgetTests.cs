@@ -10,6 +10,16 @@ namespace PoolingInvoker.Tests.Resilience;
 public sealed class RetryBudgetTests : ScriptedCalls
 {
     [Fact]
+    public void ARatioBeyondAllBounds_FillsTheBudget()
+    {
+        var budget = new RetryBudget(maxTokens: 10, tokenRatio: double.MaxValue);
+        Enumerable.Range(0, 8).ToList().ForEach(_ => budget.Failed());
+        Assert.False(budget.AllowsRetry);
+        budget.Succeeded();
+        Assert.True(budget.AllowsRetry);
+    }
+
+    [Fact]
     public void AtHalf_NoMoreIsSent_AndASuccessBringsItBack()
     {
         var budget = new RetryBudget(maxTokens: 10, tokenRatio: 0.5);
