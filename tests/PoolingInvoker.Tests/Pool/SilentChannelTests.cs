@@ -188,9 +188,10 @@ public sealed class SilentChannelTests : IAsyncDisposable
         Assert.Equal((1, 0L), (pool.GetStatistics().Channels, pool.GetStatistics().ChannelsGivenUp));
         await Waiting.Until(() => _policy.Created.Count(static channel => !StubPolicy.IsDisposed(channel)) == 4);
 
+        var asked = _asked.Count(one => one.Invoker == silent.CallInvoker);
         var answering = Fresh(silent)[^2];
         answering.Answer.SetResult();
-        await UntilLastWordAsync();
+        await Waiting.Until(() => _asked.Count(one => one.Invoker == silent.CallInvoker) > asked); // the last word: no time has passed since
         await UntilPassing(() => pool.GetStatistics() is { ChannelsGivenUp: 1, Channels: 1, DrainingChannels: 1 });
         var lease = await CallAsync(pool);
         Assert.Same(answering.Invoker, lease.CallInvoker);
