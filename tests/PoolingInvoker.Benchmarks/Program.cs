@@ -6,8 +6,8 @@ using PoolingInvoker.Demo.Servers;
 namespace PoolingInvoker.Benchmarks;
 
 /// <summary>
-/// <c>calls</c> and <c>bulk</c> compare calls through the pool with calls on bare channels, against one server; whatever else is given goes
-/// to BenchmarkDotNet, as in <c>--filter *</c>.
+/// <c>calls</c>, <c>bytes</c> and <c>bulk</c> compare calls through the pool with calls on bare channels, against one server; whatever else is
+/// given goes to BenchmarkDotNet, as in <c>--filter *</c>.
 /// </summary>
 internal static class Program
 {
@@ -17,6 +17,9 @@ internal static class Program
         {
             case ["calls", .. var rounds]:
                 await WithServerAsync(server => CallComparison.RunAsync(server, rounds.Length > 0 ? int.Parse(rounds[0], CultureInfo.InvariantCulture) : 5));
+                break;
+            case ["bytes"]:
+                await WithServerAsync(ByteComparison.RunAsync);
                 break;
             case ["bulk"]:
                 await WithServerAsync(BulkComparison.RunAsync);
