@@ -44,7 +44,8 @@ bring() {
     need npm 'command -v npm' npm &&
     need grpcio "/usr/bin/python3 -c 'import grpc, google.protobuf'" python3-grpcio python3-protobuf &&
     need grpc++ 'command -v g++ && command -v protoc && command -v grpc_cpp_plugin && pkg-config --exists grpc++ protobuf' \
-      g++ pkg-config protobuf-compiler protobuf-compiler-grpc libgrpc++-dev libprotobuf-dev
+      g++ pkg-config protobuf-compiler protobuf-compiler-grpc libgrpc++-dev libprotobuf-dev &&
+    need clang 'command -v clang && [ -e /usr/include/zlib.h ]' clang zlib1g-dev
 }
 
 run_tests() {
@@ -86,6 +87,7 @@ if $all; then
   run_tests --collect "XPlat Code Coverage" --settings coverage.runsettings
   contract_on_net8
   coverage
+  step tests/PoolingInvoker.NativeTests/run.sh
   # A further step: one that writes a .trx file into $results is counted, and any other sets status=1 where it fails.
 else
   # Less of what grows with the time it is given; Budget.cs and SoakTests say what these are.
