@@ -43,7 +43,16 @@ public sealed class WaitForReadyTests(ContractServer server) : IClassFixture<Con
         public override string Name => "steps";
 
         /// <summary>How many resolvers have given a result.</summary>
-        public int Asked => _resolvers.Count(static resolver => resolver.HasStarted);
+        public int Asked
+        {
+            get
+            {
+                lock (_resolvers)
+                {
+                    return _resolvers.Count(static resolver => resolver.HasStarted);
+                }
+            }
+        }
 
         public GrpcChannel Create() => GrpcChannel.ForAddress("steps:///server", new GrpcChannelOptions
         {

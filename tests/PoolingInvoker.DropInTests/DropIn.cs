@@ -21,10 +21,11 @@ public static class DropIn
     /// <param name="kind">How the pool is set up.</param>
     /// <param name="converse">Uses the invoker, and writes down what it sees.</param>
     /// <param name="meets">What the pool meets on its way: null for nothing that it would have to do anything about.</param>
+    /// <param name="bareHandler">The handler of the bare channel, if not its own.</param>
     public static async Task<IReadOnlyList<string>> SameAsBareAsync(
-        Uri address, PoolKind kind, Func<CallInvoker, Transcript, Task> converse, Action<ChannelPoolStatistics>? meets = null)
+        Uri address, PoolKind kind, Func<CallInvoker, Transcript, Task> converse, Action<ChannelPoolStatistics>? meets = null, HttpMessageHandler? bareHandler = null)
     {
-        using var channel = GrpcChannel.ForAddress(address);
+        using var channel = GrpcChannel.ForAddress(address, new GrpcChannelOptions { HttpHandler = bareHandler, DisposeHttpClient = bareHandler is not null });
         var bare = await RunAsync(channel.CreateCallInvoker(), converse);
         Assert.NotEmpty(bare);
 

@@ -326,7 +326,6 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         {
             dial.Opened.SetResult();
         }
-
     }
 
     private async Task<ConnectionStream> OpenAsync((Uri Address, string? Host)? elsewhere, CancellationToken cancellationToken)

@@ -1,8 +1,9 @@
+using System.Net.Sockets;
 using System.Threading.Channels;
 using Grpc.Core;
 using PoolingInvoker.Testing;
-using ProtoBuf.Grpc;
 using ProtoBuf.Grpc.Client;
+using ProtoBuf.Grpc;
 
 namespace PoolingInvoker.DropInTests.CodeFirst;
 
@@ -289,8 +290,17 @@ public sealed class CodeFirstTests(GreeterServer server) : IClassFixture<Greeter
             address,
             pool,
             static (invoker, transcript) => OfEachKindAsync(invoker.CreateGrpcService<IGreeter>(), transcript, static () => NewContext()),
-            static statistics => Assert.True(statistics.Retries > 0));
+            static statistics => Assert.True(statistics.Retries > 0),
+            new SocketsHttpHandler { ConnectCallback = ConnectAsync });
         EachCallGave("Unavailable 'Error", 4, seen);
+
+        // A channel whose handler connects, as the pool's do: Grpc.Net.Client has words of its own where it connects by itself.
+        static async ValueTask<Stream> ConnectAsync(SocketsHttpConnectionContext context, CancellationToken cancellationToken)
+        {
+            using var socket = new Socket(SocketType.Stream, ProtocolType.Tcp);
+            await socket.ConnectAsync(context.DnsEndPoint, cancellationToken);
+            throw new InvalidOperationException("Somebody listens.");
+        }
     }
 
     [Fact]
