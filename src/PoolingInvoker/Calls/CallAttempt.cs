@@ -48,6 +48,14 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
                     (_call, ResponseStream, RequestStream) = (duplex, duplex.ResponseStream, duplex.RequestStream);
                     break;
             }
+
+            // A pool that was disposed meanwhile has disposed the call and the handler below it. The channel may say Internal then.
+            if (call.IsPoolDisposed && !call.IsEndedByCaller && IsOver()
+                && (GetStatus() is { DebugException: ObjectDisposedException } || GetStatus().Detail == CallErrors.Disposed.Detail))
+            {
+                Outcome?.Observe();
+                throw new ObjectDisposedException(nameof(ChannelPool));
+            }
         }
         catch (Exception exception)
         {
