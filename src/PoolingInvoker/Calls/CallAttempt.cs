@@ -1,4 +1,5 @@
 using Grpc.Core;
+using Polly;
 
 namespace PoolingInvoker;
 
@@ -206,6 +207,11 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
 
     /// <summary>Judges what the attempt, or a read or a write of it, has failed with, by what has happened to its connection meanwhile.</summary>
     public CallFault Judge(Exception exception) => CallFaults.JudgeOnce(exception, Channel.Transport?.FactSince(_mark) ?? ConnectionFact.Unknown, _owner.Options.Headers);
+
+    /// <summary>Whether a strategy has left the outcome of this attempt as it was.</summary>
+    public bool EndedWith(Outcome<TResponse> outcome) => outcome.Exception is { } exception
+        ? ReferenceEquals(Failure, exception)
+        : Outcome.IsCompletedSuccessfully && ReferenceEquals(Outcome.Result, outcome.Result);
 
     /// <summary>The driver has seen the outcome.</summary>
     public void OutcomeSeen(Exception? failure)
