@@ -186,25 +186,6 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         }
     }
 
-    /// <summary>
-    /// Waits for the channel to end the call, which has said that there are no headers, or that the connection broke: the end is on its
-    /// way, and as a rule there at the first look.
-    /// </summary>
-    public async ValueTask<bool> EndsAsync()
-    {
-        for (var looks = 0; looks < 200; looks++)
-        {
-            if (IsOver())
-            {
-                return true;
-            }
-
-            await Task.Delay(TimeSpan.FromMilliseconds(5), TimeProvider.System).ConfigureAwait(false); // what is waited for is the machine
-        }
-
-        return false;
-    }
-
     /// <summary>Judges what the attempt, or a read or a write of it, has failed with, by what has happened to its connection meanwhile.</summary>
     public CallFault Judge(Exception exception) => CallFaults.JudgeOnce(exception, Channel.Transport?.FactSince(_mark) ?? ConnectionFact.Unknown, _owner.Options.Headers);
 
