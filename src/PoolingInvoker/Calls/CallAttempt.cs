@@ -1,4 +1,5 @@
 using Grpc.Core;
+using Polly;
 
 namespace PoolingInvoker;
 
@@ -47,6 +48,14 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
                     var duplex = invoker.AsyncDuplexStreamingCall(ReplayableMethods<TRequest, TResponse>.Of(call.Method), call.Host, options);
                     (_call, ResponseStream, RequestStream) = (duplex, duplex.ResponseStream, duplex.RequestStream);
                     break;
+            }
+
+            // A pool that was disposed meanwhile has disposed the call and the handler below it. The channel may say Internal then.
+            if (call.IsPoolDisposed && !call.IsEndedByCaller && IsOver()
+                && (GetStatus() is { DebugException: ObjectDisposedException } || GetStatus().Detail == CallErrors.Disposed.Detail))
+            {
+                Outcome?.Observe();
+                throw new ObjectDisposedException(nameof(ChannelPool));
             }
         }
         catch (Exception exception)
@@ -177,27 +186,13 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
         }
     }
 
-    /// <summary>
-    /// Waits for the channel to end the call, which has said that there are no headers, or that the connection broke: the end is on its
-    /// way, and as a rule there at the first look.
-    /// </summary>
-    public async ValueTask<bool> EndsAsync()
-    {
-        for (var looks = 0; looks < 200; looks++)
-        {
-            if (IsOver())
-            {
-                return true;
-            }
-
-            await Task.Delay(TimeSpan.FromMilliseconds(5), TimeProvider.System).ConfigureAwait(false); // what is waited for is the machine
-        }
-
-        return false;
-    }
-
     /// <summary>Judges what the attempt, or a read or a write of it, has failed with, by what has happened to its connection meanwhile.</summary>
     public CallFault Judge(Exception exception) => CallFaults.JudgeOnce(exception, Channel.Transport?.FactSince(_mark) ?? ConnectionFact.Unknown, _owner.Options.Headers);
+
+    /// <summary>Whether a strategy has left the outcome of this attempt as it was.</summary>
+    public bool EndedWith(Outcome<TResponse> outcome) => outcome.Exception is { } exception
+        ? ReferenceEquals(Failure, exception)
+        : Outcome.IsCompletedSuccessfully && ReferenceEquals(Outcome.Result, outcome.Result);
 
     /// <summary>The driver has seen the outcome.</summary>
     public void OutcomeSeen(Exception? failure)

@@ -22,12 +22,14 @@ namespace PoolingInvoker;
 /// <summary>The end of one attempt: the one place that gives its lease back.</summary>
 internal abstract class CallCompletion(ChannelLease lease)
 {
-    // How long after a deadline or a cancellation the channel may take to end its call, before it is looked at again.
-    private static readonly TimeSpan LookAgain = TimeSpan.FromMilliseconds(1);
+    // Between two looks at a call that the channel has yet to end. Each look throws, so each pause is twice the one before it.
+    private static readonly TimeSpan FirstPause = TimeSpan.FromMilliseconds(1);
+    private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
 
     // Guarded by a lock on this object, which the library alone knows.
     private bool _completed;
     private ITimer? _timer;
+    private TimeSpan _pause = FirstPause;
     private CancellationTokenRegistration _registration;
 
     /// <summary>Whether the lease has gone back.</summary>
@@ -49,6 +51,25 @@ internal abstract class CallCompletion(ChannelLease lease)
 
     /// <summary>Whether the channel has ended the call, also if nobody reads it.</summary>
     public abstract bool IsOver();
+
+    /// <summary>
+    /// Waits for the channel to end the call, which has said that there are no headers, or that the connection broke: the end is on its
+    /// way, and as a rule there at the first look.
+    /// </summary>
+    public async ValueTask<bool> EndsAsync()
+    {
+        for (var pause = FirstPause; pause < LongestPause; pause *= 2)
+        {
+            if (IsOver())
+            {
+                return true;
+            }
+
+            await Task.Delay(pause, TimeProvider.System).ConfigureAwait(false); // what is waited for is the machine
+        }
+
+        return IsOver();
+    }
 
     /// <summary>The call has ended with nobody reading it.</summary>
     protected abstract void EndedUnread();
@@ -114,8 +135,13 @@ internal abstract class CallCompletion(ChannelLease lease)
 
             lock (this)
             {
-                var next = options.CancellationToken.IsCancellationRequested ? LookAgain : DueTime(options.Deadline, time);
-                _timer?.Change(next > LookAgain ? next : LookAgain, Timeout.InfiniteTimeSpan);
+                var next = options.CancellationToken.IsCancellationRequested ? TimeSpan.Zero : DueTime(options.Deadline, time);
+                if (next <= _pause)
+                {
+                    (next, _pause) = (_pause, _pause < LongestPause ? _pause * 2 : _pause);
+                }
+
+                _timer?.Change(next, Timeout.InfiniteTimeSpan);
             }
         }
     }

@@ -13,10 +13,21 @@ internal sealed partial class PooledCall<TRequest, TResponse>
     {
         var hedges = new Hedges(this, stop);
         var outcome = await EnterAsync(
-            context => _plan.Hedging!.ExecuteOutcomeAsync(static (context, hedges) => hedges.ExecuteAsync(context.CancellationToken), context, hedges), stop).ConfigureAwait(false);
-        if (hedges.Find(outcome) is { } attempt)
+            async context =>
+            {
+                var outcome = await _plan.Hedging!.ExecuteOutcomeAsync(static (context, hedges) => hedges.ExecuteAsync(context), context, hedges).ConfigureAwait(false);
+
+                // The context of the attempt whose outcome was taken has become this one.
+                if (context.Properties.TryGetValue(Hedges.Attempt, out var attempt) && attempt.EndedWith(outcome))
+                {
+                    Publish(attempt);
+                }
+
+                return outcome;
+            },
+            stop).ConfigureAwait(false);
+        if (_current is not null)
         {
-            Publish(attempt);
             return outcome;
         }
 
@@ -25,25 +36,19 @@ internal sealed partial class PooledCall<TRequest, TResponse>
 
     private sealed class Hedges(PooledCall<TRequest, TResponse> call, CancellationToken stop)
     {
+        /// <summary>The attempt that an execution made.</summary>
+        public static readonly ResiliencePropertyKey<CallAttempt<TRequest, TResponse>> Attempt = new("PoolingInvoker.Attempt");
+
         private readonly List<CallAttempt<TRequest, TResponse>> _attempts = [];
         private int _started; // guarded by a lock on the attempts
 
-        /// <summary>The attempt that ended in this way.</summary>
-        public CallAttempt<TRequest, TResponse>? Find(Outcome<TResponse> outcome)
+        public async ValueTask<Outcome<TResponse>> ExecuteAsync(ResilienceContext context)
         {
-            lock (_attempts)
-            {
-                return _attempts.Find(attempt => outcome.Exception is { } exception
-                    ? ReferenceEquals(attempt.Failure, exception)
-                    : attempt.Outcome.IsCompletedSuccessfully && ReferenceEquals(attempt.Outcome.Result, outcome.Result));
-            }
-        }
-
-        public async ValueTask<Outcome<TResponse>> ExecuteAsync(CancellationToken cancellationToken)
-        {
+            var cancellationToken = context.CancellationToken;
             try
             {
                 var attempt = await StartAsync(cancellationToken).ConfigureAwait(false);
+                context.Properties.Set(Attempt, attempt);
                 using var registration = cancellationToken.UnsafeRegister(
                     static state =>
                     {

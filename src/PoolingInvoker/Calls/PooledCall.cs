@@ -97,6 +97,9 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     public bool IsEndedByCaller =>
         _disposed || Options.CancellationToken.IsCancellationRequested || CallCompletion.DueTime(Options.Deadline, TimeProvider) == TimeSpan.Zero;
 
+    /// <summary>Whether there are no more leases.</summary>
+    public bool IsPoolDisposed => _environment.Pool.IsDisposed;
+
     private bool IsStream => Kind != MethodType.Unary;
 
     private bool HasOneResponse => Kind is MethodType.Unary or MethodType.ClientStreaming;

@@ -1,0 +1,76 @@
+using Grpc.Core;
+using Polly;
+using PoolingInvoker.Protos;
+using PoolingInvoker.Testing;
+
+namespace PoolingInvoker.Tests.Calls;
+
+/// <summary>A pool that is disposed between the grant of a lease and the start of the call on it.</summary>
+public sealed class DisposedPoolTests : ScriptedCalls
+{
+    public static TheoryData<string, string> Cases()
+    {
+        var cases = new TheoryData<string, string>();
+        foreach (var kind in (string[])["unary", "blocking unary", "client streaming", "server streaming", "duplex"])
+        {
+            foreach (var how in (string[])["preset", "pipeline", "hedged", "wait for ready", "no retry"])
+            {
+                cases.Add(kind, how);
+            }
+        }
+
+        return cases;
+    }
+
+    [Theory]
+    [MemberData(nameof(Cases))]
+    public async Task TheCall_IsCancelledOrUnavailable(string kind, string how)
+    {
+        for (var i = 0; i < 100; i++)
+        {
+            Server.ThenHang();
+            var (client, pool) = NewClient(options =>
+            {
+                (options.Pool.MaxPoolSize, options.Pool.MaxConcurrentCallsPerChannel) = (1, 1);
+                options.ConfigurePipeline = how == "pipeline" ? static pipeline => pipeline.AddTimeout(TimeSpan.FromHours(1)) : null;
+                options.Retry.MaxRetryAttempts = how == "no retry" ? 0 : options.Retry.MaxRetryAttempts;
+                if (how == "hedged")
+                {
+                    options.MethodConfigs.Add(new PooledMethodConfig { Names = { Grpc.Net.Client.Configuration.MethodName.Default }, Hedging = new ChannelHedgingStrategyOptions() });
+                }
+            });
+            var held = await pool.AcquireAsync().Soon();
+            var options = how == "wait for ready" ? default(CallOptions).WithWaitForReady() : default;
+            var call = Task.Run(() => RunAsync(client, kind, options));
+            await Waiting.Until(() => pool.GetStatistics().CallsWaiting == 1);
+            var granting = Task.Run(held.Dispose);
+            Thread.SpinWait(i * 20);
+            pool.Dispose();
+            await granting;
+            var exception = await Assert.ThrowsAsync<RpcException>(() => call.Soon());
+            Assert.True(exception.StatusCode is StatusCode.Cancelled or StatusCode.Unavailable, exception.ToString());
+        }
+    }
+
+    private static async Task RunAsync(User.UserClient client, string kind, CallOptions options)
+    {
+        switch (kind)
+        {
+            case "unary":
+                await client.GetNameAsync(new GetNameRequest(), options);
+                break;
+            case "blocking unary":
+                client.GetName(new GetNameRequest(), options);
+                break;
+            case "client streaming":
+                await client.ImportNames(options);
+                break;
+            case "server streaming":
+                await client.ListNames(new ListNamesRequest(), options).ResponseStream.MoveNext(CancellationToken.None);
+                break;
+            default:
+                await client.Chat(options).ResponseStream.MoveNext(CancellationToken.None);
+                break;
+        }
+    }
+}

@@ -1,0 +1,58 @@
+using Grpc.Core;
+using PoolingInvoker.Testing;
+
+namespace PoolingInvoker.Tests.Calls;
+
+/// <summary>
+/// A call may end well after its deadline, or after the channel has said that it gets no headers. Each question whether it has costs an
+/// exception.
+/// </summary>
+public sealed class LateEndTests : ScriptedCalls
+{
+    [Fact]
+    public async Task AfterItsDeadline_ACallIsAskedSomeTenTimes()
+    {
+        var (_, pool) = NewClient();
+        var call = new LateCall(await pool.AcquireAsync().Soon());
+        call.Watch(default(CallOptions).WithDeadline(Time.GetUtcNow().UtcDateTime), Time);
+        for (var i = 0; i < 2000; i++)
+        {
+            Time.Advance(TimeSpan.FromMilliseconds(1));
+        }
+
+        Assert.InRange(call.Asked, 2, 15);
+        Assert.False(call.IsCompleted);
+        call.HasEnded = true;
+        Time.Advance(TimeSpan.FromSeconds(2));
+        Assert.True(call.IsCompleted);
+    }
+
+    [Fact]
+    public async Task AfterItsHeaders_ACallIsAskedSomeTenTimes()
+    {
+        var (_, pool) = NewClient();
+        using var lease = await pool.AcquireAsync().Soon();
+        var call = new LateCall(lease);
+        Assert.False(await call.EndsAsync());
+        Assert.InRange(call.Asked, 2, 15);
+    }
+
+    private sealed class LateCall(ChannelLease lease) : CallCompletion(lease)
+    {
+        public int Asked { get; private set; }
+
+        public bool HasEnded { get; set; }
+
+        public void Watch(CallOptions options, TimeProvider time) => WatchUnread(options, time);
+
+        public override bool IsOver()
+        {
+            Asked++;
+            return HasEnded;
+        }
+
+        protected override void EndedUnread()
+        {
+        }
+    }
+}
