@@ -21,6 +21,8 @@ internal sealed record Fault(string Title, string Script, FaultKind Kind = Fault
 {
     private const int Never = 20;
     private const string EndsTheCall = "the server has the call and may be at work on it: its deadline alone ends it";
+    private const string SameAgain = "another attempt would end the same";
+    private const string Breaks = "the client breaks the connection over the answer: another attempt would break another one";
     private const string SaysNo = "the server says that the call is not to be sent again";
 
     public static IReadOnlyList<Fault> All { get; } =
@@ -53,6 +55,12 @@ internal sealed record Fault(string Title, string Script, FaultKind Kind = Fault
         new("status 14 with grpc-internal-drop-request", "drop") { WhyGetNameFails = SaysNo, IsFinal = true },
         new("HTTP status 502, not gRPC", "http-502") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite] },
         new("HTTP status 503, not gRPC", "http-503") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite] },
+        new("HTTP status 401, not gRPC", "http-401") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite], WhyGetNameFails = SameAgain, IsFinal = true },
+        new("HTTP status 307, to the same server", "http-307") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite], PoolDeadline = 2, BareDeadline = 2 },
+        new("a response that cannot be parsed", "unparsable") { WhyGetNameFails = SameAgain, IsFinal = true },
+        new("a status message larger than the client takes", "large-message") { WhyGetNameFails = Breaks, IsFinal = true },
+        new("headers larger than the client takes", "large-headers") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite], WhyGetNameFails = Breaks, IsFinal = true },
+        new("trailers larger than the client takes", "large-trailers") { WhyGetNameFails = Breaks, IsFinal = true },
     ];
 
     /// <summary>Which attempts the fault strikes: the first N, "always", or "every-N".</summary>

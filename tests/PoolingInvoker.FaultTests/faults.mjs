@@ -76,6 +76,9 @@ const frame = (message) => {
   return Buffer.concat([prefix, message]);
 };
 
+// More than a client takes, which is 64 KB unless it says otherwise.
+const large = 'x'.repeat(100_000);
+
 // What happens to a call. What returns true leaves the call to go on; the others are its end.
 
 const reset = (code) => (call) => call.stream.close(code);
@@ -140,12 +143,23 @@ const faults = {
   'drop': unavailable({ 'grpc-internal-drop-request': 'True' }),
   'http-502': badGateway(502),
   'http-503': badGateway(503),
+  'unparsable': (call) => {
+    call.send(Buffer.alloc(8, 0xff));
+    call.finish();
+  },
+  'large-message': unavailable({ 'grpc-message': large }),
+  'large-headers': (call) => call.stream.respond({ ':status': 200, 'content-type': 'application/grpc', 'x-large': large }),
+  'large-trailers': (call) => call.finish({ 'grpc-status': '0', 'x-large': large }),
+  'http-307': (call) => {
+    call.stream.respond({ ':status': 307, 'location': call.path }, { endStream: true });
+  },
+  'http-401': badGateway(401),
   'settings': (call) => new Promise((resolve) => call.session.settings({ maxConcurrentStreams: 1 }, () => resolve(true))),
   'hold': ignore, // what is to happen comes from outside
 };
 
 // By these the server says that it has not looked at the request.
-const unprocessed = new Set(['rst-7', 'goaway-without']);
+const unprocessed = new Set(['rst-7', 'goaway-without', 'http-307', 'http-401']);
 
 // What --chaos draws from, by weight. Left out is what by right ends a call, or leaves it to its deadline.
 const weights = {
@@ -186,7 +200,8 @@ class Call {
   constructor(stream, headers) {
     this.stream = stream;
     this.session = stream.session;
-    this.method = headers[':path'].split('/').at(-1);
+    this.path = headers[':path'];
+    this.method = this.path.split('/').at(-1);
     this.hasOneResponse = this.method !== 'ListNames' && this.method !== 'Chat';
     this.id = headers['x-call-id'];
     this.at = headers['x-fault-at'] ?? 'request';
@@ -381,7 +396,7 @@ const methods = {
   },
 };
 
-const server = http2.createServer();
+const server = http2.createServer({ maxSendHeaderBlockLength: 1 << 20 });
 server.on('sessionError', ignore);
 server.on('session', (session) => session.on('error', ignore));
 server.on('connection', (socket) => socket.on('error', ignore));
