@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Net;
 using System.Net.Sockets;
 using System.Security.Cryptography.X509Certificates;
@@ -148,6 +149,24 @@ public sealed class HttpProxyTests(ITestOutputHelper output)
             var end = await Outcome.OfAsync(() => client.User.GetNameAsync(new GetNameRequest()).ResponseAsync);
             return (end, string.Join(", ", proxy.Requests));
         }
+    }
+
+    [Fact]
+    public async Task TheProxyOfTheEnvironment_IsUsed()
+    {
+        using var certificate = EndpointServer.NewCertificate("localhost");
+        await using var server = await EndpointServer.StartAsync("127.0.0.1", certificate: certificate);
+        await using var proxy = new ConnectProxy();
+        var authority = $"localhost:{server.EndPoint.Port}";
+        var start = new ProcessStartInfo("dotnet", [typeof(ProxiedCall).Assembly.Location, ProxiedCall.Command, $"https://{authority}", certificate.GetCertHashString()])
+        {
+            RedirectStandardOutput = true,
+            Environment = { ["HTTPS_PROXY"] = $"{proxy.Address}", ["https_proxy"] = $"{proxy.Address}", ["NO_PROXY"] = "", ["no_proxy"] = "" },
+        };
+        using var process = Process.Start(start)!;
+        Assert.Equal("OK", await process.StandardOutput.ReadLineAsync().Soon());
+        await process.WaitForExitAsync().Soon();
+        Assert.Equal([$"CONNECT {authority} 200"], proxy.Requests);
     }
 
     private static Action<SocketsHttpHandler> Through(ConnectProxy proxy, X509Certificate2? certificate, bool isBare = false) => handler =>
