@@ -345,6 +345,20 @@ public sealed class ChannelTransportTests : IDisposable
         Assert.True(_wire.IsDisposed);
     }
 
+    [Fact]
+    public async Task DisposedWhileItsTlsBegins_ItClosesTheConnectionAtOnce()
+    {
+        var address = new Uri("https://users.test:5000");
+        using var handler = new SocketsHttpHandler { ConnectCallback = (_, _) => ValueTask.FromResult<Stream>(_wire) };
+        using var transport = new ChannelTransport(_time);
+        transport.Supply(handler, address, address);
+        var connecting = transport.ConnectAsync(CancellationToken.None);
+        await Waiting.Until(() => _wire.Written.Length > 0);
+        transport.Dispose();
+        Assert.True(_wire.IsDisposed);
+        await Assert.ThrowsAsync<SocketException>(() => connecting.Soon());
+    }
+
     private static Task<HttpResponseMessage> SendAsync(HttpMessageInvoker invoker)
     {
         var request = new HttpRequestMessage(HttpMethod.Get, Address) { Version = HttpVersion.Version20, VersionPolicy = HttpVersionPolicy.RequestVersionExact };
