@@ -140,14 +140,15 @@ public sealed class HttpProxyTests(ITestOutputHelper output)
         Assert.NotEqual(StatusCode.OK, bare.End.Status);
         Assert.Equal(bare.End.Status, pool.End.Status);
         Assert.EndsWith(bare.End.Cause, pool.End.Cause, StringComparison.Ordinal);
-        Assert.Equal(bare.Requests, pool.Requests);
+        Assert.Equal(bare.Requests.Distinct(), pool.Requests.Distinct()); // the pool may have dialled once more, for the calls to come
+        Assert.Equal(0, pool.Retries);
 
-        async Task<(Outcome End, string Requests)> RunAsync(bool overPool)
+        async Task<(Outcome End, IReadOnlyList<string> Requests, long Retries)> RunAsync(bool overPool)
         {
             await using var proxy = new ConnectProxy { Refusal = status == 200 ? null : status };
             await using var client = TestClient.Create(overPool, new Uri($"{(withTls ? "https" : "http")}://users.invalid:5000"), Through(proxy, certificate: null, isBare: !overPool));
             var end = await Outcome.OfAsync(() => client.User.GetNameAsync(new GetNameRequest()).ResponseAsync);
-            return (end, string.Join(", ", proxy.Requests));
+            return (end, proxy.Requests, client.Retries);
         }
     }
 
