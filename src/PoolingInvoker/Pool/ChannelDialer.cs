@@ -88,9 +88,10 @@ internal sealed class ChannelDialer
         InnerException: { } cause,
     } ? cause : exception;
 
-    /// <summary>Whether another attempt would fail as well: the certificate is refused, or the server does not speak HTTP/2.</summary>
+    /// <summary>Whether another attempt would fail as well: the certificate is refused, the proxy refuses, or the server does not speak HTTP/2.</summary>
     public static bool IsForGood(Exception exception) =>
-        exception is AuthenticationException or HttpProtocolException or HttpRequestException { HttpRequestError: HttpRequestError.VersionNegotiationError }
+        exception is AuthenticationException or HttpProtocolException
+            or HttpRequestException { HttpRequestError: HttpRequestError.VersionNegotiationError or HttpRequestError.ProxyTunnelError }
         || (exception.InnerException is { } inner && IsForGood(inner));
 
     /// <summary>Opens the transport of a connection.</summary>
