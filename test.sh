@@ -39,6 +39,7 @@ bring() {
   need etcd 'command -v etcd' etcd-server &&
     need nginx 'command -v nginx' nginx-light &&
     need haproxy 'command -v haproxy' haproxy &&
+    need tinyproxy 'command -v tinyproxy' tinyproxy-bin &&
     need ip 'command -v ip' iproute2 &&
     need node 'command -v node' nodejs &&
     need npm 'command -v npm' npm &&

@@ -84,7 +84,9 @@ internal sealed class HttpServer : IAsyncDisposable
             });
             if (setup.Certificate is { } certificate)
             {
-                listen.UseHttps(new HttpsConnectionAdapterOptions { ServerCertificate = certificate });
+                var https = new HttpsConnectionAdapterOptions { ServerCertificate = certificate };
+                setup.ConfigureHttps?.Invoke(https);
+                listen.UseHttps(https);
             }
         }
     }
@@ -116,6 +118,8 @@ internal sealed class HttpServer : IAsyncDisposable
         public HttpProtocols Protocols { get; init; } = HttpProtocols.Http2;
 
         public Action<KestrelServerOptions>? Configure { get; init; }
+
+        public Action<HttpsConnectionAdapterOptions>? ConfigureHttps { get; init; }
 
         public string? UnixSocket { get; init; }
     }

@@ -82,18 +82,18 @@ public abstract class ProxyProcess : IAsyncDisposable
     {
         try
         {
-            _process = Process.Start(new ProcessStartInfo(_program, arguments) { RedirectStandardError = true })!;
+            _process = Process.Start(new ProcessStartInfo(_program, arguments) { RedirectStandardError = true, RedirectStandardOutput = true })!;
         }
         catch (Win32Exception exception)
         {
             throw new InvalidOperationException($"There is no {_program} on the PATH. The package {package} has it, which ./test.sh installs on Debian.", exception);
         }
 
-        return ReadAsync(_process.StandardError);
+        return Task.WhenAll(ReadAsync(_process.StandardError), ReadAsync(_process.StandardOutput));
 
-        async Task ReadAsync(StreamReader error)
+        async Task ReadAsync(StreamReader lines)
         {
-            while (await error.ReadLineAsync() is { } line)
+            while (await lines.ReadLineAsync() is { } line)
             {
                 _log.Enqueue(line);
                 onLine?.Invoke(line);

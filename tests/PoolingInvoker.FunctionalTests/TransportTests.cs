@@ -165,6 +165,55 @@ public sealed class TransportTests(ITestOutputHelper output)
         Assert.Equal(0, unobserved);
     }
 
+    [Theory]
+    [InlineData("http")]
+    [InlineData("https")]
+    public async Task DisposedWhileItConnects_ItLeavesNoSocket(string scheme)
+    {
+        await using var server = SocketServer.ThatSaysNothing();
+        var client = TestClient.Create(overPool: true, new Uri($"{scheme}://127.0.0.1:{server.EndPoint.Port}"));
+        var connecting = client.Pooled!.ConnectAsync();
+        await Waiting.Until(() => server.Accepted == 1);
+        Assert.Equal(1, Established(server.EndPoint.Port));
+        var since = TimeProvider.System.GetTimestamp();
+        await client.DisposeAsync();
+        await Waiting.Until(() => Established(server.EndPoint.Port) == 0);
+        output.WriteLine($"{TimeProvider.System.GetElapsedTime(since)}");
+        await Task.WhenAny(connecting).Soon();
+        Assert.NotNull(connecting.Exception);
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task AChannelThatIsDisposed_IsCollected(bool isCalled)
+    {
+        await using var server = await HttpServer.StartAsync(static context => HttpServer.ReplyAsync(context, []));
+        using var policy = new AddressChannelPolicy(server.Address, new ChannelPoolOptions());
+        var (channel, transport) = await UseAsync();
+        await Waiting.Until(() =>
+        {
+            GC.Collect();
+            GC.WaitForPendingFinalizers();
+            return !channel.IsAlive && !transport.IsAlive;
+        });
+
+        async Task<(WeakReference Channel, WeakReference Transport)> UseAsync()
+        {
+            var used = policy.Create();
+            var itsTransport = policy.TransportOf(used)!;
+            await itsTransport.ConnectAsync(CancellationToken.None).Soon();
+            if (isCalled)
+            {
+                await new User.UserClient(used).GetNameAsync(new GetNameRequest()).ResponseAsync.Soon();
+            }
+
+            used.Dispose();
+            itsTransport.Dispose();
+            return (new WeakReference(used), new WeakReference(itsTransport));
+        }
+    }
+
     private static async Task DropAsync(SocketServer server)
     {
         var before = server.Accepted;

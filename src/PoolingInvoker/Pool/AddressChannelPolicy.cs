@@ -1,5 +1,4 @@
 using System.Net;
-using System.Net.Sockets;
 using System.Runtime.CompilerServices;
 using Grpc.Net.Client;
 using Microsoft.Extensions.ObjectPool;
@@ -248,20 +247,10 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
                 "A pool over several endpoints that does not speak HTTP/2 needs the SocketsHttpHandler without a ConnectCallback. Leave it null, or make a pool of one address.");
         }
 
-        handler.ConnectCallback = async (context, cancellationToken) =>
+        handler.ConnectCallback = (context, cancellationToken) =>
         {
             var isToName = context.DnsEndPoint.Port == name.Port && string.Equals(context.DnsEndPoint.Host, ChannelDialer.HostOf(name), StringComparison.OrdinalIgnoreCase);
-            var socket = new Socket(SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
-            try
-            {
-                await socket.ConnectAsync(isToName ? new DnsEndPoint(address.IdnHost, address.Port) : context.DnsEndPoint, cancellationToken).ConfigureAwait(false);
-                return new NetworkStream(socket, ownsSocket: true);
-            }
-            catch
-            {
-                socket.Dispose();
-                throw;
-            }
+            return new(ChannelDialer.ConnectAsync(isToName ? new DnsEndPoint(address.IdnHost, address.Port) : context.DnsEndPoint, cancellationToken));
         };
     }
 

@@ -1,5 +1,6 @@
 using System.Diagnostics.Metrics;
 using System.Net;
+using System.Net.Sockets;
 using System.Security.Authentication;
 
 namespace PoolingInvoker;
@@ -14,7 +15,7 @@ internal sealed class ChannelDialer
     private static readonly TimeSpan DefaultTimeout = TimeSpan.FromSeconds(20);
 
     private readonly SocketsHttpHandler _handler;
-    private readonly Func<SocketsHttpConnectionContext, CancellationToken, ValueTask<Stream>>? _connect;
+    private readonly Func<SocketsHttpConnectionContext, CancellationToken, ValueTask<Stream>> _connect;
     private readonly Func<SocketsHttpPlaintextStreamFilterContext, CancellationToken, ValueTask<Stream>>? _filter;
     private readonly bool _useProxy;
     private readonly Uri _name;
@@ -26,7 +27,8 @@ internal sealed class ChannelDialer
     /// <param name="address">Where its connections go: the name, or one of the endpoints that it has.</param>
     public ChannelDialer(SocketsHttpHandler handler, Uri name, Uri address)
     {
-        (_handler, _connect, _filter, _useProxy) = (handler, handler.ConnectCallback, handler.PlaintextStreamFilter, handler.UseProxy);
+        (_handler, _connect, _filter, _useProxy) =
+            (handler, handler.ConnectCallback ?? ConnectAsync, handler.PlaintextStreamFilter, handler.UseProxy);
         (_name, _address) = (name, address);
         _host = address == name ? null : name.Authority;
         Timeout = handler.ConnectTimeout > TimeSpan.Zero ? handler.ConnectTimeout : DefaultTimeout;
@@ -60,6 +62,25 @@ internal sealed class ChannelDialer
     /// <summary>The host of an address, as a handler says it to its ConnectCallback.</summary>
     public static string HostOf(Uri address) => address.HostNameType == UriHostNameType.IPv6 ? address.Host : address.IdnHost;
 
+    /// <summary>Connects as a handler does that has no ConnectCallback.</summary>
+    public static async Task<Stream> ConnectAsync(DnsEndPoint endPoint, CancellationToken cancellationToken)
+    {
+        var socket = new Socket(SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
+        try
+        {
+            await socket.ConnectAsync(endPoint, cancellationToken).ConfigureAwait(false);
+            return new NetworkStream(socket, ownsSocket: true);
+        }
+        catch
+        {
+            socket.Dispose();
+            throw;
+        }
+    }
+
+    private static ValueTask<Stream> ConnectAsync(SocketsHttpConnectionContext context, CancellationToken cancellationToken) =>
+        new(ConnectAsync(context.DnsEndPoint, cancellationToken));
+
     /// <summary>What the handler would wrap: the exception that an attempt failed with.</summary>
     public static Exception Cause(Exception exception) => exception is HttpRequestException
     {
@@ -67,9 +88,10 @@ internal sealed class ChannelDialer
         InnerException: { } cause,
     } ? cause : exception;
 
-    /// <summary>Whether another attempt would fail as well: the certificate is refused, or the server does not speak HTTP/2.</summary>
+    /// <summary>Whether another attempt would fail as well: the certificate is refused, the proxy refuses, or the server does not speak HTTP/2.</summary>
     public static bool IsForGood(Exception exception) =>
-        exception is AuthenticationException or HttpProtocolException or HttpRequestException { HttpRequestError: HttpRequestError.VersionNegotiationError }
+        exception is AuthenticationException or HttpProtocolException
+            or HttpRequestException { HttpRequestError: HttpRequestError.VersionNegotiationError or HttpRequestError.ProxyTunnelError }
         || (exception.InnerException is { } inner && IsForGood(inner));
 
     /// <summary>Opens the transport of a connection.</summary>
@@ -87,7 +109,7 @@ internal sealed class ChannelDialer
             UseProxy = _useProxy,
             Proxy = _handler.Proxy,
             DefaultProxyCredentials = _handler.DefaultProxyCredentials,
-            ConnectCallback = _connect,
+            ConnectCallback = ConnectAsync,
             ActivityHeadersPropagator = null,
             MeterFactory = SilentMeters.Instance,
             PlaintextStreamFilter = FilterAsync,
@@ -105,6 +127,15 @@ internal sealed class ChannelDialer
         }
 
         return await opened.Task.ConfigureAwait(false);
+
+        // The handler would go on with an attempt for a while after its request is cancelled.
+        async ValueTask<Stream> ConnectAsync(SocketsHttpConnectionContext context, CancellationToken token)
+        {
+            using var either = CancellationTokenSource.CreateLinkedTokenSource(token, cancellationToken);
+            var stream = await _connect(context, either.Token).ConfigureAwait(false);
+            cancellationToken.UnsafeRegister(static stream => (stream as Stream)?.Dispose(), stream);
+            return stream;
+        }
 
         async ValueTask<Stream> FilterAsync(SocketsHttpPlaintextStreamFilterContext context, CancellationToken token)
         {

@@ -209,23 +209,23 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 
         if (TakeReady() is { } ready)
         {
-            if (_dialer.IdleTimeout == Timeout.InfiniteTimeSpan || time.GetElapsedTime(ready.OpenedAt) < _dialer.IdleTimeout)
+            if ((_dialer.IdleTimeout == Timeout.InfiniteTimeSpan || time.GetElapsedTime(ready.OpenedAt) < _dialer.IdleTimeout) && ready.Take() is { } wire)
             {
-                return ready.Take();
+                return wire;
             }
 
             await ready.DisposeAsync().ConfigureAwait(false);
         }
 
         await DialAsync(afresh: false).WaitAsync(cancellationToken).ConfigureAwait(false);
-        if (TakeReady() is { } dialled)
+        if (TakeReady()?.Take() is { } dialled)
         {
-            return dialled.Take();
+            return dialled;
         }
 
         lock (_lock)
         {
-            FailUnsynchronized(new IOException("The connection was closed before it could be used."));
+            FailUnsynchronized(NewEndedException());
             _failure!.Value.Exception.Throw();
             return null!;
         }
@@ -245,7 +245,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, _disposing.Token);
         try
         {
-            return (await OpenAsync(elsewhere, stop.Token).ConfigureAwait(false)).Take();
+            return (await OpenAsync(elsewhere, stop.Token).ConfigureAwait(false)).Take() ?? throw NewEndedException();
         }
         catch (Exception exception)
         {
@@ -327,6 +327,8 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             dial.Opened.SetResult();
         }
     }
+
+    private static IOException NewEndedException() => new("The connection was closed before it could be used.");
 
     private async Task<ConnectionStream> OpenAsync((Uri Address, string? Host)? elsewhere, CancellationToken cancellationToken)
     {

@@ -18,6 +18,6 @@ internal enum ConnectionFact
     /// <summary>No connection could be made.</summary>
     NotConnected,
 
-    /// <summary>No connection could be made, nor will one be: the certificate is refused, or the server does not speak HTTP/2.</summary>
+    /// <summary>No connection could be made, nor will one be: the certificate is refused, the proxy refuses, or the server does not speak HTTP/2.</summary>
     NotCompatible,
 }

@@ -33,7 +33,7 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
     private ArrayBufferWriter<byte>? _early; // what has come that the handler has not read
     private int _earlyRead;
     private Task? _watching; // the reads that go on until the handler takes the connection
-    private bool _isTaken;
+    private int _isTaken; // 1 when the handler has, or nobody will: it has ended
     private int _prefaceLeft; // how much the handler will write that has been written already
 
     public override bool CanRead => inner.CanRead;
@@ -94,12 +94,8 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
     /// <summary>Reads on until the handler does, so that the end of the connection, and GOAWAY, show before that.</summary>
     public void Watch() => _watching = WatchAsync();
 
-    /// <summary>The handler takes the connection.</summary>
-    public Stream Take()
-    {
-        Volatile.Write(ref _isTaken, true);
-        return Wire;
-    }
+    /// <summary>The handler takes the connection. Null if it has ended.</summary>
+    public Stream? Take() => Interlocked.Exchange(ref _isTaken, 1) == 0 ? Wire : null;
 
     /// <summary>
     /// Sends a PING (RFC 9113, section 6.7), between two writes of the handler, if none is out. Its acknowledgement shows as a read.
@@ -137,25 +133,8 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
     public override ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken = default) =>
         _watching is null ? ReadOnAsync(buffer, cancellationToken) : CatchUpAsync(buffer, cancellationToken);
 
-    private ValueTask<int> ReadOnAsync(Memory<byte> buffer, CancellationToken cancellationToken)
-    {
-        if (_heldLength > 0 && (_isDecided || !buffer.IsEmpty))
-        {
-            return buffer.IsEmpty ? new ValueTask<int>(0) : ReadHeldAsync(buffer, cancellationToken);
-        }
-
-        var reading = inner.ReadAsync(buffer, cancellationToken);
-        if (!reading.IsCompletedSuccessfully)
-        {
-            return FinishReadAsync(reading, buffer, cancellationToken);
-        }
-
-        var read = reading.Result;
-        var kept = Look(buffer.Span[..read], isEnd: read < buffer.Length && read == 0);
-        return kept > 0 || read == 0 ? new ValueTask<int>(kept) : ReadOnAsync(buffer, cancellationToken);
-    }
-
-    public override ValueTask WriteAsync(ReadOnlyMemory<byte> buffer, CancellationToken cancellationToken = default)
+    [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
+    public override async ValueTask WriteAsync(ReadOnlyMemory<byte> buffer, CancellationToken cancellationToken = default)
     {
         if (_prefaceLeft > 0)
         {
@@ -166,27 +145,28 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
 
         if (!_writing.Wait(0, CancellationToken.None))
         {
-            return WriteAfterPingAsync(buffer, cancellationToken);
+            await _writing.WaitAsync(cancellationToken).ConfigureAwait(false);
         }
 
-        ValueTask writing;
         try
         {
-            writing = inner.WriteAsync(buffer, cancellationToken);
+            var writing = inner.WriteAsync(buffer, cancellationToken);
+            var isTakenAtOnce = writing.IsCompleted;
+            await writing.ConfigureAwait(false);
+            if (!isTakenAtOnce)
+            {
+                transport.SawProgress(); // the other side takes what it is sent
+            }
         }
-        catch
+        catch (Exception exception) when (exception is not OperationCanceledException)
         {
-            _writing.Release();
+            SawEnd();
             throw;
         }
-
-        if (!writing.IsCompletedSuccessfully)
+        finally
         {
-            return FinishWriteAsync(writing);
+            _writing.Release();
         }
-
-        _writing.Release();
-        return writing;
     }
 
     public override Task FlushAsync(CancellationToken cancellationToken) => inner.FlushAsync(cancellationToken);
@@ -231,52 +211,34 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
     }
 
     [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder<>))]
-    private async ValueTask<int> FinishReadAsync(ValueTask<int> reading, Memory<byte> buffer, CancellationToken cancellationToken)
+    private async ValueTask<int> ReadOnAsync(Memory<byte> buffer, CancellationToken cancellationToken)
     {
-        int read;
         try
         {
-            read = await reading.ConfigureAwait(false);
+            while (true)
+            {
+                if (_heldLength > 0 && (_isDecided || !buffer.IsEmpty))
+                {
+                    if (buffer.IsEmpty || await IsHeldForGoodAsync(cancellationToken).ConfigureAwait(false))
+                    {
+                        return GiveHeld(buffer.Span);
+                    }
+
+                    continue;
+                }
+
+                var read = await inner.ReadAsync(buffer, cancellationToken).ConfigureAwait(false);
+                var kept = Look(buffer.Span[..read], isEnd: read == 0 && !buffer.IsEmpty);
+                if (kept > 0 || read == 0)
+                {
+                    return kept;
+                }
+            }
         }
         catch
         {
             SawEnd();
             throw;
-        }
-
-        var kept = Look(buffer.Span[..read], isEnd: read < buffer.Length && read == 0);
-        return kept > 0 || read == 0 ? kept : await ReadOnAsync(buffer, cancellationToken).ConfigureAwait(false);
-    }
-
-    [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
-    private async ValueTask FinishWriteAsync(ValueTask writing)
-    {
-        try
-        {
-            await writing.ConfigureAwait(false);
-            transport.SawProgress(); // the other side takes what it is sent
-        }
-        catch (Exception exception) when (exception is not OperationCanceledException)
-        {
-            SawEnd();
-            throw;
-        }
-        finally
-        {
-            _writing.Release();
-        }
-    }
-
-    private async ValueTask WriteAfterPingAsync(ReadOnlyMemory<byte> buffer, CancellationToken cancellationToken)
-    {
-        await _writing.WaitAsync(cancellationToken).ConfigureAwait(false);
-        try
-        {
-            await inner.WriteAsync(buffer, cancellationToken).ConfigureAwait(false);
-        }
-        finally
-        {
-            _writing.Release();
         }
     }
 
@@ -325,8 +287,8 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
         }
     }
 
-    // Byte by byte until it shows whether what is held is the acknowledgement of a ping.
-    private async ValueTask<int> ReadHeldAsync(Memory<byte> buffer, CancellationToken cancellationToken)
+    // Reads byte by byte until it shows whether what is held is an acknowledgement, which is taken out.
+    private async ValueTask<bool> IsHeldForGoodAsync(CancellationToken cancellationToken)
     {
         while (!_isDecided)
         {
@@ -341,7 +303,7 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
                     Volatile.Write(ref _isPingOut, false);
                 }
 
-                return await ReadOnAsync(buffer, cancellationToken).ConfigureAwait(false);
+                return false;
             }
 
             var read = await inner.ReadAsync(_held.AsMemory(_heldLength, 1), cancellationToken).ConfigureAwait(false);
@@ -349,10 +311,15 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
             _isDecided = read == 0 || _scanner.AckLength(_held.AsSpan(0, _heldLength), Volatile.Read(ref _isPingOut)) == 0;
         }
 
+        return true;
+    }
+
+    private int GiveHeld(Span<byte> buffer)
+    {
         var none = false;
         var given = Math.Min(buffer.Length, _heldLength);
-        _held.AsSpan(0, given).CopyTo(buffer.Span);
-        _scanner.Scan(buffer.Span[..given], ref none, out _); // it ends no SETTINGS, and no GOAWAY
+        _held.AsSpan(0, given).CopyTo(buffer);
+        _scanner.Scan(buffer[..given], ref none, out _); // it ends no SETTINGS, and no GOAWAY
         _held.AsSpan(given, _heldLength - given).CopyTo(_held);
         _heldLength -= given;
         return given;
@@ -376,7 +343,7 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
         var isOpen = true;
         try
         {
-            while (isOpen && !Volatile.Read(ref _isTaken) && _early!.WrittenCount < MostEarly)
+            while (isOpen && Volatile.Read(ref _isTaken) == 0 && _early!.WrittenCount < MostEarly)
             {
                 isOpen = await ReadEarlyAsync(CancellationToken.None).ConfigureAwait(false);
             }
@@ -388,7 +355,7 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
             isOpen = false;
         }
 
-        if (!isOpen && !Volatile.Read(ref _isTaken))
+        if (!isOpen && Take() is not null)
         {
             await DisposeAsync().ConfigureAwait(false);
         }
@@ -430,7 +397,7 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
     {
         if (IsOpen)
         {
-            transport.SawEnd(isInVain: Volatile.Read(ref _isTaken) && _scanner.CallFrames == 0);
+            transport.SawEnd(isInVain: Volatile.Read(ref _isTaken) == 1 && _scanner.CallFrames == 0);
         }
     }
 

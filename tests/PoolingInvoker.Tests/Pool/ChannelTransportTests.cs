@@ -209,13 +209,18 @@ public sealed class ChannelTransportTests : IDisposable
     [Theory]
     [InlineData("ends", "Lost")]
     [InlineData("fails", "Lost")]
+    [InlineData("fails in the middle of a frame", "Lost")]
+    [InlineData("takes no more", "Lost")]
+    [InlineData("takes no more, at once", "Lost")]
+    [InlineData("takes no more after a ping", "Lost")]
     [InlineData("goes", "Lost")]
     [InlineData("is broken by the pool", "Lost")]
     [InlineData("is closed by the handler", "Unharmed")]
     [InlineData("nothing", "Unharmed")]
     public async Task WhatHappensToAConnection_IsAFact(string what, string fact)
     {
-        await using var wire = new Wire();
+        var clogged = new TaskCompletionSource();
+        await using var wire = new Wire { FailsAtOnce = what.EndsWith("at once", StringComparison.Ordinal) };
         await using var connection = new ConnectionStream(wire, _transport);
         wire.Comes(Settings);
         await connection.OpenAsync(_time, CancellationToken.None).Soon();
@@ -233,6 +238,25 @@ public sealed class ChannelTransportTests : IDisposable
                 wire.Ends(new IOException("reset"));
                 await Assert.ThrowsAsync<IOException>(() => reading.Soon());
                 break;
+            case "fails in the middle of a frame":
+                wire.Comes(SettingsAck[..3]);
+                await Waiting.Until(() => wire.IsEmpty);
+                wire.Ends(new IOException("reset"));
+                await Assert.ThrowsAsync<IOException>(() => reading.Soon());
+                break;
+            case "takes no more" or "takes no more, at once":
+                wire.WriteFailure = new IOException("reset");
+                await Assert.ThrowsAsync<IOException>(() => connection.WriteAsync(new byte[50]).AsTask().Soon());
+                break;
+            case "takes no more after a ping":
+                wire.HalfWay = clogged.Task;
+                var pinging = connection.PingAsync(CancellationToken.None);
+                var writing = connection.WriteAsync(new byte[50]).AsTask();
+                wire.WriteFailure = new IOException("reset");
+                clogged.SetResult();
+                await pinging.Soon();
+                await Assert.ThrowsAsync<IOException>(() => writing.Soon());
+                break;
             case "goes":
                 wire.Comes([0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
                 await Waiting.Until(() => _transport.Mark != mark);
@@ -249,6 +273,31 @@ public sealed class ChannelTransportTests : IDisposable
         }
 
         Assert.Equal(fact, _transport.FactSince(mark).ToString());
+    }
+
+    [Fact]
+    public async Task AConnectionThatEndsWhileItIsTaken_EndsARequestAsALostOne()
+    {
+        for (var round = 0; round < 300; round++)
+        {
+            await using var wire = new Wire();
+            using var handler = new SocketsHttpHandler { ConnectCallback = (_, _) => ValueTask.FromResult<Stream>(wire) };
+            using var transport = new ChannelTransport(_time);
+            transport.Supply(handler, Address, Address);
+            wire.Comes(Settings);
+            await transport.ConnectAsync(CancellationToken.None).Soon();
+            using var invoker = new HttpMessageInvoker(handler, disposeHandler: false);
+            var mark = transport.Mark;
+            var ending = Task.Run(() =>
+            {
+                Thread.SpinWait(round * 20);
+                wire.Ends();
+            });
+            var failure = await Assert.ThrowsAsync<HttpRequestException>(() => SendAsync(invoker).Soon());
+            await ending;
+            Assert.DoesNotContain(nameof(SocketsHttpHandler.PlaintextStreamFilter), $"{failure}", StringComparison.Ordinal);
+            Assert.NotEqual(ConnectionFact.Unharmed, transport.FactSince(mark));
+        }
     }
 
     [Fact]
@@ -294,6 +343,20 @@ public sealed class ChannelTransportTests : IDisposable
         _transport.Dispose();
         await Assert.ThrowsAsync<SocketException>(() => connecting.Soon());
         Assert.True(_wire.IsDisposed);
+    }
+
+    [Fact]
+    public async Task DisposedWhileItsTlsBegins_ItClosesTheConnectionAtOnce()
+    {
+        var address = new Uri("https://users.test:5000");
+        using var handler = new SocketsHttpHandler { ConnectCallback = (_, _) => ValueTask.FromResult<Stream>(_wire) };
+        using var transport = new ChannelTransport(_time);
+        transport.Supply(handler, address, address);
+        var connecting = transport.ConnectAsync(CancellationToken.None);
+        await Waiting.Until(() => _wire.Written.Length > 0);
+        transport.Dispose();
+        Assert.True(_wire.IsDisposed);
+        await Assert.ThrowsAsync<SocketException>(() => connecting.Soon());
     }
 
     private static Task<HttpResponseMessage> SendAsync(HttpMessageInvoker invoker)

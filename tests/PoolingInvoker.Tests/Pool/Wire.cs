@@ -12,7 +12,7 @@ internal sealed class Wire : Stream
     public bool WritesInPieces { get; init; }
 
     /// <summary>When given, the first write waits for it in the middle.</summary>
-    public Task? HalfWay { get; init; }
+    public Task? HalfWay { get; set; }
 
     public Exception? WriteFailure { get; set; }
 
