@@ -88,10 +88,14 @@ internal sealed class ChannelDialer
         InnerException: { } cause,
     } ? cause : exception;
 
-    /// <summary>Whether another attempt would fail as well: the certificate is refused, the proxy refuses, or the server does not speak HTTP/2.</summary>
+    /// <summary>
+    /// Whether another attempt would fail as well: the certificate is refused, the server does not speak HTTP/2, or a proxy refuses whom it has
+    /// before it (RFC 9110, 4xx), and not because it cannot reach the server.
+    /// </summary>
     public static bool IsForGood(Exception exception) =>
         exception is AuthenticationException or HttpProtocolException
-            or HttpRequestException { HttpRequestError: HttpRequestError.VersionNegotiationError or HttpRequestError.ProxyTunnelError }
+            or HttpRequestException { HttpRequestError: HttpRequestError.VersionNegotiationError }
+            or HttpRequestException { HttpRequestError: HttpRequestError.ProxyTunnelError, StatusCode: >= HttpStatusCode.BadRequest and < HttpStatusCode.InternalServerError }
         || (exception.InnerException is { } inner && IsForGood(inner));
 
     /// <summary>Opens the transport of a connection.</summary>

@@ -2,8 +2,8 @@ using System.Net.Sockets;
 using System.Threading.Channels;
 using Grpc.Core;
 using PoolingInvoker.Testing;
-using ProtoBuf.Grpc.Client;
 using ProtoBuf.Grpc;
+using ProtoBuf.Grpc.Client;
 
 namespace PoolingInvoker.DropInTests.CodeFirst;
 

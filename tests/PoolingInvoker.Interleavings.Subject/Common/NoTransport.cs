@@ -44,4 +44,6 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 internal static class ChannelDialer
 {
     public static string HostOf(Uri address) => address.Host;
+
+    public static Task<Stream> ConnectAsync(System.Net.DnsEndPoint endPoint, CancellationToken cancellationToken) => throw new NotSupportedException();
 }
