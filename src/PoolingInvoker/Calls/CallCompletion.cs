@@ -28,8 +28,8 @@ internal abstract class CallCompletion(ChannelLease lease)
 
     // Guarded by a lock on this object, which the library alone knows.
     private bool _completed;
+    private byte _looks; // at a call whose end is due
     private ITimer? _timer;
-    private TimeSpan _pause = FirstPause;
     private CancellationTokenRegistration _registration;
 
     /// <summary>Whether the lease has gone back.</summary>
@@ -75,7 +75,7 @@ internal abstract class CallCompletion(ChannelLease lease)
     protected abstract void EndedUnread();
 
     /// <summary>The server has begun to answer: what comes now may take as long as it likes.</summary>
-    protected void Answered() => lease.Answered();
+    public void Answered() => lease.Answered();
 
     protected void Complete(LeaseOutcome outcome, Exception? error = null)
     {
@@ -136,9 +136,11 @@ internal abstract class CallCompletion(ChannelLease lease)
             lock (this)
             {
                 var next = options.CancellationToken.IsCancellationRequested ? TimeSpan.Zero : DueTime(options.Deadline, time);
-                if (next <= _pause)
+                var pause = FirstPause * (1 << _looks);
+                if (next <= pause)
                 {
-                    (next, _pause) = (_pause, _pause < LongestPause ? _pause * 2 : _pause);
+                    next = pause;
+                    _looks += pause < LongestPause ? (byte)1 : (byte)0;
                 }
 
                 _timer?.Change(next, Timeout.InfiniteTimeSpan);

@@ -62,6 +62,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
                 var more = await attempt.ResponseStream!.MoveNext(cancellationToken).ConfigureAwait(false);
                 if (attempt.TryCommit())
                 {
+                    attempt.Answered(); // the headers, which say so too, may not have been seen yet
                     return Seen(attempt, more);
                 }
 

@@ -158,7 +158,8 @@ internal sealed class ChannelDialer
                 await plaintext.DisposeAsync().ConfigureAwait(false);
             }
 
-            return Stream.Null; // the transport does not go with the handler
+            // The transport does not go with the handler, which never learns of it: whatever it were given would end with an exception.
+            return await new TaskCompletionSource<Stream>().Task.ConfigureAwait(false);
         }
     }
 
