@@ -50,7 +50,7 @@ public sealed class ConnectingTests
         user.Value = null;
         try
         {
-            await Waiting.Until(TimeSpan.FromSeconds(8), () => server.Requests.Count(static path => path == $"{Service}Rename") == Calls);
+            await Waiting.Until(() => server.Requests.Count(static path => path == $"{Service}Rename") == Calls);
         }
         finally
         {

@@ -561,6 +561,8 @@ public partial class ChannelPool
     {
         public void ServerTakes(int maxStreams) => pool.ServerTakes(channel, maxStreams);
 
+        public void ConnectionLost() => pool.ConnectionLost(channel);
+
         public void ServerGoes()
         {
             if (pool.ServerGoes(channel) is { } rest)

@@ -191,6 +191,17 @@ public partial class ChannelPool
         _draining--;
     }
 
+    // The calls on it are about to fail: those that are sent again are not to meet it before the first of them has come back.
+    internal void ConnectionLost(PooledChannel channel)
+    {
+        lock (_lock)
+        {
+            channel.Failed |= channel.Leases > 0;
+            _active.Update(channel);
+            AssertLawsUnsynchronized();
+        }
+    }
+
     /// <summary>
     /// A server takes no new calls on the connection of a channel (GOAWAY): it is too old for it, or has carried enough, or the server goes.
     /// From here on the channel takes no leases. Gives what is left to do, which may take its time.

@@ -188,6 +188,8 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 
             NoteUnsynchronized(ConnectionFact.Lost);
         }
+
+        _events?.ConnectionLost();
     }
 
     /// <summary>A connection is there no more.</summary>

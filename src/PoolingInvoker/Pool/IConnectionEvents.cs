@@ -8,4 +8,7 @@ internal interface IConnectionEvents
 
     /// <summary>It takes no new ones on the connection that there is.</summary>
     void ServerGoes();
+
+    /// <summary>It has closed or reset the connection.</summary>
+    void ConnectionLost();
 }

@@ -221,7 +221,7 @@ public sealed class ConnectionStreamTests
         inner.Comes([0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0]);
         inner.Ends();
         await ReadToEndAsync(stream, () => lengthOfReads, zeroByteReads: true);
-        Assert.Equal(["takes 7", "takes 7", $"takes {int.MaxValue}", "goes"], told.Events);
+        Assert.Equal(["takes 7", "takes 7", $"takes {int.MaxValue}", "goes", "lost"], told.Events);
     }
 
     [Fact]
@@ -234,7 +234,7 @@ public sealed class ConnectionStreamTests
         inner.Comes([0, 0, 0, 4, 0, 0, 0, 0, 0]);
         inner.Ends();
         await ReadToEndAsync(stream, static () => 4, zeroByteReads: true);
-        Assert.Equal([$"takes {int.MaxValue}"], told.Events);
+        Assert.Equal([$"takes {int.MaxValue}", "lost"], told.Events);
     }
 
     private sealed class ToldEvents : IConnectionEvents
@@ -244,6 +244,8 @@ public sealed class ConnectionStreamTests
         public void ServerTakes(int maxStreams) => Events.Add($"takes {maxStreams}");
 
         public void ServerGoes() => Events.Add("goes");
+
+        public void ConnectionLost() => Events.Add("lost");
     }
 
     internal static async Task<byte[]> ReadToEndAsync(Stream stream, Func<int> length, bool zeroByteReads)
