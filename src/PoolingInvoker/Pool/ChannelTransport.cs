@@ -253,7 +253,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         {
             lock (_lock)
             {
-                NoteUnsynchronized(ChannelDialer.IsForGood(exception) ? ConnectionFact.NotCompatible : ConnectionFact.NotConnected);
+                NoteUnsynchronized(FactOf(exception));
             }
 
             throw ChannelDialer.Cause(exception);
@@ -360,9 +360,11 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     private void FailUnsynchronized(Exception error)
     {
         _isBroken = true;
-        _failure = (ExceptionDispatchInfo.Capture(error), ChannelDialer.IsForGood(error) ? ConnectionFact.NotCompatible : ConnectionFact.NotConnected);
+        _failure = (ExceptionDispatchInfo.Capture(error), FactOf(error));
         NoteUnsynchronized(_failure.Value.Fact);
     }
+
+    private static ConnectionFact FactOf(Exception error) => ChannelDialer.IsForGood(error) ? ConnectionFact.NotCompatible : ConnectionFact.NotConnected;
 
     private void NoteUnsynchronized(ConnectionFact fact)
     {

@@ -56,7 +56,6 @@ internal static class CallFaults
         }
 
         var fate = IsNeverLeft(exception, fact) ? RequestFate.NeverLeft : RequestFate.MayHaveBeenProcessed;
-        var isSeen = fact != ConnectionFact.Unknown;
         return TransportFailure(exception) switch
         {
             HttpProtocolException { ErrorCode: not (NoError or ProtocolError) } => new CallFault(FaultOrigin.Server, fate, IsTransient: true),
@@ -72,7 +71,7 @@ internal static class CallFaults
                     new CallFault(FaultOrigin.Server, fate, IsTransient: true),
                 RpcException { StatusCode: var status, Status.DebugException: null } when status != StatusCode.Cancelled =>
                     new CallFault(FaultOrigin.Server, fate, IsTransient: status == StatusCode.Unavailable),
-                RpcException { StatusCode: StatusCode.Unavailable, Status.DebugException: not (OperationCanceledException or IOException) } when !isSeen =>
+                RpcException { StatusCode: StatusCode.Unavailable, Status.DebugException: not (OperationCanceledException or IOException) } when fact == ConnectionFact.Unknown =>
                     new CallFault(FaultOrigin.Server, fate, IsTransient: true),
                 _ => new CallFault(FaultOrigin.Caller, fate, IsTransient: false),
             },

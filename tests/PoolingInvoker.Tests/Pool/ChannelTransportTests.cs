@@ -179,15 +179,7 @@ public sealed class ChannelTransportTests : IDisposable
         await ConnectAsync();
         _wire.Ends();
         await Waiting.Until(() => _transport.State == ConnectivityState.Idle);
-        await using var second = new Wire();
-        Supply(() => ValueTask.FromResult<Stream>(second));
-        using var invoker = new HttpMessageInvoker(_handler, disposeHandler: false);
-        var sending = SendAsync(invoker);
-        second.Comes(Settings);
-        await Waiting.Until(() => second.Written.Length > 90);
-        second.Comes([.. SettingsAck, .. SettingsAck, .. Response]);
-        using var response = await sending.Soon();
-        Assert.Equal(2, _dials);
+        await TheNextRequestDialsAsync();
     }
 
     [Fact]
@@ -195,15 +187,7 @@ public sealed class ChannelTransportTests : IDisposable
     {
         await ConnectAsync();
         _time.Advance(_handler.PooledConnectionIdleTimeout);
-        await using var second = new Wire();
-        Supply(() => ValueTask.FromResult<Stream>(second));
-        using var invoker = new HttpMessageInvoker(_handler, disposeHandler: false);
-        var sending = SendAsync(invoker);
-        second.Comes(Settings);
-        await Waiting.Until(() => second.Written.Length > 90);
-        second.Comes([.. SettingsAck, .. SettingsAck, .. Response]);
-        using var response = await sending.Soon();
-        Assert.Equal(2, _dials);
+        await TheNextRequestDialsAsync();
     }
 
     [Theory]
@@ -357,6 +341,19 @@ public sealed class ChannelTransportTests : IDisposable
         transport.Dispose();
         Assert.True(_wire.IsDisposed);
         await Assert.ThrowsAsync<SocketException>(() => connecting.Soon());
+    }
+
+    private async Task TheNextRequestDialsAsync()
+    {
+        await using var second = new Wire();
+        Supply(() => ValueTask.FromResult<Stream>(second));
+        using var invoker = new HttpMessageInvoker(_handler, disposeHandler: false);
+        var sending = SendAsync(invoker);
+        second.Comes(Settings);
+        await Waiting.Until(() => second.Written.Length > 90);
+        second.Comes([.. SettingsAck, .. SettingsAck, .. Response]);
+        using var response = await sending.Soon();
+        Assert.Equal(2, _dials);
     }
 
     private static Task<HttpResponseMessage> SendAsync(HttpMessageInvoker invoker)
