@@ -110,7 +110,7 @@ internal sealed class SocketServer : IAsyncDisposable
                 _ = ServeAsync(socket);
             }
         }
-        catch (Exception exception) when (exception is SocketException or ObjectDisposedException)
+        catch (Exception exception) when (exception is SocketException or InvalidOperationException)
         {
             // The server has been stopped.
         }
