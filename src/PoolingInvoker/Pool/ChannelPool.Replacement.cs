@@ -197,6 +197,13 @@ public partial class ChannelPool
         lock (_lock)
         {
             channel.Failed |= channel.Leases > 0;
+            if (!channel.Proven && !_disposed)
+            {
+                // A server that closes before it has answered anything is dialled again as one that could not be connected to.
+                _lastConnectFailed = true;
+                _backoff.Dialed();
+            }
+
             _active.Update(channel);
             AssertLawsUnsynchronized();
         }
