@@ -49,7 +49,7 @@ public sealed class SilentChannelTests(ITestOutputHelper output) : IAsyncLifetim
 
         // Three probes, after 0.1, 0.5 and 2.1 s, and then none for minutes. An answer to a ping of the handler's is a sign of life, too, and
         // the pool has less to ask.
-        var slow = client.GetNameAsync(new GetNameRequest { Id = 7, DelayMs = 6_000 });
+        var slow = client.GetNameAsync(new GetNameRequest { Id = 7, DelayMs = 3_000 });
         await Waiting.Until(() => slow.ResponseAsync.IsCompleted || _log.Entries.Count(static entry => entry.Event == "ChannelSuspected") == (keepAlive ? 1 : 3));
         var probes = _log.Entries.Count(static entry => entry.Event == "ChannelSuspected");
         var reply = await slow.ResponseAsync.Soon();
