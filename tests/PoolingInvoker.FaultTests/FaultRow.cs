@@ -37,7 +37,7 @@ internal sealed class FaultRow : IAsyncDisposable
 
     private readonly Fault _fault;
     private readonly Journal _journal;
-    private readonly FaultServer _server;
+    private readonly FaultServer? _server;
     private readonly bool _overPool;
     private readonly List<IAsyncDisposable> _parts = [];
     private readonly X509Certificate2 _certificate = EndpointServer.NewCertificate(Fault.Host);
@@ -45,7 +45,7 @@ internal sealed class FaultRow : IAsyncDisposable
     private FaultServer? _victim;
     private int _toCome;
 
-    private FaultRow(Fault fault, Journal journal, FaultServer server, bool overPool)
+    private FaultRow(Fault fault, Journal journal, FaultServer? server, bool overPool)
     {
         _fault = fault;
         _journal = journal;
@@ -55,12 +55,20 @@ internal sealed class FaultRow : IAsyncDisposable
 
     private bool HasVictim => _fault.Kind is FaultKind.Killed or FaultKind.Stopped;
 
+    /// <summary>Over a pool and over a bare channel.</summary>
+    public static async Task<(Fault Fault, IReadOnlyList<Cell?> Pool, IReadOnlyList<Cell?> Bare)> RunBothAsync(Fault fault, Journal journal, FaultServer? server)
+    {
+        var pool = RunAsync(fault, journal, server, overPool: true);
+        var bare = RunAsync(fault, journal, server, overPool: false);
+        return (fault, await pool, await bare);
+    }
+
     /// <param name="fault">The fault.</param>
     /// <param name="journal">The journal of the server.</param>
-    /// <param name="server">A server that plays scripted faults, and takes the calls that go on elsewhere.</param>
+    /// <param name="server">A server that plays scripted faults, and takes the calls that go on elsewhere; none where the fault is that there is none.</param>
     /// <param name="overPool">Over a pool, or over a bare channel.</param>
     /// <returns>A cell for each column; null where the fault cannot strike.</returns>
-    public static async Task<IReadOnlyList<Cell?>> RunAsync(Fault fault, Journal journal, FaultServer server, bool overPool)
+    public static async Task<IReadOnlyList<Cell?>> RunAsync(Fault fault, Journal journal, FaultServer? server, bool overPool)
     {
         await using var row = new FaultRow(fault, journal, server, overPool);
         return await row.RunAsync();
@@ -93,7 +101,7 @@ internal sealed class FaultRow : IAsyncDisposable
     // Whom to call, and, unless there is nobody, a connection that is known to work.
     private async Task<Callee> PrepareAsync(Column column)
     {
-        var address = _server.Address;
+        Uri address;
         ClosedPort? port = null;
         SocketServer? listener = null;
         if (_fault.Kind == FaultKind.Refused)
@@ -106,10 +114,14 @@ internal sealed class FaultRow : IAsyncDisposable
             listener = Keep(listen(_certificate));
             address = new Uri($"{_fault.Scheme}://{Fault.Host}:{listener.EndPoint.Port}");
         }
-        else if (HasVictim)
+        else if (!HasVictim)
+        {
+            address = _server!.Address;
+        }
+        else
         {
             // The balancer gives the first connection to its second server, and the next one to the first.
-            address = Keep(new L4Balancer(_server.Address, _victim!.Address)).Address;
+            address = Keep(new L4Balancer(_server!.Address, _victim!.Address)).Address;
         }
 
         CallInvoker invoker;
@@ -132,7 +144,7 @@ internal sealed class FaultRow : IAsyncDisposable
             {
                 options.Retry.OnRetry = _ =>
                 {
-                    port.Open(_server.Address);
+                    port.Open(_server!.Address);
                     return ValueTask.CompletedTask;
                 };
             }
@@ -175,7 +187,7 @@ internal sealed class FaultRow : IAsyncDisposable
             headers.Add("x-fault", _fault.Script);
             headers.Add("x-fault-times", _fault.Times);
             headers.Add("x-fault-at", column.At);
-            headers.Add("x-fault-server", (_victim ?? _server).Name);
+            headers.Add("x-fault-server", (_victim ?? _server!).Name);
             if (_fault.Calls == 1)
             {
                 headers.Add("x-fault-hold", "1");
@@ -209,7 +221,8 @@ internal sealed class FaultRow : IAsyncDisposable
             }
             catch (RpcException exception)
             {
-                outcome = _fault.IsARace && !_overPool && exception.StatusCode is StatusCode.Unavailable or StatusCode.Internal
+                // On a busy machine a bare channel may wait for ever there.
+                outcome = _fault.IsARace && !_overPool && exception.StatusCode is StatusCode.Unavailable or StatusCode.Internal or StatusCode.DeadlineExceeded
                     ? UnavailableOrInternal
                     : exception.StatusCode.ToString();
             }
@@ -222,10 +235,9 @@ internal sealed class FaultRow : IAsyncDisposable
             await Waiting.Until(() => pool is null || pool.GetStatistics().CallsInFlight == 0);
         }
 
-        await _server.SyncAsync();
-        if (_victim is not null)
+        foreach (var server in (FaultServer?[])[_server, _victim])
         {
-            await _victim.SyncAsync();
+            await (server?.SyncAsync() ?? Task.CompletedTask);
         }
 
         var connections = ready.Listener is null ? (int?)null : await ready.Listener.CountAsync();
@@ -242,7 +254,7 @@ internal sealed class FaultRow : IAsyncDisposable
         await _journal.Reaches("held", id, 1).Soon();
         if (!HasVictim)
         {
-            _server.Strike(id);
+            _server!.Strike(id);
             return;
         }
 

@@ -18,7 +18,8 @@ internal static class FaultTable
         A fault strikes the first attempt of a call, and only that, unless the row says "always". It strikes when the server has the whole
         request (GetName, Rename, ListNames), or where the column says. The connection is in use already, but where the row is one of connecting.
         Where a server is killed or hangs, there is another one behind the same balancer. Where it hangs, calls over the pool have a deadline
-        of 8 s and those over a bare channel of 2 s; where it does not answer 1 s, and where it has not looked at the call 2 s.
+        of 8 s and those over a bare channel of 2 s; where it does not answer 1 s. Where it has not looked at the call those over a bare channel
+        have a deadline of 5 s, which some of them wait for.
 
         `GetName`, `ListNames` and `Chat` are idempotent, `Rename` and `ImportNames` are not. The retry of the pool is the preset one, with
         a shorter pause.
