@@ -31,6 +31,9 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
 
     public ScriptedServer Then(Func<CancellationToken, Task<HttpResponseMessage>> answer) => Then((_, token) => answer(token), Task.CompletedTask);
 
+    /// <summary>What has not been asked for is not to come.</summary>
+    public void Forget() => _script.Clear();
+
     public ScriptedServer ThenReply(params IMessage[] messages) => Then(_ => Task.FromResult(Reply(messages)));
 
     /// <summary>Nothing before <paramref name="until"/>, and then these messages.</summary>

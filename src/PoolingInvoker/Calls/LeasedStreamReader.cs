@@ -39,7 +39,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
         catch (Exception exception)
         {
             attempt.ReportFailure(exception);
-            if (handle.Call.EndedOtherwise(exception, attempt, handle.Call.IsDisposed) is { } ended)
+            if (handle.Call.EndedOtherwise(exception, attempt, handle.Call.IsDisposed || handle.Call.IsPoolDisposed) is { } ended)
             {
                 throw ended;
             }
@@ -53,7 +53,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
     private async Task<bool> ReadFirstAsync(CancellationToken cancellationToken)
     {
         var call = handle.Call;
-        var wasDisposed = call.IsDisposed; // later is in the midst of this read, whether the channel has seen it by then or not
+        var wasDisposed = call.IsDisposed || call.IsPoolDisposed; // later is in the midst of this read, whether the channel has seen it by then or not
         var attempt = (await call.NextAttemptAsync(failed: null, cancellationToken).ConfigureAwait(false))!;
         while (true)
         {

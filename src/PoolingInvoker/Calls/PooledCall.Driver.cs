@@ -113,7 +113,8 @@ internal sealed partial class PooledCall<TRequest, TResponse>
         }
 
         var token = Options.CancellationToken;
-        var status = _disposed ? CallErrors.Disposed
+        var status = _endedByToken && _failure is RpcException { Status: var byToken } ? byToken
+            : _disposed ? CallErrors.Disposed
             : token.IsCancellationRequested ? CallErrors.Cancelled(token)
             : CallErrors.DeadlineExceeded(_current?.Failure);
         return _environment.Pool.ThrowsOperationCanceled && !_disposed

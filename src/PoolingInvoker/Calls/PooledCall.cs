@@ -28,7 +28,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     private CallAttempt<TRequest, TResponse>? _current;
     private TaskCompletionSource? _changed; // completes when there is another attempt, or the call has ended; made when somebody waits
     private bool _ended; // no more attempts are made
-    private Exception? _failure; // what the last of them ended with
+    private Exception? _failure; // what the last of them ended with, or before that what a token of a read or a write ends the call with
     private bool _disposed;
     private bool _endedByToken; // of a read or a write, and not by the application's Dispose
     private bool _requestsComplete;
@@ -195,7 +195,8 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     /// <summary>What a call ends with that the caller has ended while there was no attempt under way.</summary>
     private Status? EndedByCallerWith =>
         _current is { Failure: null, EndedByDriver: false } ? null
-        : _disposed ? CallErrors.Disposed
+        : _endedByToken && _failure is RpcException { Status: var status } ? status
+        : _disposed || (IsPoolDisposed && _current is null) ? CallErrors.Disposed
         : Options.CancellationToken.IsCancellationRequested ? CallErrors.Cancelled(Options.CancellationToken)
         : IsEndedByCaller ? CallErrors.DeadlineExceeded(_current?.Failure)
         : null;
@@ -389,14 +390,20 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
         }
         catch (OperationCanceledException) when (cancellationToken.IsCancellationRequested)
         {
-            _endedByToken |= !_disposed;
+            var ended = new RpcException(CallErrors.Cancelled(Options.CancellationToken.IsCancellationRequested ? Options.CancellationToken : cancellationToken));
+            lock (this)
+            {
+                _endedByToken |= !_disposed;
+                _failure ??= _disposed ? null : ended;
+            }
+
             Dispose();
             if (_environment.Pool.ThrowsOperationCanceled)
             {
                 throw;
             }
 
-            throw new RpcException(CallErrors.Cancelled(cancellationToken));
+            throw ended;
         }
     }
 
@@ -413,7 +420,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
             : null;
 
     /// <summary>A call that was disposed before it had a channel takes no more; one that has a channel asks that.</summary>
-    public void ThrowIfDisposed() => ObjectDisposedException.ThrowIf(_disposed && _current is null, this);
+    public void ThrowIfDisposed() => ObjectDisposedException.ThrowIf((_disposed || IsPoolDisposed) && !_endedByToken && _current is null, this);
 
     /// <summary>Whether the end of an attempt may be followed by another one: a predicate of the user's is not asked.</summary>
     public bool MayFollow(Exception exception) => MayMoveOn(exception) && (!_plan.OnFailureOnly || CallFaults.IsTransient(exception));
@@ -428,6 +435,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     /// </summary>
     public bool MayBeSentAgain(Exception? outcome) =>
         !_disposed
+        && !IsPoolDisposed
         && _current is not { IsCommitted: true }
         && outcome is not NoChannelException { IsTransient: false }
         && !(outcome is not null && CallFaults.Pushback(outcome) is { } pushback && (pushback == Timeout.InfiniteTimeSpan || EndsWithin(pushback)))
