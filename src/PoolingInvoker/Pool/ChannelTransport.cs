@@ -47,6 +47,9 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     /// <summary>How many frames have come that belong to calls.</summary>
     public long CallFrames => Interlocked.Read(ref _callFrames);
 
+    /// <summary>Whether something has come that has not been read yet: a sign of life that this process has not got to.</summary>
+    public bool HasUnread => _connections.Keys.Any(static connection => connection.HasUnread);
+
     /// <summary>Whether the channel could not connect, or is disposed: the question of each pick.</summary>
     public bool IsBroken => Volatile.Read(ref _failure) is not null || Volatile.Read(ref _disposed);
 
@@ -329,8 +332,8 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         ConnectionStream? connection = null;
         try
         {
-            var (wire, plaintext) = await _dialer.DialAsync(elsewhere, stop.Token).ConfigureAwait(false);
-            connection = new ConnectionStream(plaintext, this, wire);
+            var (wire, plaintext, socket) = await _dialer.DialAsync(elsewhere, stop.Token).ConfigureAwait(false);
+            connection = new ConnectionStream(plaintext, this, wire) { Socket = socket };
             await connection.OpenAsync(time, stop.Token).ConfigureAwait(false);
             Interlocked.Increment(ref _connectionsMade);
             _connections.TryAdd(connection, 0);

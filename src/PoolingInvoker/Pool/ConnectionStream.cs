@@ -1,3 +1,4 @@
+using System.Net.Sockets;
 using System.Runtime.CompilerServices;
 
 namespace PoolingInvoker;
@@ -48,6 +49,25 @@ internal sealed class ConnectionStream : Stream
 
     /// <summary>The transport itself.</summary>
     public Stream Wire { get; }
+
+    /// <summary>The socket of the transport, where it is known.</summary>
+    public Socket? Socket { get; init; }
+
+    /// <summary>Whether something has come that has not been read, because this process did not get to it.</summary>
+    public bool HasUnread
+    {
+        get
+        {
+            try
+            {
+                return Socket?.Available > 0;
+            }
+            catch (Exception exception) when (exception is ObjectDisposedException or SocketException)
+            {
+                return false;
+            }
+        }
+    }
 
     /// <summary>When the SETTINGS of the server came.</summary>
     public long OpenedAt { get; private set; }

@@ -349,6 +349,28 @@ public sealed class ChannelTransportTests : IDisposable
     }
 
     [Fact]
+    public async Task WhatHasComeAndIsNotRead_Shows()
+    {
+        using var listener = new TcpListener(IPAddress.Loopback, 0);
+        listener.Start();
+        using var handler = new SocketsHttpHandler();
+        using var transport = new ChannelTransport(_time);
+        var address = new Uri($"http://{listener.LocalEndpoint}");
+        transport.Supply(handler, address, address);
+        var connecting = transport.ConnectAsync(CancellationToken.None);
+        using var server = await listener.AcceptSocketAsync();
+        await server.SendAsync(Settings);
+        await connecting.Soon();
+        await Waiting.Until(() => !transport.HasUnread);
+
+        // More than is read before a call: 200 kB of WINDOW_UPDATE.
+        await server.SendAsync((byte[])[.. Enumerable.Repeat((byte[])[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1], 16_000).SelectMany(static frame => frame)]);
+        await Waiting.Until(() => transport.HasUnread);
+        transport.Dispose();
+        Assert.False(transport.HasUnread);
+    }
+
+    [Fact]
     public async Task Disposed_ItLeavesNothingOpen()
     {
         await ConnectAsync();
