@@ -21,11 +21,8 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 #pragma warning disable CA2213 // It has no timer, and an attempt to connect may still look at it.
     private readonly CancellationTokenSource _disposing = new();
 #pragma warning restore CA2213
-    private long _signsOfLife;
-    private long _callFrames;
     private long _connectionsMade;
     private IConnectionEvents? _events;
-    private TaskCompletionSource? _nextSign;
 
     // Guarded by the lock.
     private ChannelDialer? _dialer;
@@ -41,11 +38,11 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     /// <summary>How many connections there have been.</summary>
     public long ConnectionsMade => Interlocked.Read(ref _connectionsMade);
 
-    /// <summary>How often something has come, or the other side has taken what it had not taken at once.</summary>
-    public long SignsOfLife => Interlocked.Read(ref _signsOfLife);
+    public LifeSigns Signs { get; } = new();
 
-    /// <summary>How many frames have come that belong to calls.</summary>
-    public long CallFrames => Interlocked.Read(ref _callFrames);
+    public long SignsOfLife => Signs.Count;
+
+    public long CallFrames => Signs.CallFrames;
 
     /// <summary>Whether something has come that has not been read yet: a sign of life that this process has not got to.</summary>
     public bool HasUnread => _connections.Keys.Any(static connection => connection.HasUnread);
@@ -107,14 +104,13 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     /// <summary>Sends a ping on each connection that has begun, and waits for a sign of life on any of them, whatever it is.</summary>
     public async Task PingAsync(CancellationToken cancellationToken)
     {
-        var sign = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-        sign = Interlocked.CompareExchange(ref _nextSign, sign, null) ?? sign;
+        var sign = Signs.Next;
         foreach (var connection in _connections.Keys.Where(static connection => connection.IsHttp2))
         {
             connection.PingAsync(cancellationToken).Observe(); // broken meanwhile, or still about to write
         }
 
-        await sign.Task.WaitAsync(cancellationToken).ConfigureAwait(false);
+        await sign.WaitAsync(cancellationToken).ConfigureAwait(false);
     }
 
     /// <summary>Breaks all connections, and ends the attempt to make one: the calls on them end as if the server had.</summary>
@@ -150,15 +146,6 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         }
     }
 
-    public void SawRead(int callFrames)
-    {
-        SawProgress();
-        if (callFrames > 0)
-        {
-            Interlocked.Add(ref _callFrames, callFrames);
-        }
-    }
-
     public void SawSettings(int maxStreams) => _events?.ServerTakes(maxStreams);
 
     public void SawGoAway()
@@ -169,15 +156,6 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         }
 
         _events?.ServerGoes();
-    }
-
-    public void SawProgress()
-    {
-        Interlocked.Increment(ref _signsOfLife);
-        if (Volatile.Read(ref _nextSign) is not null)
-        {
-            Interlocked.Exchange(ref _nextSign, null)?.TrySetResult();
-        }
     }
 
     /// <summary>The peer has closed or reset a connection.</summary>

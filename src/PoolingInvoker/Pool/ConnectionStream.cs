@@ -160,7 +160,7 @@ internal sealed class ConnectionStream : Stream
             await writing.ConfigureAwait(false);
             if (!isTakenAtOnce)
             {
-                _transport.SawProgress(); // the other side takes what it is sent
+                _transport.Signs.Saw(); // the other side takes what it is sent
             }
         }
         catch (Exception exception) when (exception is not OperationCanceledException)

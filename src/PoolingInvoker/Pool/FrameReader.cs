@@ -61,7 +61,7 @@ internal sealed class FrameReader(Stream inner, ConnectionStream connection, Cha
         var kept = Frames.Scan(bytes, out _heldLength);
         bytes.Slice(kept, _heldLength).CopyTo(_held);
         _isDecided = false;
-        transport.SawRead(Frames.CallFrames - callFrames);
+        transport.Signs.Saw(Frames.CallFrames - callFrames);
         if (Frames.SettingsFrames != settingsFrames)
         {
             transport.SawSettings((int)Math.Min(Frames.MaxStreams, int.MaxValue));
