@@ -169,7 +169,14 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     public void EndByDriver()
     {
         _endedByDriver = true;
-        Dispose();
+        try
+        {
+            Dispose();
+        }
+        catch (AggregateException)
+        {
+            // A callback that a handler of the user's has registered with the token of the call. This may be the thread of a timer.
+        }
     }
 
     /// <summary>A reader or writer of the application has met this failure.</summary>
@@ -229,13 +236,19 @@ internal sealed class CallAttempt<TRequest, TResponse> : CallCompletion
     /// <summary>Ends the call on the channel, which is a no-op if it is over, and gives the lease back.</summary>
     public void Dispose()
     {
-        ((IDisposable)_call).Dispose();
-        if (ResponseStream is not null)
+        try
         {
-            // A call with one response gives its lease back when that has ended.
-            var disposed = new RpcException(CallErrors.Cancelled(CancellationToken.None));
-            Complete(disposed);
-            _outcome!.TrySetException(disposed);
+            ((IDisposable)_call).Dispose();
+        }
+        finally
+        {
+            if (ResponseStream is not null)
+            {
+                // A call with one response gives its lease back when that has ended.
+                var disposed = new RpcException(CallErrors.Cancelled(CancellationToken.None));
+                Complete(disposed);
+                _outcome!.TrySetException(disposed);
+            }
         }
     }
 

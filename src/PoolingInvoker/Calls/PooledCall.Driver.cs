@@ -37,7 +37,19 @@ internal sealed partial class PooledCall<TRequest, TResponse>
             }
         }
 
-        var outcome = await RunSlowlyAsync(inHand).ConfigureAwait(false);
+        Outcome<TResponse> outcome;
+        try
+        {
+            outcome = await RunSlowlyAsync(inHand).ConfigureAwait(false);
+        }
+#pragma warning disable CA1031 // Whatever throws here, the call ends.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            _current?.EndByDriver();
+            outcome = Outcome.FromException<TResponse>(CallErrors.FromPipeline(exception));
+        }
+
         End(outcome.Exception);
         if (HasOneResponse)
         {
@@ -50,8 +62,7 @@ internal sealed partial class PooledCall<TRequest, TResponse>
     // Waits for leases, and goes through the pipeline: from the start, or with the failure of a first attempt in hand.
     private async Task<Outcome<TResponse>> RunSlowlyAsync(Exception? inHand)
     {
-        using var stop = new CancellationTokenSource(CallCompletion.DueTime(Options.Deadline, TimeProvider), TimeProvider);
-        using var registration = Options.CancellationToken.UnsafeRegister(static state => ((CancellationTokenSource)state!).Cancel(), stop);
+        using var stop = new CallStop(Options, TimeProvider);
         bool disposed;
         lock (this)
         {
@@ -61,7 +72,7 @@ internal sealed partial class PooledCall<TRequest, TResponse>
 
         if (disposed)
         {
-            await stop.CancelAsync().ConfigureAwait(false);
+            stop.Cancel();
         }
 
         try

@@ -32,7 +32,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     private bool _disposed;
     private bool _endedByToken; // of a read or a write, and not by the application's Dispose
     private bool _requestsComplete;
-    private CancellationTokenSource? _stop; // ends waits for a lease, and backoff
+    private CallStop? _stop; // ends waits for a lease, and backoff
     private Task<TResponse>? _response;
     private Task<Metadata>? _headers;
     private ITimer? _grace;
@@ -166,13 +166,14 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
         // Statement order is important: a call that ends meanwhile has an attempt that it has ended with.
         var ended = HasEnded;
         return Told is { } told ? told.GetStatus()
-            : ended ? (_failure is RpcException rpc ? rpc.Status : new Status(StatusCode.Cancelled, string.Empty, _failure))
+            : ended ? (_failure is null ? Status.DefaultSuccess : _failure is RpcException rpc ? rpc.Status : new Status(StatusCode.Cancelled, string.Empty, _failure))
             : EndedByCallerWith ?? throw new InvalidOperationException("Unable to get the status because the call is not complete.");
     }
 
     public Metadata GetTrailers() =>
         Told is { } told ? told.GetTrailers()
         : _failure is RpcException { Trailers.Count: > 0 } ofAStrategy ? ofAStrategy.Trailers
+        : HasEnded && _failure is null ? []
         : throw new InvalidOperationException("Can't get the call trailers because the call has not completed successfully.");
 
     /// <summary>
@@ -234,7 +235,7 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
     public void Dispose()
     {
         CallAttempt<TRequest, TResponse>? current;
-        CancellationTokenSource? stop;
+        CallStop? stop;
         lock (this)
         {
             _disposed = true;
@@ -242,20 +243,13 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
             stop = _stop;
         }
 
-        try
-        {
-            stop?.Cancel();
-        }
-        catch (ObjectDisposedException)
-        {
-            // There was nothing left to end.
-        }
-
-        current?.Dispose();
+        stop?.Cancel();
         if (_response is { IsCompletedSuccessfully: false } response)
         {
             response.Observe();
         }
+
+        current?.Dispose();
     }
 
     /// <summary>
@@ -282,7 +276,14 @@ internal sealed partial class PooledCall<TRequest, TResponse> : IRetryableCall, 
             _environment.Pool.Log.LeakReclaimed(Method.FullName);
         }
 
-        Dispose(); // also what waits for a lease or for another attempt; and it does nothing to what has ended
+        try
+        {
+            Dispose(); // also what waits for a lease or for another attempt; and it does nothing to what has ended
+        }
+        catch (AggregateException)
+        {
+            // A callback of the user's on the token of the call, for which there is nobody left.
+        }
     }
 
     /// <summary>The requests are complete: at once, or when there is an attempt to complete them on.</summary>
