@@ -14,6 +14,7 @@ internal sealed class CallStop : IDisposable
 
     public CallStop(CallOptions options, TimeProvider time)
     {
+        Token = _source.Token;
         var due = CallCompletion.DueTime(options.Deadline, time);
         if (due == TimeSpan.Zero)
         {
@@ -27,7 +28,9 @@ internal sealed class CallStop : IDisposable
         _registration = options.CancellationToken.UnsafeRegister(static stop => ((CallStop)stop!).Cancel(), this);
     }
 
-    public CancellationToken Token => _source.Token;
+    public CancellationToken Token { get; }
+
+    public bool IsCancelled => Token.IsCancellationRequested;
 
     public void Cancel()
     {

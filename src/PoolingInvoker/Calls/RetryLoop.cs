@@ -1,0 +1,364 @@
+using Grpc.Core;
+using Polly;
+using Polly.CircuitBreaker;
+using Polly.Timeout;
+
+namespace PoolingInvoker;
+
+/// <summary>
+/// The attempts of a call after its first one, or all of them: waits for leases, goes through the pipeline, and says how it ended. The one
+/// file of a call that knows Polly.
+/// </summary>
+internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TResponse> call)
+    where TRequest : class
+    where TResponse : class
+{
+    private static readonly TimeSpan FirstPause = TimeSpan.FromMilliseconds(50);
+    private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
+
+    private CallStop? _stop; // there while the loop runs
+    private Outcome<TResponse> _last;
+    private bool _isInHand; // the pipeline has yet to be shown an attempt that was made outside
+    private bool _hasTried;
+    private long _lastEnded;
+    private int _previousAttempts; // that may have reached a server
+
+    /// <summary>A server has asked for no further attempts of a call that is hedged.</summary>
+    public bool HedgesNoMore { get; private set; }
+
+    /// <summary>What the last attempt ended with.</summary>
+    public Exception? LastFailure { get; private set; }
+
+    private ChannelPool Pool => call.Environment.Pool;
+
+    /// <summary>The caller has ended the call: what it waits for ends.</summary>
+    public void Stop() => Volatile.Read(ref _stop)?.Cancel();
+
+    /// <summary>Makes attempts until one succeeds or no more are made.</summary>
+    /// <param name="failure">What an attempt has ended with that was made before; or null.</param>
+    public async Task<(TResponse? Response, Exception? Failure)> RunAsync(Exception? failure)
+    {
+        try
+        {
+            using var stop = new CallStop(call.Options, call.TimeProvider);
+            Volatile.Write(ref _stop, stop);
+            Interlocked.MemoryBarrier(); // the caller may not have seen it
+            if (call.IsDisposed)
+            {
+                stop.Cancel();
+            }
+
+            if (call.IsHedged)
+            {
+                await HedgeAsync((UnaryCall<TRequest, TResponse>)call).ConfigureAwait(false);
+            }
+            else
+            {
+                await RetryAsync(failure).ConfigureAwait(false);
+            }
+
+            return _last.Exception is { } last ? (null, CallFaults.AttemptOf(last) is null ? Explain(last) : last) : (_last.Result, null);
+        }
+#pragma warning disable CA1031 // Whatever throws here, the call ends.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            call.EndAttempt();
+            return (null, FromPipeline(exception));
+        }
+    }
+
+    private async ValueTask RetryAsync(Exception? failure)
+    {
+        _lastEnded = call.TimeProvider.GetTimestamp();
+        if (failure is not null)
+        {
+            (_last, LastFailure) = (Outcome.FromException<TResponse>(failure), failure);
+        }
+        else if (call.Plan.OnFailureOnly)
+        {
+            await TryAsync(_stop!.Token).ConfigureAwait(false);
+            failure = _last.Exception;
+        }
+
+        if (!call.Plan.OnFailureOnly || (failure is not null && call.MayBeRetried(failure)))
+        {
+            _isInHand = failure is not null;
+            _last = await EnterAsync(context => call.Plan.Pipeline!.ExecuteOutcomeAsync(
+                static (context, loop) => loop.ExecuteAsync(context.CancellationToken), context, this)).ConfigureAwait(false);
+        }
+    }
+
+    // What the pipeline takes for an attempt. It is none if the last one may not be followed by another.
+    private async ValueTask<Outcome<TResponse>> ExecuteAsync(CancellationToken cancellationToken)
+    {
+        if (_isInHand)
+        {
+            (_isInHand, _hasTried) = (false, true);
+            return _last;
+        }
+
+        if (_hasTried)
+        {
+            // The server that asks for a pause gets it, whatever the delay of the pipeline was.
+            if (_last.Exception is { } last && CallFaults.Pushback(last) is { } pushback && call.MayBeSentAgain(last)
+                && pushback - call.TimeProvider.GetElapsedTime(_lastEnded) is var rest && rest > TimeSpan.Zero)
+            {
+                await Task.Delay(rest, call.TimeProvider, cancellationToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            }
+
+            if (cancellationToken.IsCancellationRequested)
+            {
+                return Outcome.FromException<TResponse>(new OperationCanceledException(cancellationToken));
+            }
+
+            if (!call.MayBeSentAgain(_last.Exception) || !call.TryAbandon())
+            {
+                return _last;
+            }
+
+            Pool.CountRetry();
+            _previousAttempts += _last.Exception is { } failure && CallFaults.NeverLeft(failure) ? 0 : 1;
+        }
+
+        _hasTried = true;
+        await TryAsync(cancellationToken).ConfigureAwait(false);
+        _lastEnded = call.TimeProvider.GetTimestamp();
+        return _last;
+    }
+
+    // One attempt; with a call that waits for ready as many as it takes until there is a connection.
+    private async ValueTask TryAsync(CancellationToken cancellationToken)
+    {
+        await TryOnceAsync(cancellationToken).ConfigureAwait(false);
+        for (var pause = FirstPause; call.WaitsForReady(_last.Exception); pause = pause * 2 < LongestPause ? pause * 2 : LongestPause)
+        {
+            try
+            {
+                await Task.Delay(pause, call.TimeProvider, cancellationToken).ConfigureAwait(false);
+            }
+            catch (OperationCanceledException exception)
+            {
+                _last = Outcome.FromException<TResponse>(exception);
+                return;
+            }
+
+            if (!call.TryAbandon())
+            {
+                return;
+            }
+
+            await TryOnceAsync(cancellationToken).ConfigureAwait(false);
+        }
+    }
+
+    // A lease, not on the channel that failed last, and the call on it.
+    private async ValueTask TryOnceAsync(CancellationToken cancellationToken)
+    {
+        try
+        {
+            var deciding = await StartAsync(call, call.Channel, _previousAttempts, cancellationToken).ConfigureAwait(false);
+
+            // A time-out of the pipeline ends the attempt here. The deadline and the token of the call end it on the channel.
+            _last = await OutcomeAsync(deciding, AttemptDecided, EndAttempt, cancellationToken).ConfigureAwait(false);
+        }
+#pragma warning disable CA1031 // The pipeline judges, and the caller gets what is left.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            _last = Outcome.FromException<TResponse>(exception);
+        }
+    }
+
+    private Exception? AttemptDecided(Exception? failure)
+    {
+        LastFailure = failure;
+        return call.AttemptDecided(failure);
+    }
+
+    private void EndAttempt()
+    {
+        if (!_stop!.IsCancelled)
+        {
+            call.EndAttempt();
+        }
+    }
+
+    // Several attempts of a unary call at a time, each on a channel of its own. The one whose outcome is taken is the call.
+    private async ValueTask HedgeAsync(UnaryCall<TRequest, TResponse> call)
+    {
+        var hedges = new Hedges(this, call);
+        _last = await EnterAsync(
+            async context =>
+            {
+                var outcome = await call.Plan.Hedging!.ExecuteOutcomeAsync(static (context, hedges) => hedges.ExecuteAsync(context), context, hedges).ConfigureAwait(false);
+
+                // The context of the attempt whose outcome was taken has become this one.
+                if (outcome.Exception is null && context.Properties.TryGetValue(Hedges.Attempt, out var hedge))
+                {
+                    call.TryTake(hedge);
+                }
+
+                return outcome;
+            }).ConfigureAwait(false);
+    }
+
+    // The task ends when the attempt is decided.
+    private async ValueTask<Task<TResponse>> StartAsync(PooledCall<TRequest, TResponse> attempt, PooledChannel? avoid, int previousAttempts, CancellationToken cancellationToken)
+    {
+        ChannelLease lease;
+        try
+        {
+            // A call that waits for ready waits for its deadline alone.
+            var timeout = call.Options.IsWaitForReady ? Timeout.InfiniteTimeSpan : Pool.AcquireTimeout;
+            lease = await Pool.AcquireAsync(timeout, call.IsStream, avoid, playsSafe: previousAttempts > 1, cancellationToken).ConfigureAwait(false);
+        }
+        catch (Exception exception) when (exception is not OperationCanceledException)
+        {
+            throw CallErrors.NoChannel(exception);
+        }
+
+        try
+        {
+            return attempt.StartAttempt(lease, previousAttempts);
+        }
+        catch (ObjectDisposedException exception)
+        {
+            throw Pool.IsDisposed ? CallErrors.NoChannel(exception) : CallErrors.Unavailable(exception);
+        }
+    }
+
+    private async ValueTask<Outcome<TResponse>> OutcomeAsync(Task<TResponse> deciding, Func<Exception?, Exception?> decided, Action end, CancellationToken cancellationToken)
+    {
+        using var registration = cancellationToken == _stop!.Token ? default : cancellationToken.UnsafeRegister(static end => ((Action)end!)(), end);
+        try
+        {
+            var response = await deciding.ConfigureAwait(false);
+            decided(null);
+            return Outcome.FromResult(response);
+        }
+#pragma warning disable CA1031 // The pipeline judges.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            var failure = decided(exception)!;
+            return Outcome.FromException<TResponse>(
+                cancellationToken.IsCancellationRequested && !_stop.IsCancelled ? new OperationCanceledException(cancellationToken) : failure);
+        }
+    }
+
+    private async ValueTask<Outcome<TResponse>> EnterAsync(Func<ResilienceContext, ValueTask<Outcome<TResponse>>> enter)
+    {
+        var context = ResilienceContextPool.Shared.Get(call.Method.FullName, continueOnCapturedContext: false, _stop!.Token);
+        try
+        {
+            CallResilience.Attach(context, call);
+            return await enter(context).ConfigureAwait(false);
+        }
+#pragma warning disable CA1031 // A callback of the user's in the pipeline threw: the call ends with that.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            return Outcome.FromException<TResponse>(exception);
+        }
+        finally
+        {
+            ResilienceContextPool.Shared.Return(context);
+        }
+    }
+
+    // What the call ends with when that is not the failure of an attempt.
+    private Exception Explain(Exception exception)
+    {
+        if (exception is not OperationCanceledException || !_stop!.IsCancelled)
+        {
+            return FromPipeline(exception);
+        }
+
+        var token = call.Options.CancellationToken;
+        var status = call.IsDisposed ? CallErrors.Disposed
+            : token.IsCancellationRequested ? CallErrors.Cancelled(token)
+            : CallErrors.DeadlineExceeded(LastFailure);
+        return Pool.ThrowsOperationCanceled && !call.IsDisposed
+            ? new OperationCanceledException(status.Detail, status.DebugException, token)
+            : new RpcException(status);
+    }
+
+    // As users of gRPC know it.
+    private static RpcException FromPipeline(Exception exception) => exception is RpcException { Status: var given, Trailers: var trailers } ? new(given, trailers) : new(exception switch
+    {
+        TimeoutRejectedException => CallErrors.DeadlineExceeded(exception),
+        BrokenCircuitException => new Status(StatusCode.Unavailable, exception.Message, exception),
+        ExecutionRejectedException => new Status(StatusCode.ResourceExhausted, exception.Message, exception),
+        OperationCanceledException => new Status(StatusCode.Cancelled, exception.Message, exception),
+        _ => new Status(StatusCode.Internal, $"The resilience pipeline ended the call with {exception.GetType().Name}: {exception.Message}", exception),
+    });
+
+    private sealed class Hedges(RetryLoop<TRequest, TResponse> loop, UnaryCall<TRequest, TResponse> call)
+    {
+        /// <summary>The attempt that an execution made.</summary>
+        public static readonly ResiliencePropertyKey<UnaryCall<TRequest, TResponse>> Attempt = new("PoolingInvoker.Attempt");
+
+        private readonly List<UnaryCall<TRequest, TResponse>> _attempts = [];
+        private int _started; // guarded by a lock on the attempts
+
+        public async ValueTask<Outcome<TResponse>> ExecuteAsync(ResilienceContext context)
+        {
+            try
+            {
+                var hedge = call.NewHedge();
+                var deciding = await StartAsync(hedge, context.CancellationToken).ConfigureAwait(false);
+                context.Properties.Set(Attempt, hedge);
+                var outcome = await loop.OutcomeAsync(deciding, hedge.AttemptDecided, () => End(hedge), context.CancellationToken).ConfigureAwait(false);
+                loop.HedgesNoMore |= outcome.Exception is { } failure && CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan;
+                return outcome;
+            }
+#pragma warning disable CA1031 // The pipeline judges.
+            catch (Exception exception)
+#pragma warning restore CA1031
+            {
+                return Outcome.FromException<TResponse>(exception);
+            }
+        }
+
+        // The deadline and the token of the call end it on the channel.
+        private void End(UnaryCall<TRequest, TResponse> hedge)
+        {
+            if (call.IsDisposed || !loop._stop!.IsCancelled)
+            {
+                hedge.EndAttempt();
+            }
+        }
+
+        private async ValueTask<Task<TResponse>> StartAsync(UnaryCall<TRequest, TResponse> hedge, CancellationToken cancellationToken)
+        {
+            PooledChannel? last = null;
+            TimeSpan? pushback = null;
+            int previousAttempts;
+            lock (_attempts)
+            {
+                if (_attempts.Count > 0)
+                {
+                    last = _attempts[^1].Channel;
+                    pushback = _attempts[^1].Failure is { } failure ? CallFaults.Pushback(failure) : null;
+                    loop.Pool.CountRetry();
+                }
+
+                previousAttempts = _started++;
+            }
+
+            if (pushback is { } pause)
+            {
+                await Task.Delay(pause, call.TimeProvider, cancellationToken).ConfigureAwait(false); // the server asks for it
+            }
+
+            var deciding = await loop.StartAsync(hedge, last, previousAttempts, cancellationToken).ConfigureAwait(false);
+            lock (_attempts)
+            {
+                _attempts.Add(hedge);
+            }
+
+            return deciding;
+        }
+    }
+}
