@@ -100,7 +100,7 @@ internal static class BulkComparison
                 _ = CopyAsync(upstream, client);
             }
         }
-        catch (Exception exception) when (exception is SocketException or ObjectDisposedException)
+        catch (Exception exception) when (exception is SocketException or InvalidOperationException)
         {
             // It has been stopped.
         }

@@ -1,3 +1,7 @@
+using System.Net;
+using System.Security.Cryptography.X509Certificates;
+using PoolingInvoker.FunctionalTests;
+
 namespace PoolingInvoker.FaultTests;
 
 /// <summary>How a fault comes about.</summary>
@@ -8,6 +12,9 @@ internal enum FaultKind
 
     /// <summary>Nobody listens.</summary>
     Refused,
+
+    /// <summary>Each call has a listener of its own, which takes connections and is no server.</summary>
+    NoServer,
 
     /// <summary>The process of the server is killed.</summary>
     Killed,
@@ -25,10 +32,35 @@ internal sealed record Fault(string Title, string Script, FaultKind Kind = Fault
     private const string Breaks = "the client breaks the connection over the answer: another attempt would break another one";
     private const string SaysNo = "the server says that the call is not to be sent again";
 
+    private Fault(string title, Func<X509Certificate2, SocketServer> listen)
+        : this(title, "", FaultKind.NoServer)
+    {
+        Listen = listen;
+        Points = [Point.Request, Point.BeforeWrite];
+        Times = "always";
+    }
+
+    /// <summary>Whom the certificate is for that a listener shows.</summary>
+    public const string Host = "localhost";
+
+    private const string Subject = $"CN={Host}";
+
     public static IReadOnlyList<Fault> All { get; } =
     [
         new("connection refused; the port is open for the 2nd attempt", "", FaultKind.Refused) { Points = [Point.Request, Point.BeforeWrite], NeverLeft = true },
         new("connection refused, always", "", FaultKind.Refused) { Points = [Point.Request, Point.BeforeWrite], Times = "always" },
+        new("accepted, and closed", _ => SocketServer.ThatCloses()) { IsARace = true },
+        new("accepted, and reset", _ => SocketServer.ThatResets()) { IsARace = true },
+        new("accepted, and not a word", _ => SocketServer.ThatSaysNothing()) { IsNoticed = false, PoolDeadline = 1, BareDeadline = 1 },
+        new("a certificate that the client does not trust", SocketServer.WithoutAlpn) { Scheme = Uri.UriSchemeHttps, IsFinal = true },
+        new("https to a port that speaks http", _ => SocketServer.WithoutTls()) { Scheme = Uri.UriSchemeHttps, IsFinal = true },
+        new("TLS without HTTP/2", SocketServer.WithoutAlpn)
+        {
+            Scheme = Uri.UriSchemeHttps,
+            Handler = static handler => handler.SslOptions.RemoteCertificateValidationCallback = static (_, certificate, _, _) => certificate?.Subject == Subject,
+            IsFinal = true,
+        },
+        new("HTTP/1.1 only", _ => SocketServer.WithoutHttp2()) { IsFinal = true, IsARace = true },
         new("the server is killed (SIGKILL)", "hold", FaultKind.Killed),
         new("the server hangs (SIGSTOP), its connections stay", "hold", FaultKind.Stopped) { IsNoticed = false, PoolDeadline = 8, BareDeadline = 2 },
         new("TCP reset", "tcp-reset"),
@@ -56,12 +88,31 @@ internal sealed record Fault(string Title, string Script, FaultKind Kind = Fault
         new("HTTP status 502, not gRPC", "http-502") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite] },
         new("HTTP status 503, not gRPC", "http-503") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite] },
         new("HTTP status 401, not gRPC", "http-401") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite], WhyGetNameFails = SameAgain, IsFinal = true },
+        new("HTTP status 401, to a client with credentials", "http-401-basic")
+        {
+            Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite],
+            Handler = static handler => handler.Credentials = new NetworkCredential("ada", "secret"),
+            PoolDeadline = 2,
+            BareDeadline = 2,
+        },
         new("HTTP status 307, to the same server", "http-307") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite], PoolDeadline = 2, BareDeadline = 2 },
+        new("HTTP status 308, to the same server", "http-308") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite], PoolDeadline = 2, BareDeadline = 2 },
         new("a response that cannot be parsed", "unparsable") { WhyGetNameFails = SameAgain, IsFinal = true },
         new("a status message larger than the client takes", "large-message") { WhyGetNameFails = Breaks, IsFinal = true },
         new("headers larger than the client takes", "large-headers") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite], WhyGetNameFails = Breaks, IsFinal = true },
         new("trailers larger than the client takes", "large-trailers") { WhyGetNameFails = Breaks, IsFinal = true },
     ];
+
+    /// <summary>Who takes the connections, with which certificate, where there is no server.</summary>
+    public Func<X509Certificate2, SocketServer>? Listen { get; }
+
+    public string Scheme { get; init; } = Uri.UriSchemeHttp;
+
+    /// <summary>Whether a bare channel that still writes when the server closes sees something else than one that reads already.</summary>
+    public bool IsARace { get; init; }
+
+    /// <summary>What the user sets at the handler of each channel.</summary>
+    public Action<SocketsHttpHandler>? Handler { get; init; }
 
     /// <summary>Which attempts the fault strikes: the first N, "always", or "every-N".</summary>
     public string Times { get; init; } = "1";

@@ -1,7 +1,10 @@
 using System.Globalization;
+using System.Security.Cryptography.X509Certificates;
 using Grpc.Core;
 using Grpc.Net.Client;
+using Microsoft.Extensions.Time.Testing;
 using PoolingInvoker.Demo.Servers;
+using PoolingInvoker.FunctionalTests;
 using PoolingInvoker.Protos;
 using PoolingInvoker.Testing;
 
@@ -12,24 +15,32 @@ namespace PoolingInvoker.FaultTests;
 /// <param name="Calls">The calls made.</param>
 /// <param name="Attempts">The attempts that servers have seen.</param>
 /// <param name="Executed">How often servers have executed it.</param>
-/// <param name="Leases">The leases that were out when it was over.</param>
-internal sealed record Cell(string Outcome, int Calls, int Attempts, int Executed, int Leases)
+/// <param name="Connections">The connections that were made, where they are counted.</param>
+internal sealed record Cell(string Outcome, int Calls, int Attempts, int Executed, int? Connections)
 {
     public override string ToString()
     {
         var attempts = Calls > 1 ? $", {Attempts} attempts" : Attempts > 1 ? $", attempt {Attempts}" : "";
-        return string.Create(CultureInfo.InvariantCulture, $"{(Calls > 1 ? $"{Calls} × " : "")}{Outcome}{attempts}; ran {Executed}×");
+        var did = Connections is not { } connections ? $"ran {Executed}×"
+            : Outcome == FaultRow.UnavailableOrInternal ? "1 connection or more"
+            : $"{connections} connection{(connections == 1 ? "" : "s")}";
+        return string.Create(CultureInfo.InvariantCulture, $"{(Calls > 1 ? $"{Calls} × " : "")}{Outcome}{attempts}; {did}");
     }
 }
 
 /// <summary>A fault, in the ways of all kinds of calls at the same time, each on a pool or a channel of its own.</summary>
 internal sealed class FaultRow : IAsyncDisposable
 {
+    public const string WithoutRequests = "OK without requests, and no write failed";
+    public const string UnavailableOrInternal = "Unavailable or Internal";
+    public const string WithoutRequestsAfterAFailure = "a write fails, then OK without it";
+
     private readonly Fault _fault;
     private readonly Journal _journal;
     private readonly FaultServer _server;
     private readonly bool _overPool;
     private readonly List<IAsyncDisposable> _parts = [];
+    private readonly X509Certificate2 _certificate = EndpointServer.NewCertificate(Fault.Host);
     private readonly TaskCompletionSource _strike = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private FaultServer? _victim;
     private int _toCome;
@@ -61,6 +72,8 @@ internal sealed class FaultRow : IAsyncDisposable
         {
             await part.DisposeAsync();
         }
+
+        _certificate.Dispose();
     }
 
     private async Task<IReadOnlyList<Cell?>> RunAsync()
@@ -78,14 +91,20 @@ internal sealed class FaultRow : IAsyncDisposable
     }
 
     // Whom to call, and, unless there is nobody, a connection that is known to work.
-    private async Task<(CallInvoker Invoker, ClosedPort? Port)> PrepareAsync(Column column)
+    private async Task<Callee> PrepareAsync(Column column)
     {
         var address = _server.Address;
         ClosedPort? port = null;
+        SocketServer? listener = null;
         if (_fault.Kind == FaultKind.Refused)
         {
             port = Keep(new ClosedPort());
             address = port.Address;
+        }
+        else if (_fault.Listen is { } listen)
+        {
+            listener = Keep(listen(_certificate));
+            address = new Uri($"{_fault.Scheme}://{Fault.Host}:{listener.EndPoint.Port}");
         }
         else if (HasVictim)
         {
@@ -100,7 +119,15 @@ internal sealed class FaultRow : IAsyncDisposable
             {
                 // Longer than the pause after which a pool may dial again that has never reached anybody.
                 Retry = { Delay = TimeSpan.FromMilliseconds(port is null ? 10 : 200), UseJitter = false },
+                Pool = { ConfigureHandler = _fault.Handler },
             };
+            if (listener is not null && !_fault.IsSlow)
+            {
+                // As if the call took no time: that pause does not pass, however slow the machine is.
+                options.Pool.TimeProvider = new FakeTimeProvider(TimeProvider.System.GetUtcNow());
+                options.Retry.Delay = TimeSpan.Zero;
+            }
+
             if (port is not null && _fault.StrikesOnce)
             {
                 options.Retry.OnRetry = _ =>
@@ -114,20 +141,32 @@ internal sealed class FaultRow : IAsyncDisposable
         }
         else
         {
-            var channel = GrpcChannel.ForAddress(address);
+            var channel = GrpcChannel.ForAddress(address, ChannelOptions());
             Keep(new Disposal(channel));
             invoker = channel.CreateCallInvoker();
         }
 
-        if (port is null)
+        if (port is null && listener is null)
         {
             await new User.UserClient(invoker).GetNameAsync(new GetNameRequest { Id = 1 }).ResponseAsync.Soon();
         }
 
-        return (invoker, port);
+        return new Callee(invoker, port, listener);
     }
 
-    private async Task<Cell> RunAsync(Column column, (CallInvoker Invoker, ClosedPort? Port) ready)
+    private GrpcChannelOptions ChannelOptions()
+    {
+        if (_fault.Handler is not { } configure)
+        {
+            return new GrpcChannelOptions();
+        }
+
+        var handler = new SocketsHttpHandler { EnableMultipleHttp2Connections = true };
+        configure(handler);
+        return new GrpcChannelOptions { HttpHandler = handler, DisposeHttpClient = true };
+    }
+
+    private async Task<Cell> RunAsync(Column column, Callee ready)
     {
         var id = Guid.NewGuid().ToString("N");
         var headers = new Metadata { { "x-call-id", id } };
@@ -144,10 +183,9 @@ internal sealed class FaultRow : IAsyncDisposable
         }
 
         // An attempt that finds the port closed shows in no journal.
-        var another = ready.Port is null ? 2 : 1;
+        var another = ready is { Port: null, Listener: null } ? 2 : 1;
         var pool = (ready.Invoker as PoolingCallInvoker)?.Pool;
         var outcome = "OK";
-        var leases = 0;
         for (var i = 0; i < _fault.Calls && outcome == "OK"; i++)
         {
             var options = new CallOptions(headers, DateTime.UtcNow.AddSeconds(_overPool ? _fault.PoolDeadline : _fault.BareDeadline));
@@ -163,15 +201,17 @@ internal sealed class FaultRow : IAsyncDisposable
             }
             catch (InvalidDataException exception) when (exception.InnerException is not null)
             {
-                outcome = "a write fails, then OK without it";
+                outcome = WithoutRequestsAfterAFailure;
             }
             catch (InvalidDataException) when (!_overPool)
             {
-                outcome = "OK without requests, and no write failed";
+                outcome = WithoutRequests;
             }
             catch (RpcException exception)
             {
-                outcome = exception.StatusCode.ToString();
+                outcome = _fault.IsARace && !_overPool && exception.StatusCode is StatusCode.Unavailable or StatusCode.Internal
+                    ? UnavailableOrInternal
+                    : exception.StatusCode.ToString();
             }
             catch (Exception exception) when (exception is IOException or HttpRequestException or InvalidOperationException)
             {
@@ -179,7 +219,7 @@ internal sealed class FaultRow : IAsyncDisposable
             }
 
             // Before the call is disposed: the lease of a call that is over comes back by itself.
-            leases = await LeasesAsync(pool);
+            await Waiting.Until(() => pool is null || pool.GetStatistics().CallsInFlight == 0);
         }
 
         await _server.SyncAsync();
@@ -188,12 +228,13 @@ internal sealed class FaultRow : IAsyncDisposable
             await _victim.SyncAsync();
         }
 
-        return new Cell(outcome, _fault.Calls, _journal.Count("attempt", id), _journal.Count("executed", id), leases);
+        var connections = ready.Listener is null ? (int?)null : await ready.Listener.CountAsync();
+        return new Cell(outcome, _fault.Calls, _journal.Count("attempt", id), _journal.Count("executed", id), connections);
     }
 
     private async Task StrikeAsync(string id)
     {
-        if (_fault.Kind == FaultKind.Refused || _fault.Calls > 1)
+        if (_fault.Kind is FaultKind.Refused or FaultKind.NoServer || _fault.Calls > 1)
         {
             return; // it needs no help
         }
@@ -215,22 +256,6 @@ internal sealed class FaultRow : IAsyncDisposable
         await _strike.Task.Soon();
     }
 
-    private static async Task<int> LeasesAsync(ChannelPool? pool)
-    {
-        if (pool is null)
-        {
-            return 0;
-        }
-
-        var since = TimeProvider.System.GetTimestamp();
-        while (pool.GetStatistics().CallsInFlight > 0 && TimeProvider.System.GetElapsedTime(since) < TimeSpan.FromSeconds(5))
-        {
-            await Task.Delay(1);
-        }
-
-        return pool.GetStatistics().CallsInFlight;
-    }
-
     private TPart Keep<TPart>(TPart part)
         where TPart : IAsyncDisposable
     {
@@ -241,6 +266,8 @@ internal sealed class FaultRow : IAsyncDisposable
 
         return part;
     }
+
+    private sealed record Callee(CallInvoker Invoker, ClosedPort? Port, SocketServer? Listener);
 
     private sealed class Disposal(IDisposable part) : IAsyncDisposable
     {

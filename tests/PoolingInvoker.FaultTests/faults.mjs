@@ -90,9 +90,13 @@ const halfThenReset = (code) => (call) => {
 
 const unavailable = (trailers = {}) => (call) => call.finish({ 'grpc-status': '14', 'grpc-message': 'out of order', ...trailers });
 
-const badGateway = (status) => (call) => {
-  call.stream.respond({ ':status': status, 'content-type': 'text/html' });
+const notGrpc = (status, headers = {}) => (call) => {
+  call.stream.respond({ ':status': status, 'content-type': 'text/html', ...headers });
   call.stream.end('<html>');
+};
+
+const redirect = (status) => (call) => {
+  call.stream.respond({ ':status': status, 'location': call.path }, { endStream: true });
 };
 
 const goaway = (session, last) => {
@@ -141,8 +145,8 @@ const faults = {
   'pushback-negative': unavailable({ 'grpc-retry-pushback-ms': '-1' }),
   'pushback-unreadable': unavailable({ 'grpc-retry-pushback-ms': 'soon' }),
   'drop': unavailable({ 'grpc-internal-drop-request': 'True' }),
-  'http-502': badGateway(502),
-  'http-503': badGateway(503),
+  'http-502': notGrpc(502),
+  'http-503': notGrpc(503),
   'unparsable': (call) => {
     call.send(Buffer.alloc(8, 0xff));
     call.finish();
@@ -150,16 +154,16 @@ const faults = {
   'large-message': unavailable({ 'grpc-message': large }),
   'large-headers': (call) => call.stream.respond({ ':status': 200, 'content-type': 'application/grpc', 'x-large': large }),
   'large-trailers': (call) => call.finish({ 'grpc-status': '0', 'x-large': large }),
-  'http-307': (call) => {
-    call.stream.respond({ ':status': 307, 'location': call.path }, { endStream: true });
-  },
-  'http-401': badGateway(401),
+  'http-307': redirect(307),
+  'http-308': redirect(308),
+  'http-401': notGrpc(401),
+  'http-401-basic': notGrpc(401, { 'www-authenticate': 'Basic realm="users"' }),
   'settings': (call) => new Promise((resolve) => call.session.settings({ maxConcurrentStreams: 1 }, () => resolve(true))),
   'hold': ignore, // what is to happen comes from outside
 };
 
 // By these the server says that it has not looked at the request.
-const unprocessed = new Set(['rst-7', 'goaway-without', 'http-307', 'http-401']);
+const unprocessed = new Set(['rst-7', 'goaway-without', 'http-307', 'http-308', 'http-401', 'http-401-basic']);
 
 // What --chaos draws from, by weight. Left out is what by right ends a call, or leaves it to its deadline.
 const weights = {

@@ -55,7 +55,7 @@ internal sealed class ConnectProxy : IAsyncDisposable
                 _ = ServeAsync(socket);
             }
         }
-        catch (Exception exception) when (exception is SocketException or ObjectDisposedException)
+        catch (Exception exception) when (exception is SocketException or InvalidOperationException)
         {
             // The proxy has been stopped.
         }

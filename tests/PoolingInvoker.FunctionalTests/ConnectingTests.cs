@@ -50,14 +50,14 @@ public sealed class ConnectingTests
         user.Value = null;
         try
         {
-            await Waiting.Until(() => server.Requests.Count(static path => path == $"{Service}Rename") == Calls);
+            await Waiting.Until(() => server.Requests.Count(static path => path == $"{Service}Rename") == Calls || calls.Any(static call => call.IsCompleted));
         }
         finally
         {
             release.SetResult();
         }
 
-        Assert.All(await Task.WhenAll(calls), static end => Assert.Equal(StatusCode.OK, end.Status));
+        Assert.All(await Task.WhenAll(calls), static end => Assert.Equal("OK", $"{end.Status} {end.Detail}".TrimEnd()));
         Assert.InRange(server.Connections, 3, 100);
         Assert.Equal(0, refused);
         Assert.All(server.Requests, static path => Assert.StartsWith(Service, path, StringComparison.Ordinal));

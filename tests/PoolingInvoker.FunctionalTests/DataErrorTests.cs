@@ -66,7 +66,9 @@ public sealed class DataErrorTests(ITestOutputHelper output)
         output.WriteLine($"bare: {bare}\npool: {pool}");
         Assert.Equal(bare.Outcome.Status, pool.Outcome.Status);
         Assert.InRange(pool.Attempts, 0, bare.Attempts);
-        Assert.InRange(pool.Connections, 1, bare.Connections);
+
+        // A bare channel connects again with its next call, and the pool at once.
+        Assert.InRange(pool.Connections, 1, bare.Connections + 1);
         Assert.Equal(bare.Neighbour.Status, pool.Neighbour.Status);
     }
 

@@ -14,7 +14,7 @@ public sealed class DemoTests(ITestOutputHelper output)
     {
         using var demo = Start("tour");
         var shown = demo.StandardOutput.ReadToEndAsync();
-        await demo.WaitForExitAsync().Soon();
+        await demo.WaitForExitAsync().WaitAsync(3 * Waiting.Long); // it goes on for twelve seconds, and starts three servers
         output.WriteLine(await shown);
         Assert.Equal(0, demo.ExitCode);
         Assert.Contains("The pool lost no call", await shown, StringComparison.Ordinal);

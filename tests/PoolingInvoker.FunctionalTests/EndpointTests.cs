@@ -270,9 +270,9 @@ public sealed class EndpointTests
         await Waiting.Until(() =>
         {
             watcher.RefreshSoon();
-            return watcher.Current!.Any(endpoint => endpoint.EndPoint.Equals(servers[2].EndPoint));
+            return Current(watcher).Any(endpoint => endpoint.EndPoint.Equals(servers[2].EndPoint));
         });
-        Assert.Equal(["127.0.0.3", "127.0.0.4"], await WhoAnswerAsync(policy, watcher.Current!));
+        Assert.Equal(["127.0.0.3", "127.0.0.4"], await WhoAnswerAsync(policy, Current(watcher)));
         await DisposeAsync(servers);
     }
 
@@ -280,7 +280,7 @@ public sealed class EndpointTests
     public async Task AHostThatDoesNotExist_IsToldToWhoWaits()
     {
         var dns = new DnsEndpoints(new Uri("http://users.invalid"), TimeProvider.System, static (_, _) => Task.FromException<IPAddress[]>(new SocketException((int)SocketError.HostNotFound)));
-        using var watcher = new EndpointWatcher(new Uri("http://users.invalid"), dns.ResolveAsync, TimeProvider.System, Random.Shared, static _ => { }, static _ => { });
+        using var watcher = new EndpointWatcher(new Uri("http://users.invalid"), dns.ResolveAsync, TimeProvider.System, Random.Shared, Pool);
         var exception = await Assert.ThrowsAsync<HttpRequestException>(() => watcher.FirstAsync(CancellationToken.None).Soon());
         Assert.Contains("users.invalid:80", exception.Message, StringComparison.Ordinal);
     }
@@ -302,8 +302,8 @@ public sealed class EndpointTests
 
         configuration["services:users:http:0"] = $"http://{servers[2].EndPoint}";
         configuration.Reload();
-        await Waiting.Until(() => watcher.Current!.Any(endpoint => endpoint.EndPoint.Equals(servers[2].EndPoint)));
-        Assert.Equal(["127.0.0.4", "127.0.0.3"], await WhoAnswerAsync(policy, watcher.Current!));
+        await Waiting.Until(() => Current(watcher).Any(endpoint => endpoint.EndPoint.Equals(servers[2].EndPoint)));
+        Assert.Equal(["127.0.0.4", "127.0.0.3"], await WhoAnswerAsync(policy, Current(watcher)));
         Assert.All(servers.SelectMany(static server => server.Authorities), static authority => Assert.Equal("users", authority));
         await DisposeAsync(servers);
     }
@@ -348,8 +348,8 @@ public sealed class EndpointTests
         Assert.Equal("_grpc.users", $"_{records.Query!.EndpointName}.{records.Query.ServiceName}");
 
         await records.ChangeAsync([servers[2].EndPoint]);
-        await Waiting.Until(() => watcher.Current!.Count == 1);
-        Assert.Equal(["127.0.0.4"], await WhoAnswerAsync(policy, watcher.Current!));
+        await Waiting.Until(() => Current(watcher).Count == 1);
+        Assert.Equal(["127.0.0.4"], await WhoAnswerAsync(policy, Current(watcher)));
         Assert.All(servers.SelectMany(static server => server.Authorities), static authority => Assert.Equal("users", authority));
         await DisposeAsync(servers);
     }
@@ -365,7 +365,9 @@ public sealed class EndpointTests
     };
 
     private static EndpointWatcher Watch(AddressChannelPolicy policy, Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve) =>
-        new(policy.Address, resolve, TimeProvider.System, Random.Shared, static _ => { }, static _ => { });
+        new(policy.Address, resolve, TimeProvider.System, Random.Shared, Pool);
+
+    private static IReadOnlyList<ChannelEndpoint> Current(EndpointWatcher watcher) => watcher.FirstAsync(CancellationToken.None) is { IsCompleted: true, Result: var list } ? list : [];
 
     private static async Task<string> WhoAnswersAsync(GrpcChannel channel) =>
         (await new User.UserClient(channel).GetNameAsync(new GetNameRequest()).ResponseAsync.Soon()).Origin.Server;
@@ -445,5 +447,18 @@ public sealed class EndpointTests
         }
 
         public ValueTask DisposeAsync() => ValueTask.CompletedTask;
+    }
+
+    private static readonly IgnoringPool Pool = new();
+
+    private sealed class IgnoringPool : IEndpointListener
+    {
+        public void EndpointsChanged(IReadOnlyList<ChannelEndpoint> endpoints)
+        {
+        }
+
+        public void ResolutionFailed(Exception error)
+        {
+        }
     }
 }

@@ -97,7 +97,7 @@ internal sealed class FreezingRelay : IAsyncDisposable
                 _ = link.RunAsync(_server);
             }
         }
-        catch (Exception exception) when (exception is SocketException or ObjectDisposedException or OperationCanceledException)
+        catch (Exception exception) when (exception is SocketException or InvalidOperationException or OperationCanceledException)
         {
             // The relay has been stopped.
         }

@@ -60,7 +60,7 @@ internal sealed class RawServer : IAsyncDisposable
                 _ = connection.RunAsync(_maxStreams);
             }
         }
-        catch (Exception exception) when (exception is SocketException or ObjectDisposedException)
+        catch (Exception exception) when (exception is SocketException or InvalidOperationException)
         {
             // The server has been stopped.
         }

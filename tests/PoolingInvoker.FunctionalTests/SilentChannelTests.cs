@@ -113,8 +113,8 @@ public sealed class SilentChannelTests(ITestOutputHelper output) : IAsyncLifetim
         Assert.All(statuses, static status => Assert.True(status is StatusCode.OK or StatusCode.Unavailable, $"{status}"));
         await busy.StopAsync();
         var statistics = invoker.Pool.GetStatistics();
-        Assert.InRange(statistics.ChannelsGivenUp, 1, 2); // the stream may be alone on one of them
-        Assert.Equal(4, statistics.Channels);
+        Assert.InRange(statistics.ChannelsGivenUp, 1, long.MaxValue); // the stream may be alone on one of them; on a busy machine others seem to hang, too
+        await Waiting.Until(() => invoker.Pool.GetStatistics().Channels == 4);
         Assert.Contains(_log.Entries, static entry => entry.Event == "ChannelGivenUp");
         Assert.Equal(_server.Journal.Executed.Count, _server.Journal.Executed.Distinct().Count());
     }

@@ -59,12 +59,29 @@ internal sealed class SocketServer : IAsyncDisposable
         socket.Dispose();
     });
 
+    /// <summary>Takes nothing but HTTP/2 without TLS: what begins otherwise is told so, and closed.</summary>
+    public static SocketServer WithoutTls() => ThatAnswers([0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
+    /// <summary>Knows HTTP/1.1 alone.</summary>
+    public static SocketServer WithoutHttp2() => ThatAnswers("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"u8.ToArray());
+
     /// <summary>Speaks TLS, but knows no ALPN.</summary>
     public static SocketServer WithoutAlpn(X509Certificate2 certificate) => new(async socket =>
     {
         await using var tls = new SslStream(new NetworkStream(socket));
         await tls.AuthenticateAsServerAsync(certificate);
         await tls.CopyToAsync(Stream.Null);
+    });
+
+    // Answers whatever it reads first, and closes the connection when the client does.
+    private static SocketServer ThatAnswers(byte[] answer) => new(async socket =>
+    {
+        await socket.ReceiveAsync(new byte[1_024]);
+        await socket.SendAsync(answer);
+        socket.Shutdown(SocketShutdown.Send);
+        while (await socket.ReceiveAsync(new byte[1_024]) > 0)
+        {
+        }
     });
 
     /// <summary>Waits until the connections that clients have made so far are all counted.</summary>
@@ -110,7 +127,7 @@ internal sealed class SocketServer : IAsyncDisposable
                 _ = ServeAsync(socket);
             }
         }
-        catch (Exception exception) when (exception is SocketException or ObjectDisposedException)
+        catch (Exception exception) when (exception is SocketException or InvalidOperationException)
         {
             // The server has been stopped.
         }

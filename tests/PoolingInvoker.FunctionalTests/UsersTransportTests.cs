@@ -6,6 +6,7 @@ using System.Security.Cryptography.X509Certificates;
 using Grpc.Core;
 using Microsoft.AspNetCore.Server.Kestrel.Https;
 using PoolingInvoker.Protos;
+using PoolingInvoker.Testing;
 
 namespace PoolingInvoker.FunctionalTests;
 
@@ -46,7 +47,7 @@ public sealed class UsersTransportTests(ITestOutputHelper output)
             await tls.AuthenticateAsClientAsync(options, token);
             return tls;
         },
-        ["pings"] = static (handler, _) => (handler.KeepAlivePingDelay, handler.KeepAlivePingTimeout) = (TimeSpan.FromSeconds(1), TimeSpan.FromSeconds(1)),
+        ["pings"] = static (handler, _) => (handler.KeepAlivePingDelay, handler.KeepAlivePingTimeout) = (TimeSpan.FromSeconds(1), Waiting.Long),
         ["no idle time"] = static (handler, _) => handler.PooledConnectionIdleTimeout = TimeSpan.Zero,
         ["no lifetime"] = static (handler, _) => handler.PooledConnectionLifetime = TimeSpan.Zero,
         ["one connection a server"] = static (handler, _) => handler.MaxConnectionsPerServer = 1,

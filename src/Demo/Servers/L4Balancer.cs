@@ -52,7 +52,7 @@ public sealed class L4Balancer : IAsyncDisposable
                 _ = ServeAsync(await _listener.AcceptSocketAsync());
             }
         }
-        catch (Exception exception) when (exception is SocketException or ObjectDisposedException)
+        catch (Exception exception) when (exception is SocketException or InvalidOperationException)
         {
             // The balancer has been stopped.
         }

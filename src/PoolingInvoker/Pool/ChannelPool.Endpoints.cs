@@ -8,7 +8,7 @@ namespace PoolingInvoker;
 // MaxPoolSize and the size of a subset allow. One that cannot be reached is left out, and tried again after a pause, longer each time. While
 // channels are not even - an endpoint is new, or back, or gone - they are looked at once a second, and move: a new one is connected, then the
 // old one drains, a few at a time.
-public partial class ChannelPool
+public partial class ChannelPool : IEndpointListener
 {
     private static readonly TimeSpan BalancePeriod = TimeSpan.FromSeconds(1);
 
@@ -23,6 +23,14 @@ public partial class ChannelPool
         : Math.Max(_options.MinPoolSize, Math.Min(_options.MaxPoolSize, Math.Min(_endpoints.Count, PoolEndpoints.SubsetSize)));
 
     private bool MayBeMadeAtOnceUnsynchronized => _options.PrimeAsync is null && _endpoints is not { Count: 0 };
+
+    void IEndpointListener.EndpointsChanged(IReadOnlyList<ChannelEndpoint> endpoints) => EndpointsChanged(endpoints);
+
+    void IEndpointListener.ResolutionFailed(Exception error)
+    {
+        Volatile.Write(ref _resolutionError, error);
+        _log.ResolutionFailed(Target, error);
+    }
 
     /// <summary>The endpoints are these from now on.</summary>
     internal void EndpointsChanged(IReadOnlyList<ChannelEndpoint> endpoints)
@@ -99,31 +107,6 @@ public partial class ChannelPool
         closing.ForEach(channel => Retire(channel, "its endpoint is gone"));
         moving.ForEach(move => BeginReplacing(move.Channel, move.Because));
         BeginCreating(creates, "there are more endpoints than channels");
-    }
-
-    private EndpointWatcher Watch(Uri name, Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve)
-    {
-        var forgettable = new WeakReference<ChannelPool>(this);
-        return new EndpointWatcher(
-            name,
-            resolve,
-            _time,
-            _random,
-            endpoints =>
-            {
-                if (forgettable.TryGetTarget(out var pool))
-                {
-                    pool.EndpointsChanged(endpoints);
-                }
-            },
-            error =>
-            {
-                if (forgettable.TryGetTarget(out var pool))
-                {
-                    Volatile.Write(ref pool._resolutionError, error);
-                    pool._log.ResolutionFailed(pool.Target, error);
-                }
-            });
     }
 
     // Waits for the first list of endpoints. Gives why there is none, and after that at once, until there is one.

@@ -256,6 +256,8 @@ public partial class ChannelPool
             channel.IsUntried = false;
             CreatedUnsynchronized();
             PublishUnsynchronized(channel);
+            ServeWaitersUnsynchronized();
+            AssertLawsUnsynchronized();
             return true;
         }
     }

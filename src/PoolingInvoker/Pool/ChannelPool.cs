@@ -110,7 +110,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         {
             _endpoints = new PoolEndpoints(_time, random);
             _endpoints.Update(endpoints.Known);
-            _endpointWatcher = endpoints.Resolve is null ? null : Watch(endpoints.Name!, endpoints.Resolve);
+            _endpointWatcher = endpoints.Resolve is null ? null : new EndpointWatcher(endpoints.Name!, endpoints.Resolve, _time, random, this);
         }
 
         if (policy is AddressChannelPolicy { HasServiceConfigRetries: true })

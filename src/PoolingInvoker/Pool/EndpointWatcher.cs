@@ -1,16 +1,14 @@
-using System.Diagnostics.CodeAnalysis;
 using Microsoft.Extensions.Primitives;
 using Microsoft.Extensions.ServiceDiscovery;
 
 namespace PoolingInvoker;
 
 /// <summary>
-/// Keeps the list of endpoints of a pool: resolves it, waits until what it was resolved from says that it has changed, and resolves it
-/// again. A resolution that fails leaves the last good list as it is, and is tried again after a pause. There is never more than one at a
-/// time. Whatever asks for one - a change, a failed connection, the end of a pause - sets the one timer, and a thread of the pool resolves:
-/// nobody who signals is made to wait, and no foreign code runs under the lock.
+/// Keeps the list of endpoints of a pool, in one loop: resolve, and wait until a pause is over, which a change of the source or a failed
+/// connection shortens. A resolution that fails leaves the last good list as it is. All foreign code runs in the loop, which has the
+/// context of nobody, and never under a lock.
 /// </summary>
-/// <remarks>A callback that is under way when the watcher is disposed may still end afterwards.</remarks>
+/// <remarks>The loop keeps no pool alive. It ends when the pool is disposed, and where the pool was collected in place of the next resolution.</remarks>
 internal sealed class EndpointWatcher : IDisposable
 {
     /// <summary>How far apart resolutions are that were asked for because connections failed.</summary>
@@ -22,135 +20,73 @@ internal sealed class EndpointWatcher : IDisposable
     /// <summary>When a list is resolved again whose source cannot say that it has changed: as often as service discovery does.</summary>
     public static readonly TimeSpan PollInterval = TimeSpan.FromSeconds(60);
 
-    // https://github.com/grpc/grpc/blob/master/doc/connection-backoff.md
-    private const double Multiplier = 1.6;
-    private const double Jitter = 0.2;
-    private static readonly TimeSpan InitialBackoff = TimeSpan.FromSeconds(1);
+    private static readonly TimeSpan FirstBackoff = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan LongestBackoff = TimeSpan.FromSeconds(120);
 
     private readonly object _lock = new();
     private readonly Uri _name;
     private readonly Func<CancellationToken, ValueTask<ServiceEndpointSource>> _resolve;
     private readonly TimeProvider _time;
-    private readonly Random _random;
-    private readonly Action<IReadOnlyList<ChannelEndpoint>> _onEndpoints;
-    private readonly Action<Exception> _onError;
+    private readonly ReconnectBackoff _backoff;
+    private readonly WeakReference<IEndpointListener> _listener;
+#pragma warning disable CA2213 // It has no timer, and a resolution may still look at it; the loop disposes each round.
     private readonly CancellationTokenSource _stop = new();
-    private readonly CancellationToken _stopping;
-    private readonly Link _link;
-    private readonly ITimer _timer;
 
-    private bool _disposed;
+    // Guarded by the lock.
+    private Round? _round;
+#pragma warning restore CA2213
+    private TaskCompletionSource<IReadOnlyList<ChannelEndpoint>> _endpoints = NewList(); // the last good list, or the first one to come
     private bool _isStarted;
-    private bool _isResolving;
-    private bool _isFailing;
-    private int _resolution; // its number
-    private long _resolvedAt;
-    private bool _changed; // while it was being resolved
-    private TimeSpan? _pause; // until the next resolution, since _pausedAt
-    private long _pausedAt;
-    private TimeSpan _nextBackoff = InitialBackoff;
-    private IDisposable? _changeRegistration;
-    private Task<IReadOnlyList<ChannelEndpoint>>? _endpoints;
-    private TaskCompletionSource<IReadOnlyList<ChannelEndpoint>>? _first;
-    private int _waiting;
+    private bool _disposed;
 
     /// <param name="name">The name of the pool: http or https, with what endpoints have no port of their own for.</param>
     /// <param name="resolve">Resolves the endpoints.</param>
     /// <param name="time">The clock.</param>
     /// <param name="random">Gives the jitter.</param>
-    /// <param name="onEndpoints">Is told each list that is not the last one: distinct endpoints, at least one. Does not throw.</param>
-    /// <param name="onError">Is told why a resolution failed. Does not throw.</param>
+    /// <param name="listener">The pool.</param>
     public EndpointWatcher(
         Uri name,
         Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve,
         TimeProvider time,
         Random random,
-        Action<IReadOnlyList<ChannelEndpoint>> onEndpoints,
-        Action<Exception> onError)
+        IEndpointListener listener)
     {
-        _name = name;
-        _resolve = resolve;
-        _time = time;
-        _random = random;
-        _onEndpoints = onEndpoints;
-        _onError = onError;
-        _stopping = _stop.Token;
-        _link = new Link(this);
-        using (ExecutionContext.SuppressFlow())
-        {
-            _timer = time.CreateTimer(static state => ((Link)state!).Queue(), _link, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
-        }
+        (_name, _resolve, _time) = (name, resolve, time);
+        _backoff = new ReconnectBackoff(time, random, FirstBackoff, LongestBackoff);
+        _listener = new WeakReference<IEndpointListener>(listener);
     }
 
-    /// <summary>The last good list, or null if there is none yet.</summary>
-    public IReadOnlyList<ChannelEndpoint>? Current
-    {
-        get
-        {
-            lock (_lock)
-            {
-                return _endpoints?.Result;
-            }
-        }
-    }
+    private IEndpointListener? Listener => _listener.TryGetTarget(out var listener) ? listener : null;
 
-    /// <summary>Begins, if it has not begun yet.</summary>
-    public void Start()
-    {
-        lock (_lock)
-        {
-            StartUnsynchronized();
-        }
-    }
-
-    /// <summary>
-    /// Gives the last good list, or waits for the first one, and throws why a resolution failed that ends meanwhile. Begins, if it has
-    /// not begun yet.
-    /// </summary>
+    /// <summary>Gives the last good list, or waits for the first one, and throws why a resolution failed that ends meanwhile.</summary>
     /// <exception cref="ObjectDisposedException">The watcher is disposed.</exception>
     public Task<IReadOnlyList<ChannelEndpoint>> FirstAsync(CancellationToken cancellationToken)
     {
         lock (_lock)
         {
-            if (_disposed)
-            {
-                return Task.FromException<IReadOnlyList<ChannelEndpoint>>(Disposed());
-            }
-
             StartUnsynchronized();
-            if (_endpoints is not null)
-            {
-                return _endpoints;
-            }
-
-            _first ??= new TaskCompletionSource<IReadOnlyList<ChannelEndpoint>>(TaskCreationOptions.RunContinuationsAsynchronously);
-            _waiting++;
-            _link.Hold(this);
-            return WaitAsync(_first, cancellationToken);
+            return _endpoints.Task.WaitAsync(cancellationToken);
         }
     }
 
     /// <summary>
     /// Says that an endpoint could not be reached: the list may be out of date. It is resolved now, or <see cref="RefreshPause"/> after the
-    /// last time. A resolution that is tried again after a pause has its own.
+    /// last time. A resolution that is under way, or is tried again after a pause, is not hurried.
     /// </summary>
     public void RefreshSoon()
     {
         lock (_lock)
         {
             StartUnsynchronized();
-            if (!_disposed && !_isResolving && !_isFailing && _resolution > 0)
+            if (_round is { HasSucceeded: true })
             {
-                PauseUnsynchronized(RefreshPause - _time.GetElapsedTime(_resolvedAt));
+                _round.EndAfter(RefreshPause);
             }
         }
     }
 
     public void Dispose()
     {
-        IDisposable? registration;
-        TaskCompletionSource<IReadOnlyList<ChannelEndpoint>>? first;
         lock (_lock)
         {
             if (_disposed)
@@ -159,39 +95,20 @@ internal sealed class EndpointWatcher : IDisposable
             }
 
             _disposed = true;
-            _pause = null;
-            (registration, _changeRegistration) = (_changeRegistration, null);
-            (first, _first) = (_first, null);
+            _endpoints = _endpoints.Task.IsCompleted ? NewList() : _endpoints;
+            Fail(_endpoints, new ObjectDisposedException(GetType().FullName));
+            _round?.EndAfter(TimeSpan.Zero);
         }
 
-        _timer.Dispose();
-        Release(registration);
-        StopAsync().Observe();
-        Fail(first, Disposed());
+        _stop.CancelAsync().Observe();
     }
 
-    private async Task StopAsync()
-    {
-        await _stop.CancelAsync().ConfigureAwait(false);
-        _stop.Dispose();
-    }
+    private static TaskCompletionSource<IReadOnlyList<ChannelEndpoint>> NewList() => new(TaskCreationOptions.RunContinuationsAsynchronously);
 
-    private async Task<IReadOnlyList<ChannelEndpoint>> WaitAsync(TaskCompletionSource<IReadOnlyList<ChannelEndpoint>> first, CancellationToken cancellationToken)
+    private static void Fail(TaskCompletionSource<IReadOnlyList<ChannelEndpoint>> list, Exception error)
     {
-        try
-        {
-            return await first.Task.WaitAsync(cancellationToken).ConfigureAwait(false);
-        }
-        finally
-        {
-            lock (_lock)
-            {
-                if (--_waiting == 0)
-                {
-                    _link.LetGo();
-                }
-            }
-        }
+        list.TrySetException(error);
+        list.Task.Observe(); // all who waited may have gone
     }
 
     private void StartUnsynchronized()
@@ -199,136 +116,47 @@ internal sealed class EndpointWatcher : IDisposable
         if (!_isStarted && !_disposed)
         {
             _isStarted = true;
-            PauseUnsynchronized(TimeSpan.Zero);
+            ThreadPool.UnsafeQueueUserWorkItem(static watcher => watcher.RunAsync().Observe(), this, preferLocal: false);
         }
     }
 
-    // Sets when the next resolution is. Of two wishes the sooner one counts. The timer, which may fire at once, takes no lock.
-    private void PauseUnsynchronized(TimeSpan pause)
+    private async Task RunAsync()
     {
-        if (_pause is not null && RemainingUnsynchronized() <= pause)
+        while (NextRound() is { } next)
         {
-            return;
-        }
-
-        _pause = pause;
-        _pausedAt = _time.GetTimestamp();
-        if (pause <= TimeSpan.Zero)
-        {
-            _link.Queue();
-        }
-        else
-        {
-            _timer.Change(pause, Timeout.InfiniteTimeSpan);
-        }
-    }
-
-    private TimeSpan RemainingUnsynchronized() => _pause!.Value - _time.GetElapsedTime(_pausedAt);
-
-    private void Changed(int resolution)
-    {
-        lock (_lock)
-        {
-            if (resolution != _resolution || _disposed)
+            using var round = next;
+            ServiceEndpointSource? source = null;
+            try
             {
-                return;
+                source = await _resolve(_stop.Token).ConfigureAwait(false);
+                Resolved(Read(source), round);
             }
-
-            if (_isResolving)
-            {
-                _changed = true;
-            }
-            else
-            {
-                PauseUnsynchronized(ShortestPause - _time.GetElapsedTime(_resolvedAt));
-            }
-        }
-    }
-
-    private void Resolve()
-    {
-        IDisposable? registration;
-        lock (_lock)
-        {
-            if (_disposed || _isResolving || _pause is null)
-            {
-                return;
-            }
-
-            if (RemainingUnsynchronized() is var remaining && remaining > TimeSpan.Zero)
-            {
-                // A timer that was set again when it had fired already, or one that is a little early.
-                _timer.Change(remaining, Timeout.InfiniteTimeSpan);
-                return;
-            }
-
-            _pause = null;
-            _changed = false;
-            _isResolving = true;
-            _resolvedAt = _time.GetTimestamp();
-            _resolution++;
-            (registration, _changeRegistration) = (_changeRegistration, null);
-        }
-
-        Release(registration);
-        ResolveAsync(_link, _resolve, _stopping).Observe();
-    }
-
-    // Static, as a resolution that hangs is no reason for a forgotten watcher to live.
-    private static async Task ResolveAsync(Link link, Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve, CancellationToken stop)
-    {
-        ServiceEndpointSource? source = null;
-        Exception? error = null;
-        try
-        {
-            source = await resolve(stop).ConfigureAwait(false);
-        }
 #pragma warning disable CA1031 // Whatever it is, it is told, and tried again.
-        catch (Exception exception)
+            catch (Exception exception)
 #pragma warning restore CA1031
-        {
-            error = exception;
-        }
+            {
+                Failed(exception, round);
+            }
 
-        if (link.TryGet(out var watcher))
-        {
-            watcher.Resolved(source, error);
+            var registration = source is null ? null : Watch(source.ChangeToken, round);
+            await round.Over.ConfigureAwait(false);
+            Release(registration);
         }
     }
 
-    // No other resolution begins before the end of this.
-    private void Resolved(ServiceEndpointSource? source, Exception? error)
+    private Round? NextRound()
     {
-        try
+        var round = new Round(_time);
+        lock (_lock)
         {
-            IReadOnlyList<ChannelEndpoint> endpoints = [];
-            if (error is null)
+            if (!_disposed && _listener.TryGetTarget(out _))
             {
-                try
-                {
-                    endpoints = Read(source);
-                }
-#pragma warning disable CA1031 // As above.
-                catch (Exception exception)
-#pragma warning restore CA1031
-                {
-                    error = exception;
-                }
+                return _round = round;
             }
+        }
 
-            if (error is null)
-            {
-                Take(endpoints);
-            }
-            else
-            {
-                Failed(error);
-            }
-        }
-        finally
-        {
-            Watch(source, hasFailed: error is not null);
-        }
+        round.Dispose();
+        return null;
     }
 
     private ChannelEndpoint[] Read(ServiceEndpointSource? source)
@@ -337,30 +165,9 @@ internal sealed class EndpointWatcher : IDisposable
         return endpoints.Length > 0 ? endpoints : throw new InvalidOperationException($"No endpoint was found for '{_name.Authority}'.");
     }
 
-    private void Take(IReadOnlyList<ChannelEndpoint> endpoints)
+    private void Resolved(IReadOnlyList<ChannelEndpoint> endpoints, Round round)
     {
-        TaskCompletionSource<IReadOnlyList<ChannelEndpoint>>? first;
-        lock (_lock)
-        {
-            _isFailing = false;
-            _nextBackoff = InitialBackoff;
-            if (_disposed || (_endpoints is not null && _endpoints.Result.ToHashSet().SetEquals(endpoints)))
-            {
-                return;
-            }
-
-            (first, _first) = (_first, null);
-            _endpoints = Task.FromResult(endpoints);
-        }
-
-        // Statement order is important: who waits finds that the pool knows the list.
-        _onEndpoints(endpoints);
-        first?.SetResult(endpoints);
-    }
-
-    private void Failed(Exception error)
-    {
-        TaskCompletionSource<IReadOnlyList<ChannelEndpoint>>? first;
+        TaskCompletionSource<IReadOnlyList<ChannelEndpoint>>? list = null;
         lock (_lock)
         {
             if (_disposed)
@@ -368,63 +175,72 @@ internal sealed class EndpointWatcher : IDisposable
                 return;
             }
 
-            _isFailing = true;
-            (first, _first) = (_first, null);
-        }
-
-        _onError(error);
-        Fail(first, error);
-    }
-
-    private void Watch(ServiceEndpointSource? source, bool hasFailed)
-    {
-        // The number does not change until the end of this.
-        var registration = source is null ? null : Register(source.ChangeToken, _resolution);
-        lock (_lock)
-        {
-            _isResolving = false;
-            if (!_disposed)
+            if (!_endpoints.Task.IsCompleted)
             {
-                (_changeRegistration, registration) = (registration, null);
-                if (hasFailed)
-                {
-                    PauseUnsynchronized(_nextBackoff * (1 + (Jitter * ((2 * _random.NextDouble()) - 1))));
-                    _nextBackoff = _nextBackoff * Multiplier < LongestBackoff ? _nextBackoff * Multiplier : LongestBackoff;
-                }
-                else if (_changeRegistration is null)
-                {
-                    PauseUnsynchronized(PollInterval);
-                }
-
-                if (_changed)
-                {
-                    PauseUnsynchronized(ShortestPause - _time.GetElapsedTime(_resolvedAt));
-                }
+                list = _endpoints;
+            }
+            else if (!_endpoints.Task.Result.ToHashSet().SetEquals(endpoints))
+            {
+                list = _endpoints = NewList();
             }
         }
 
-        Release(registration);
+        if (list is not null)
+        {
+            // Statement order is important: who waits finds that the pool knows the list.
+            Listener?.EndpointsChanged(endpoints);
+            list.TrySetResult(endpoints);
+        }
+
+        lock (_lock)
+        {
+            _backoff.Reset();
+            round.HasSucceeded = true;
+        }
     }
 
-    // Null if the token does not call back. One that has changed already calls back from within.
-    private IDisposable? Register(IChangeToken token, int resolution)
+    private void Failed(Exception error, Round round)
+    {
+        lock (_lock)
+        {
+            if (_disposed)
+            {
+                return;
+            }
+        }
+
+        Listener?.ResolutionFailed(error);
+        lock (_lock)
+        {
+            _backoff.Dialed();
+            round.EndAfter(round.Elapsed + _backoff.Pause);
+            if (!_endpoints.Task.IsCompleted)
+            {
+                Fail(_endpoints, error);
+                _endpoints = NewList(); // for who comes later
+            }
+        }
+    }
+
+    // A token that has changed already calls back from within. One that does not call back is as a source that cannot say that it has changed.
+    private IDisposable? Watch(IChangeToken token, Round round)
     {
         try
         {
-            using (ExecutionContext.SuppressFlow())
+            if (token.ActiveChangeCallbacks)
             {
-                return token.ActiveChangeCallbacks
-                    ? token.RegisterChangeCallback(static state => ((Change)state!).Tell(), new Change(_link, resolution))
-                    : null;
+                return token.RegisterChangeCallback(static round => ((Round)round!).EndAfter(ShortestPause), round);
             }
         }
 #pragma warning disable CA1031 // The list is good; when it changes cannot be known.
         catch (Exception exception)
 #pragma warning restore CA1031
         {
-            _onError(exception);
-            return null;
+            Listener?.ResolutionFailed(exception);
         }
+
+        round.EndAfter(round.Elapsed + PollInterval);
+        return null;
     }
 
     private void Release(IDisposable? registration)
@@ -437,58 +253,54 @@ internal sealed class EndpointWatcher : IDisposable
         catch (Exception exception)
 #pragma warning restore CA1031
         {
-            _onError(exception);
+            Listener?.ResolutionFailed(exception);
         }
     }
 
-    private static void Fail(TaskCompletionSource<IReadOnlyList<ChannelEndpoint>>? first, Exception error)
+    /// <summary>One resolution, and the pause until the next. Nobody who shortens it is made to wait.</summary>
+    private sealed class Round : IDisposable
     {
-        if (first is not null)
+        private readonly TaskCompletionSource _over = new(TaskCreationOptions.RunContinuationsAsynchronously);
+        private readonly TimeProvider _time;
+        private readonly long _began;
+        private readonly ITimer _timer;
+        private TimeSpan _length = TimeSpan.MaxValue;
+
+        public Round(TimeProvider time)
         {
-            first.SetException(error);
-            _ = first.Task.Exception; // all who waited may have gone
+            (_time, _began) = (time, time.GetTimestamp());
+            _timer = time.CreateTimer(static over => ((TaskCompletionSource)over!).TrySetResult(), _over, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
         }
-    }
 
-    private ObjectDisposedException Disposed() => new(GetType().FullName);
+        public Task Over => _over.Task;
 
-    /// <summary>
-    /// What timers, change tokens and resolutions hold: it leads to the watcher, and keeps it alive, and with it the pool, only while
-    /// somebody waits for the first list. They could be reached from nowhere else.
-    /// </summary>
-    private sealed class Link(EndpointWatcher watcher) : IThreadPoolWorkItem
-    {
-        private readonly WeakReference<EndpointWatcher> _watcher = new(watcher);
-        private EndpointWatcher? _held;
+        public TimeSpan Elapsed => _time.GetElapsedTime(_began);
 
-        public void Hold(EndpointWatcher watcher) => _held = watcher;
+        /// <summary>Guarded by the lock of the watcher.</summary>
+        public bool HasSucceeded { get; set; }
 
-        public void LetGo() => _held = null;
-
-        public bool TryGet([NotNullWhen(true)] out EndpointWatcher? watcher) => _watcher.TryGetTarget(out watcher);
-
-        public void Queue() => ThreadPool.UnsafeQueueUserWorkItem(this, preferLocal: false);
-
-        public void Execute()
+        /// <summary>Ends it so long after its begin, if it does not end sooner.</summary>
+        public void EndAfter(TimeSpan length)
         {
-            if (TryGet(out var watcher))
+            lock (_over)
             {
-                watcher.Resolve();
+                if (_over.Task.IsCompleted || length >= _length)
+                {
+                    return;
+                }
+
+                _length = length;
+                if (length - Elapsed is var left && left > TimeSpan.Zero)
+                {
+                    _timer.Change(left, Timeout.InfiniteTimeSpan);
+                }
+                else
+                {
+                    _over.TrySetResult();
+                }
             }
         }
-    }
 
-    /// <summary>The change of what was resolved. It is told on a thread of our own: whoever makes a change may hold a lock.</summary>
-    private sealed class Change(Link link, int resolution) : IThreadPoolWorkItem
-    {
-        public void Tell() => ThreadPool.UnsafeQueueUserWorkItem(this, preferLocal: false);
-
-        public void Execute()
-        {
-            if (link.TryGet(out var watcher))
-            {
-                watcher.Changed(resolution);
-            }
-        }
+        public void Dispose() => _timer.Dispose();
     }
 }

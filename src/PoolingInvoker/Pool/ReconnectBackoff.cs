@@ -24,6 +24,8 @@ internal sealed class ReconnectBackoff
 
     public long DialedAt => _since;
 
+    public TimeSpan Pause => _pause;
+
     public void Dialed()
     {
         _since = _time.GetTimestamp();

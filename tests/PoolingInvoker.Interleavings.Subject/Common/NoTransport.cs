@@ -1,5 +1,6 @@
-#pragma warning disable CA1801, CA1822, IDE0060 // The shape is that of the library's.
+#pragma warning disable CA1801, CA1822, CS9113, IDE0060 // The shape is that of the library's.
 using Grpc.Core;
+using Microsoft.Extensions.ServiceDiscovery;
 
 namespace PoolingInvoker;
 
@@ -46,4 +47,23 @@ internal static class ChannelDialer
     public static string HostOf(Uri address) => address.Host;
 
     public static Task<Stream> ConnectAsync(System.Net.DnsEndPoint endPoint, CancellationToken cancellationToken) => throw new NotSupportedException();
+}
+
+/// <summary>In place of what follows the endpoints of a name: those of the checker are given to the pool by hand.</summary>
+internal sealed class EndpointWatcher(
+    Uri name,
+    Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve,
+    TimeProvider time,
+    Random random,
+    IEndpointListener listener) : IDisposable
+{
+    public Task<IReadOnlyList<ChannelEndpoint>> FirstAsync(CancellationToken cancellationToken) => throw new NotSupportedException();
+
+    public void RefreshSoon()
+    {
+    }
+
+    public void Dispose()
+    {
+    }
 }

@@ -80,18 +80,19 @@ public sealed class DnsEndpointsTests
     public async Task AWatcherOverDns_AsksAgainInThirtySeconds()
     {
         var asked = 0;
+        var pool = new NeverFailing();
         var addresses = new[] { IPAddress.Parse("10.0.0.1") };
         var dns = new DnsEndpoints(Users, _time, (_, _) =>
         {
             Interlocked.Increment(ref asked);
             return Task.FromResult(Volatile.Read(ref addresses));
         });
-        using var watcher = new EndpointWatcher(Users, dns.ResolveAsync, _time, Random.Shared, static _ => { }, static error => Assert.Fail(error.ToString()));
+        using var watcher = new EndpointWatcher(Users, dns.ResolveAsync, _time, Random.Shared, pool);
         await watcher.FirstAsync(CancellationToken.None).Soon();
         await Waiting.Until(() => _time.Armed == 1);
         Volatile.Write(ref addresses, [IPAddress.Parse("10.0.0.2")]);
         _time.Advance(DnsEndpoints.RefreshInterval);
-        await Waiting.Until(() => watcher.Current![0].ToString() == "10.0.0.2:5000");
+        await Waiting.Until(() => pool.Endpoints[0].ToString() == "10.0.0.2:5000");
         Assert.Equal(2, asked);
     }
 
@@ -187,5 +188,14 @@ public sealed class DnsEndpointsTests
     private sealed class TextEndPoint(string text) : EndPoint
     {
         public override string ToString() => text;
+    }
+
+    private sealed class NeverFailing : IEndpointListener
+    {
+        public IReadOnlyList<ChannelEndpoint> Endpoints { get; private set; } = [];
+
+        public void EndpointsChanged(IReadOnlyList<ChannelEndpoint> endpoints) => Endpoints = endpoints;
+
+        public void ResolutionFailed(Exception error) => Assert.Fail(error.ToString());
     }
 }

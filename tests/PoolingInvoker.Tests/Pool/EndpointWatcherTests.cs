@@ -19,25 +19,23 @@ public sealed class EndpointWatcherTests
         using var subject = new Subject(_time);
         var first = subject.Watcher.FirstAsync(CancellationToken.None);
         var second = subject.Watcher.FirstAsync(CancellationToken.None);
-        Assert.Null(subject.Watcher.Current);
         (await subject.NextAsync()).Give("10.0.0.1:5000", "10.0.0.2:5000", "10.0.0.1:5000");
 
         Assert.Equal(["10.0.0.1:5000", "10.0.0.2:5000"], Texts(await first.Soon()));
         Assert.Same(await first, await second.Soon());
-        Assert.Same(await first, subject.Watcher.Current);
         Assert.Same(await first, await subject.Watcher.FirstAsync(CancellationToken.None).Soon());
         Assert.Same(await first, Assert.Single(subject.Lists));
         Assert.Equal(1, subject.Asked);
     }
 
     [Fact]
-    public async Task NothingIsResolved_BeforeItBegins_AndStartBeginsOnce()
+    public async Task NothingIsResolved_BeforeSomebodyAsks_AndThenOnce()
     {
         using var subject = new Subject(_time);
         _time.Advance(TimeSpan.FromHours(1));
         Assert.Equal(0, subject.Asked);
-        subject.Watcher.Start();
-        subject.Watcher.Start();
+        subject.Watcher.RefreshSoon();
+        subject.Watcher.RefreshSoon();
         (await subject.NextAsync()).Give("10.0.0.1:5000");
         await Waiting.Until(() => subject.Lists.Count == 1);
         Assert.Equal(1, subject.Asked);
@@ -60,7 +58,7 @@ public sealed class EndpointWatcherTests
         second.Changes();
         (await subject.NextAsync()).Give("10.0.0.3:5000");
         await Waiting.Until(() => subject.Lists.Count == 3);
-        Assert.Equal(["10.0.0.3:5000"], Texts(subject.Watcher.Current!));
+        Assert.Equal(["10.0.0.3:5000"], Texts(subject.Lists.Last()));
     }
 
     [Fact]
@@ -74,7 +72,7 @@ public sealed class EndpointWatcherTests
         second.Give("10.0.0.2:5000", "10.0.0.1:5000");
         await Waiting.Until(() => second.IsWatched);
         Assert.Single(subject.Lists);
-        Assert.Equal(["10.0.0.1:5000", "10.0.0.2:5000"], Texts(subject.Watcher.Current!));
+        Assert.Equal(["10.0.0.1:5000", "10.0.0.2:5000"], Texts(subject.Lists.Last()));
     }
 
     [Fact]
@@ -103,7 +101,7 @@ public sealed class EndpointWatcherTests
     public async Task AChangeWhileItIsResolved_IsNotLost()
     {
         using var subject = new Subject(_time);
-        subject.Watcher.Start();
+        subject.Watcher.RefreshSoon();
         var first = await subject.NextAsync();
         first.Changes(); // before the list is here: the token has changed when it comes
         first.OnRegistered = PassQueue;
@@ -118,7 +116,7 @@ public sealed class EndpointWatcherTests
     public async Task ASourceThatCannotSayThatItHasChanged_IsResolvedAgainInAMinute()
     {
         using var subject = new Subject(_time);
-        subject.Watcher.Start();
+        subject.Watcher.RefreshSoon();
         (await subject.NextAsync()).GivePassively("10.0.0.1:5000");
         await subject.SettledAsync(1);
         await Waiting.Until(() => _time.Dues.Contains(EndpointWatcher.PollInterval));
@@ -144,7 +142,7 @@ public sealed class EndpointWatcherTests
             await Waiting.Until(() => _time.Dues.Count > before);
             Assert.Equal($"failure {i}", subject.Errors.Last().Message);
             Assert.InRange(_time.Dues[^1], pause * 0.8, pause * 1.2);
-            Assert.Equal(["10.0.0.1:5000"], Texts(subject.Watcher.Current!));
+            Assert.Equal(["10.0.0.1:5000"], Texts(subject.Lists.Last()));
             pause = pause * 1.6 < TimeSpan.FromSeconds(120) ? pause * 1.6 : TimeSpan.FromSeconds(120);
             _time.Advance(_time.Dues[^1]);
         }
@@ -211,15 +209,15 @@ public sealed class EndpointWatcherTests
     [Fact]
     public async Task ADelegateThatThrowsAtOnce_OrGivesNothing_FailsTheResolution()
     {
-        var errors = new ConcurrentQueue<Exception>();
-        using (var throws = new EndpointWatcher(Subject.Name, _ => throw new NotSupportedException(), _time, Random.Shared, static _ => { }, errors.Enqueue))
+        var pool = new Listener();
+        using (var throws = new EndpointWatcher(Subject.Name, _ => throw new NotSupportedException(), _time, Random.Shared, pool))
         {
             await Assert.ThrowsAsync<NotSupportedException>(() => throws.FirstAsync(CancellationToken.None).Soon());
         }
 
-        using var nothing = new EndpointWatcher(Subject.Name, _ => new ValueTask<ServiceEndpointSource>((ServiceEndpointSource)null!), _time, Random.Shared, static _ => { }, errors.Enqueue);
+        using var nothing = new EndpointWatcher(Subject.Name, _ => new ValueTask<ServiceEndpointSource>((ServiceEndpointSource)null!), _time, Random.Shared, pool);
         await Assert.ThrowsAsync<InvalidOperationException>(() => nothing.FirstAsync(CancellationToken.None).Soon());
-        Assert.Equal(2, errors.Count);
+        Assert.Equal(2, pool.Errors.Count);
     }
 
     [Fact]
@@ -276,24 +274,14 @@ public sealed class EndpointWatcherTests
     }
 
     [Fact]
-    public async Task RefreshSoon_BeginsWhereNothingHasBegun()
-    {
-        using var subject = new Subject(_time);
-        subject.Watcher.RefreshSoon();
-        (await subject.NextAsync()).Give("10.0.0.1:5000");
-        await Waiting.Until(() => subject.Lists.Count == 1);
-    }
-
-    [Fact]
     public async Task WhoeverAsksMeanwhile_ThereIsOneResolutionAtATime()
     {
         var atATime = 0;
         var most = 0;
-        var lists = 0;
+        var pool = new Listener();
         List<CancellationTokenSource> changes = [];
-        using var watcher = new EndpointWatcher(Subject.Name, ResolveAsync, _time, Random.Shared, _ => lists++, static _ => { });
-        watcher.Start();
-        await Waiting.Until(() => Volatile.Read(ref lists) == 1);
+        using var watcher = new EndpointWatcher(Subject.Name, ResolveAsync, _time, Random.Shared, pool);
+        await watcher.FirstAsync(CancellationToken.None).Soon();
         for (var round = 2; round < 200; round++)
         {
             // A change, a refresh and the end of the pause, all at once.
@@ -304,7 +292,7 @@ public sealed class EndpointWatcherTests
             await Waiting.Until(() =>
             {
                 _time.Advance(TimeSpan.FromSeconds(1));
-                return Volatile.Read(ref lists) >= round;
+                return pool.Lists.Count >= round;
             });
         }
 
@@ -335,9 +323,8 @@ public sealed class EndpointWatcherTests
         await Waiting.Until(() => first.Token.IsCancellationRequested);
 
         first.Give("10.0.0.1:5000");
-        await Waiting.Until(() => first.WasWatched);
-        await Waiting.Until(() => !first.IsWatched);
-        subject.Watcher.Start();
+        await Waiting.Until(() => first.WasWatched && !first.IsWatched);
+        subject.Watcher.RefreshSoon();
         subject.Watcher.RefreshSoon();
         first.Changes();
         _time.Advance(TimeSpan.FromHours(1));
@@ -411,7 +398,7 @@ public sealed class EndpointWatcherTests
         {
             first.Changes();
             subject.Watcher.RefreshSoon();
-            Assert.Single(subject.Watcher.Current!);
+            Assert.Single(subject.Lists);
         }
 
         (await subject.NextAsync()).Give("10.0.0.2:5000");
@@ -422,67 +409,26 @@ public sealed class EndpointWatcherTests
     [InlineData(Stage.Resolving)]
     [InlineData(Stage.Watching)]
     [InlineData(Stage.Pausing)]
-    public async Task AForgottenWatcher_IsCollected(Stage stage)
+    public async Task AForgottenPool_IsCollected_AndItsWatcherEnds(Stage stage)
     {
         var resolutions = new ConcurrentQueue<Resolution>();
-        var (watcher, owner) = await ForgetAsync(_time, resolutions, stage);
+        var (watcher, pool) = await ForgetAsync(_time, resolutions, stage);
         await Waiting.Until(() =>
         {
             GC.Collect();
-            return !watcher.IsAlive && !owner.IsAlive;
+            return !pool.IsAlive;
         });
-
-        // What it has left behind finds nobody.
         Assert.True(resolutions.TryPeek(out var resolution));
         resolution.Give("10.0.0.9:5000");
         resolution.Changes();
-        _time.Advance(TimeSpan.FromHours(1));
+        await Waiting.Until(() =>
+        {
+            _time.Advance(TimeSpan.FromSeconds(1));
+            GC.Collect();
+            return !watcher.IsAlive;
+        });
         Assert.Single(resolutions);
-    }
-
-    [Fact]
-    public async Task AWatcherThatSomebodyWaitsFor_IsNotForgotten()
-    {
-        var resolutions = new ConcurrentQueue<Resolution>();
-        var ended = new TaskCompletionSource();
-        Begin(_time, resolutions, ended);
-        await Waiting.Until(() => resolutions.Count == 1);
-        Collect();
-        resolutions.First().Fail(new InvalidOperationException());
-        await Waiting.Until(() => _time.Armed == 1);
-        Collect();
-        _time.Advance(TimeSpan.FromSeconds(1.2));
-        await Waiting.Until(() => resolutions.Count == 2);
-        resolutions.Last().Give("10.0.0.1:5000");
-        await ended.Task.Soon();
-
-        [MethodImpl(MethodImplOptions.NoInlining)]
-        static void Begin(TimeProvider time, ConcurrentQueue<Resolution> resolutions, TaskCompletionSource ended)
-        {
-            var watcher = new EndpointWatcher(Subject.Name, Resolution.Into(resolutions), time, Random.Shared, static _ => { }, static _ => { });
-            _ = WaitAsync();
-
-            async Task WaitAsync()
-            {
-                try
-                {
-                    await watcher.FirstAsync(CancellationToken.None);
-                }
-                catch (InvalidOperationException)
-                {
-                    await watcher.FirstAsync(CancellationToken.None);
-                }
-
-                ended.SetResult();
-            }
-        }
-
-        static void Collect()
-        {
-            GC.Collect();
-            GC.WaitForPendingFinalizers();
-            GC.Collect();
-        }
+        Assert.False(resolution.IsWatched);
     }
 
     public enum Stage
@@ -507,11 +453,11 @@ public sealed class EndpointWatcherTests
     private static IEnumerable<string> Texts(IReadOnlyList<ChannelEndpoint> endpoints) => endpoints.Select(static endpoint => endpoint.ToString());
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static async Task<(WeakReference Watcher, WeakReference Owner)> ForgetAsync(RecordingTime time, ConcurrentQueue<Resolution> resolutions, Stage stage)
+    private static async Task<(WeakReference Watcher, WeakReference Pool)> ForgetAsync(RecordingTime time, ConcurrentQueue<Resolution> resolutions, Stage stage)
     {
-        var owner = new List<object>();
-        var watcher = new EndpointWatcher(Subject.Name, Resolution.Into(resolutions), time, Random.Shared, owner.Add, owner.Add);
-        watcher.Start();
+        var pool = new Listener();
+        var watcher = new EndpointWatcher(Subject.Name, Resolution.Into(resolutions), time, Random.Shared, pool);
+        watcher.RefreshSoon();
         await Waiting.Until(() => resolutions.Count == 1);
         resolutions.TryPeek(out var resolution);
         if (stage == Stage.Watching)
@@ -525,7 +471,23 @@ public sealed class EndpointWatcherTests
             await Waiting.Until(() => time.Armed == 1);
         }
 
-        return (new WeakReference(watcher), new WeakReference(owner));
+        return (new WeakReference(watcher), new WeakReference(pool));
+    }
+
+    /// <summary>What a pool is told.</summary>
+    private sealed class Listener(Action? onForeign = null) : IEndpointListener
+    {
+        public ConcurrentQueue<IReadOnlyList<ChannelEndpoint>> Lists { get; } = new();
+
+        public ConcurrentQueue<Exception> Errors { get; } = new();
+
+        public void EndpointsChanged(IReadOnlyList<ChannelEndpoint> endpoints)
+        {
+            onForeign?.Invoke();
+            Lists.Enqueue(endpoints);
+        }
+
+        public void ResolutionFailed(Exception error) => Errors.Enqueue(error);
     }
 
     /// <summary>A watcher, what it was asked to resolve, and what it said.</summary>
@@ -533,33 +495,27 @@ public sealed class EndpointWatcherTests
     {
         public static readonly Uri Name = new("http://users:5000");
         private readonly ConcurrentQueue<Resolution> _resolutions = new();
+        private readonly Listener _pool;
         private int _taken;
 
         public Subject(TimeProvider time, Action? onForeign = null)
         {
             var resolve = Resolution.Into(_resolutions);
-            Watcher = new EndpointWatcher(
-                Name,
-                token =>
-                {
-                    onForeign?.Invoke();
-                    return resolve(token);
-                },
-                time,
-                Random.Shared,
-                list =>
-                {
-                    onForeign?.Invoke();
-                    Lists.Enqueue(list);
-                },
-                Errors.Enqueue);
+            _pool = new Listener(onForeign);
+            Watcher = new EndpointWatcher(Name, ResolveAsync, time, Random.Shared, _pool);
+
+            ValueTask<ServiceEndpointSource> ResolveAsync(CancellationToken cancellationToken)
+            {
+                onForeign?.Invoke();
+                return resolve(cancellationToken);
+            }
         }
 
         public EndpointWatcher Watcher { get; }
 
-        public ConcurrentQueue<IReadOnlyList<ChannelEndpoint>> Lists { get; } = new();
+        public ConcurrentQueue<IReadOnlyList<ChannelEndpoint>> Lists => _pool.Lists;
 
-        public ConcurrentQueue<Exception> Errors { get; } = new();
+        public ConcurrentQueue<Exception> Errors => _pool.Errors;
 
         public int Asked => _resolutions.Count;
 
@@ -582,7 +538,7 @@ public sealed class EndpointWatcherTests
 
         public async Task<Resolution> FirstAsync(params string[] endpoints)
         {
-            Watcher.Start();
+            Watcher.RefreshSoon();
             var first = await NextAsync();
             first.Give(endpoints);
             await SettledAsync(1);

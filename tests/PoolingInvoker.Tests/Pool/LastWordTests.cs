@@ -1,32 +1,13 @@
-using System.Collections.Concurrent;
-using Grpc.Core;
 using PoolingInvoker.Testing;
 
 namespace PoolingInvoker.Tests.Pool;
 
 /// <summary>
-/// A server that stands still and goes on shows life on all channels within a moment, in any order; one that hangs does not. In virtual
-/// time. A lease that is out is a call that waits; the test answers calls and probes.
+/// A server that stands still and goes on shows life on all channels within a moment, in any order; one that hangs does not.
 /// </summary>
-public sealed class LastWordTests : IAsyncDisposable
+public sealed class LastWordTests : ProbedPools
 {
-    private static readonly TimeSpan Tick = TimeSpan.FromMilliseconds(250); // how often the pool looks
-    private static readonly TimeSpan LastWord = TimeSpan.FromMilliseconds(100);
-
-    private readonly RecordingTime _time = new(DateTimeOffset.UtcNow);
-    private readonly StubPolicy _policy = new();
-    private readonly ConcurrentQueue<Asked> _asked = new();
     private ChannelPool? _pool;
-
-    private IReadOnlyList<Asked> AllAsked => [.. _asked];
-
-    public async ValueTask DisposeAsync()
-    {
-        _pool!.Dispose();
-        var closed = _pool.DisposeAsync().AsTask();
-        await Until(() => closed.IsCompleted);
-        Assert.All(_policy.Created, static channel => Assert.True(StubPolicy.IsDisposed(channel)));
-    }
 
     [Theory]
     [InlineData(1)]
@@ -93,11 +74,11 @@ public sealed class LastWordTests : IAsyncDisposable
     public async Task WhileOthersLive_ASuspectHasTheLastWord(bool answers)
     {
         _pool = NewPool(channels: 2);
-        var leases = new[] { await CallAsync(), await CallAsync() };
+        var leases = new[] { await CallAsync(_pool), await CallAsync(_pool) };
         var (silent, good) = (leases[0], leases[1].Pooled);
         leases[1].Return(LeaseOutcome.Answered);
         Pass(TimeSpan.FromSeconds(1.5));
-        await AnswerAsync(good); // while the other one is asked
+        await AnswerAsync(_pool, good); // while the other one is asked
         Pass(TimeSpan.FromSeconds(0.5));
         await UntilLastWordAsync(suspects: 1);
         Assert.Equal(0, _pool.GetStatistics().ChannelsGivenUp);
@@ -119,21 +100,21 @@ public sealed class LastWordTests : IAsyncDisposable
     public async Task OneThatCannotBeReplaced_IsLookedAfter_AsBefore()
     {
         _pool = NewPool(channels: 2);
-        var leases = new[] { await CallAsync(), await CallAsync() };
+        var leases = new[] { await CallAsync(_pool), await CallAsync(_pool) };
         var (silent, good) = (leases[0], leases[1].Pooled);
         leases[1].Return(LeaseOutcome.Answered);
         Pass(TimeSpan.FromSeconds(1.5));
-        await AnswerAsync(good);
+        await AnswerAsync(_pool, good);
         Pass(TimeSpan.FromSeconds(0.5));
         await UntilLastWordAsync(suspects: 1);
-        _policy.OnCreate = static () => throw new TimeoutException("no dial tone");
+        Policy.OnCreate = static () => throw new TimeoutException("no dial tone");
         Pass(LastWord);
         await Waiting.Until(() => _pool.GetStatistics().ChannelsGivenUp == 1 && silent.Pooled.State == PooledChannelState.Active);
 
-        _policy.OnCreate = StubPolicy.NewChannel;
+        Policy.OnCreate = StubPolicy.NewChannel;
         await Waiting.Until(() =>
         {
-            _time.Advance(TimeSpan.FromMilliseconds(50));
+            Time.Advance(TimeSpan.FromMilliseconds(50));
             _pool.TryLease(isStream: false, out var lease);
             lease?.Return(lease.Pooled == good ? LeaseOutcome.Answered : LeaseOutcome.Unknown);
             return _pool.GetStatistics().ChannelsGivenUp == 2;
@@ -149,71 +130,22 @@ public sealed class LastWordTests : IAsyncDisposable
         var silent = new List<ChannelLease>();
         while (silent.Count < channels)
         {
-            silent.Add(await CallAsync());
+            silent.Add(await CallAsync(_pool));
         }
 
         Assert.Equal(channels, silent.DistinctBy(static lease => lease.Pooled).Count());
         Pass(TimeSpan.FromSeconds(2));
-        await Waiting.Until(() => _asked.Count == channels + 3);
+        await Waiting.Until(() => AllAsked.Count == channels + 3);
         return silent;
     }
-
-    // They are asked once more.
-    private Task UntilLastWordAsync(int suspects) => Waiting.Until(() => _asked.GroupBy(static asked => asked.Invoker).Count(static asked => asked.Count() == 2) == suspects);
 
     // They live, and nothing is left of the fresh ones.
     private async Task AssertKeptAsync(List<ChannelLease> silent)
     {
-        await Until(() => _policy.Created.Count(static channel => !StubPolicy.IsDisposed(channel)) == _pool!.GetStatistics().Channels);
+        await UntilPassing(() => Policy.Created.Count(static channel => !StubPolicy.IsDisposed(channel)) == _pool!.GetStatistics().Channels);
         Pass(TimeSpan.FromSeconds(1));
         Assert.All(silent, static lease => Assert.Equal(PooledChannelState.Active, lease.Pooled.State));
         Assert.Equal((0L, 0L), (_pool!.GetStatistics().ChannelsGivenUp, _pool.GetStatistics().ChannelsReplaced));
         silent.ForEach(static lease => lease.Dispose());
-    }
-
-    // A call that is answered at once on this channel, which the pool has to choose.
-    private async Task AnswerAsync(PooledChannel channel)
-    {
-        var lease = await CallAsync();
-        Assert.Same(channel, lease.Pooled);
-        lease.Return(LeaseOutcome.Answered);
-    }
-
-    private Task<ChannelLease> CallAsync() =>
-        _pool!.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, playsSafe: false, CancellationToken.None).Soon();
-
-    private ChannelPool NewPool(int channels) => new(_policy, new ChannelPoolOptions
-    {
-        MinPoolSize = channels,
-        Probe = (invoker, token) =>
-        {
-            var asked = new Asked(invoker);
-            _asked.Enqueue(asked);
-            return asked.Answer.Task.WaitAsync(token);
-        },
-        PooledChannelIdleTimeout = Timeout.InfiniteTimeSpan,
-        PooledChannelLifetime = Timeout.InfiniteTimeSpan,
-        TimeProvider = _time,
-        Queue = InlineWork.Queue,
-    });
-
-    private void Pass(TimeSpan time)
-    {
-        for (; time > TimeSpan.Zero; time -= Tick)
-        {
-            _time.Advance(time < Tick ? time : Tick);
-        }
-    }
-
-    private Task Until(Func<bool> condition) => Waiting.Until(() =>
-    {
-        _time.Advance(TimeSpan.FromMilliseconds(10));
-        return condition();
-    });
-
-    /// <summary>A probe: of which channel, and what comes of it.</summary>
-    private sealed record Asked(CallInvoker Invoker)
-    {
-        public TaskCompletionSource Answer { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
     }
 }

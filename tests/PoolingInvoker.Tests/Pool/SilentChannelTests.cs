@@ -1,33 +1,11 @@
-using System.Collections.Concurrent;
 using Grpc.Core;
 using PoolingInvoker.Testing;
 
 namespace PoolingInvoker.Tests.Pool;
 
-/// <summary>Channels from which nothing comes, in virtual time. A lease that is out is a call that waits; the test answers the probes.</summary>
-public sealed class SilentChannelTests : IAsyncDisposable
+/// <summary>Channels from which nothing comes.</summary>
+public sealed class SilentChannelTests : ProbedPools
 {
-    private static readonly TimeSpan Tick = TimeSpan.FromMilliseconds(250); // how often the pool looks
-    private static readonly TimeSpan LastWord = TimeSpan.FromMilliseconds(100); // at the least
-
-    private readonly RecordingTime _time = new(DateTimeOffset.UtcNow);
-    private readonly StubPolicy _policy = new();
-    private readonly ConcurrentQueue<Asked> _asked = new();
-    private readonly List<ChannelPool> _pools = [];
-
-    private IReadOnlyList<Asked> AllAsked => [.. _asked];
-
-    public async ValueTask DisposeAsync()
-    {
-        foreach (var pool in _pools)
-        {
-            pool.Dispose();
-            await UntilClosed(pool.DisposeAsync().AsTask());
-        }
-
-        Assert.All(_policy.Created, static channel => Assert.True(StubPolicy.IsDisposed(channel)));
-    }
-
     [Fact]
     public async Task AfterProbeDelay_AChannelIsSuspect_AndNotChosen()
     {
@@ -36,11 +14,11 @@ public sealed class SilentChannelTests : IAsyncDisposable
         Pass(TimeSpan.FromSeconds(0.75));
         await AnswerAsync(pool, good);
         Assert.False(silent.Pooled.Pulse.IsSuspect);
-        Assert.Empty(_asked);
+        Assert.Empty(AllAsked);
 
         Pass(Tick);
         Assert.True(silent.Pooled.Pulse.IsSuspect);
-        Assert.Same(silent.CallInvoker, Assert.Single(_asked).Invoker);
+        Assert.Same(silent.CallInvoker, Assert.Single(AllAsked).Invoker);
         var leases = await LeaseAsync(pool, 50);
         Assert.All(leases, lease => Assert.Same(good, lease.Pooled));
         ReturnAll([.. leases, silent]);
@@ -94,9 +72,9 @@ public sealed class SilentChannelTests : IAsyncDisposable
         await AnswerAsync(pool, silent.Pooled);
         Pass(Tick); // seen
         Pass(TimeSpan.FromSeconds(0.75));
-        Assert.Single(_asked);
+        Assert.Single(AllAsked);
         Pass(Tick);
-        Assert.Equal(2, _asked.Count);
+        Assert.Equal(2, AllAsked.Count);
         silent.Dispose();
     }
 
@@ -120,7 +98,7 @@ public sealed class SilentChannelTests : IAsyncDisposable
         await Waiting.Until(() => !silent.Pooled.Pulse.IsProbed);
 
         // Nothing has shown life since it was asked: fresh ones are, too.
-        await Waiting.Until(() => answers ? silent.Pooled.Standing == ChannelStanding.Calls : _asked.Count == 4);
+        await Waiting.Until(() => answers ? silent.Pooled.Standing == ChannelStanding.Calls : AllAsked.Count == 4);
         Assert.Equal(0, pool.GetStatistics().ChannelsGivenUp);
         silent.Dispose();
     }
@@ -133,7 +111,7 @@ public sealed class SilentChannelTests : IAsyncDisposable
         Pass(TimeSpan.FromSeconds(0.5));
         await AnswerAsync(pool, good);
         Pass(TimeSpan.FromSeconds(0.5));
-        Assert.Single(_asked);
+        Assert.Single(AllAsked);
         Pass(TimeSpan.FromSeconds(0.5));
         await AnswerAsync(pool, good); // while it is asked
         Pass(Tick);
@@ -146,7 +124,7 @@ public sealed class SilentChannelTests : IAsyncDisposable
         Assert.Equal((2, 1, 1, 1L), (statistics.Channels, statistics.DrainingChannels, statistics.CallsInFlight, statistics.ChannelsReplaced));
 
         // The new one is asked, and gets nothing before it has answered.
-        await Waiting.Until(() => _asked.Count == 3);
+        await Waiting.Until(() => AllAsked.Count == 3);
         var leases = await LeaseAsync(pool, 20);
         Assert.All(leases, lease => Assert.Same(good, lease.Pooled));
         AllAsked[2].Answer.SetResult();
@@ -163,7 +141,7 @@ public sealed class SilentChannelTests : IAsyncDisposable
         var silent = await GiveOneUpAsync(pool);
         for (var asked = 3; asked <= 6; asked++)
         {
-            await UntilPassing(() => _asked.Count >= asked);
+            await UntilPassing(() => AllAsked.Count >= asked);
             Assert.Equal(2, pool.GetStatistics().Channels);
         }
 
@@ -173,7 +151,7 @@ public sealed class SilentChannelTests : IAsyncDisposable
         await Waiting.Until(() => Chooses(pool, last.Invoker));
         silent.Dispose();
         Assert.Equal(1, pool.GetStatistics().ChannelsGivenUp);
-        Assert.Equal(2, _policy.Created.Count(static channel => !StubPolicy.IsDisposed(channel)));
+        Assert.Equal(2, Policy.Created.Count(static channel => !StubPolicy.IsDisposed(channel)));
     }
 
     [Fact]
@@ -182,21 +160,21 @@ public sealed class SilentChannelTests : IAsyncDisposable
         var pool = NewPool(channels: 1);
         var silent = await CallAsync(pool);
         Pass(TimeSpan.FromSeconds(2));
-        await Waiting.Until(() => _asked.Count == 4); // the silent one, and three fresh ones
+        await Waiting.Until(() => AllAsked.Count == 4); // the silent one, and three fresh ones
         Assert.Equal((1, 0L), (pool.GetStatistics().Channels, pool.GetStatistics().ChannelsGivenUp));
         await UntilPassing(() => Fresh(silent).Count == 6);
         Assert.Equal((1, 0L), (pool.GetStatistics().Channels, pool.GetStatistics().ChannelsGivenUp));
-        await Waiting.Until(() => _policy.Created.Count(static channel => !StubPolicy.IsDisposed(channel)) == 4);
+        await Waiting.Until(() => Policy.Created.Count(static channel => !StubPolicy.IsDisposed(channel)) == 4);
 
-        var asked = _asked.Count(one => one.Invoker == silent.CallInvoker);
+        var asked = AllAsked.Count(one => one.Invoker == silent.CallInvoker);
         var answering = Fresh(silent)[^2];
         answering.Answer.SetResult();
-        await Waiting.Until(() => _asked.Count(one => one.Invoker == silent.CallInvoker) > asked); // the last word: no time has passed since
+        await Waiting.Until(() => AllAsked.Count(one => one.Invoker == silent.CallInvoker) > asked); // the last word: no time has passed since
         await UntilPassing(() => pool.GetStatistics() is { ChannelsGivenUp: 1, Channels: 1, DrainingChannels: 1 });
         var lease = await CallAsync(pool);
         Assert.Same(answering.Invoker, lease.CallInvoker);
         ReturnAll([lease, silent]);
-        await UntilPassing(() => _policy.Created.Count(static channel => !StubPolicy.IsDisposed(channel)) == 1);
+        await UntilPassing(() => Policy.Created.Count(static channel => !StubPolicy.IsDisposed(channel)) == 1);
     }
 
     [Fact]
@@ -205,11 +183,11 @@ public sealed class SilentChannelTests : IAsyncDisposable
         var pool = NewPool(channels: 1);
         var silent = await CallAsync(pool);
         Pass(TimeSpan.FromSeconds(2));
-        await Waiting.Until(() => _asked.Count == 4);
+        await Waiting.Until(() => AllAsked.Count == 4);
         silent.Return(LeaseOutcome.Answered);
-        await UntilPassing(() => _policy.Created.Count(static channel => !StubPolicy.IsDisposed(channel)) == 1);
+        await UntilPassing(() => Policy.Created.Count(static channel => !StubPolicy.IsDisposed(channel)) == 1);
         Pass(TimeSpan.FromMinutes(1));
-        Assert.Equal(4, _asked.Count);
+        Assert.Equal(4, AllAsked.Count);
         Assert.Equal((1, 0L), (pool.GetStatistics().Channels, pool.GetStatistics().ChannelsGivenUp));
     }
 
@@ -221,11 +199,11 @@ public sealed class SilentChannelTests : IAsyncDisposable
         var good = leases[7].Pooled;
         leases[7].Return(LeaseOutcome.Answered);
         Pass(TimeSpan.FromSeconds(1));
-        Assert.Equal(7, _asked.Count);
+        Assert.Equal(7, AllAsked.Count);
         await AnswerAsync(pool, good);
         Pass(Tick);
         Pass(TimeSpan.FromSeconds(1));
-        await Waiting.Until(() => _asked.Count == 10);
+        await Waiting.Until(() => AllAsked.Count == 10);
         Assert.Equal(0, pool.GetStatistics().ChannelsGivenUp);
         AllAsked[^1].Answer.SetResult();
         await UntilLastWordAsync(suspects: 7);
@@ -258,7 +236,7 @@ public sealed class SilentChannelTests : IAsyncDisposable
             Pass(TimeSpan.FromSeconds(1));
         }
 
-        Assert.Single(_asked);
+        Assert.Single(AllAsked);
         if (phase != "probing")
         {
             Pass(TimeSpan.FromSeconds(0.5));
@@ -274,25 +252,25 @@ public sealed class SilentChannelTests : IAsyncDisposable
                 Pass(phase == "last word" ? TimeSpan.Zero : LastWord);
             }
 
-            await Waiting.Until(() => _asked.Count == (phase == "last word" ? 2 : channels == 2 ? 3 : 4));
+            await Waiting.Until(() => AllAsked.Count == (phase == "last word" ? 2 : channels == 2 ? 3 : 4));
         }
 
         if (phase.StartsWith("between", StringComparison.Ordinal))
         {
             Pass(TimeSpan.FromSeconds(1));
-            await Waiting.Until(() => _time.Dues.Contains(TimeSpan.FromSeconds(0.1)));
+            await Waiting.Until(() => Time.Dues.Contains(TimeSpan.FromSeconds(0.1)));
         }
 
         silent.Dispose();
-        var asked = _asked.Count;
+        var asked = AllAsked.Count;
         var disposing = pool.DisposeAsync().AsTask();
-        var since = _time.GetTimestamp();
-        await UntilClosed(disposing);
+        var since = Time.GetTimestamp();
+        await UntilPassing(() => disposing.IsCompleted);
         await disposing.Soon();
-        Assert.InRange(_time.GetElapsedTime(since), TimeSpan.Zero, TimeSpan.FromSeconds(2));
-        await UntilPassing(() => _time.Armed == 0);
-        Assert.All(_policy.Created, static channel => Assert.True(StubPolicy.IsDisposed(channel)));
-        Assert.Equal(asked, _asked.Count);
+        Assert.InRange(Time.GetElapsedTime(since), TimeSpan.Zero, TimeSpan.FromSeconds(2));
+        await UntilPassing(() => Time.Armed == 0);
+        Assert.All(Policy.Created, static channel => Assert.True(StubPolicy.IsDisposed(channel)));
+        Assert.Equal(asked, AllAsked.Count);
     }
 
     [Fact]
@@ -312,7 +290,7 @@ public sealed class SilentChannelTests : IAsyncDisposable
         Assert.Equal(ChannelStanding.Calls, failing.Standing);
         Assert.True(Chooses(pool, failing.CallInvoker));
         Assert.Equal(0, pool.GetStatistics().ChannelsReplaced); // it answers
-        Assert.Empty(_asked);
+        Assert.Empty(AllAsked);
     }
 
     [Fact]
@@ -341,7 +319,7 @@ public sealed class SilentChannelTests : IAsyncDisposable
         var silent = await CallAsync(pool);
         Pass(TimeSpan.FromMinutes(1));
         Assert.False(silent.Pooled.Pulse.IsSuspect);
-        Assert.Empty(_asked);
+        Assert.Empty(AllAsked);
         silent.Dispose();
     }
 
@@ -349,27 +327,27 @@ public sealed class SilentChannelTests : IAsyncDisposable
     public async Task TheWatch_StopsWhenNothingWaits_AndGoesOnWithTheNextCall()
     {
         var pool = NewPool(channels: 1);
-        Assert.Equal(0, _time.Armed);
+        Assert.Equal(0, Time.Armed);
         for (var i = 0; i < 3; i++)
         {
             var lease = await CallAsync(pool);
-            Assert.Equal(1, _time.Armed);
+            Assert.Equal(1, Time.Armed);
             Pass(Tick);
-            Assert.Equal(1, _time.Armed);
+            Assert.Equal(1, Time.Armed);
             if (i == 0)
             {
                 lease.Answered(); // a stream that has begun may be silent, for minutes
                 Pass(TimeSpan.FromMinutes(1));
-                Assert.Equal(1, _time.Armed);
+                Assert.Equal(1, Time.Armed);
             }
 
             lease.Return(LeaseOutcome.Answered);
             Pass(Tick);
-            Assert.Equal(0, _time.Armed);
+            Assert.Equal(0, Time.Armed);
         }
 
         Pass(TimeSpan.FromMinutes(1));
-        Assert.Empty(_asked);
+        Assert.Empty(AllAsked);
     }
 
     [Fact]
@@ -378,7 +356,7 @@ public sealed class SilentChannelTests : IAsyncDisposable
         var pool = NewPool(channels: 1);
         var silent = await CallAsync(pool);
         Pass(TimeSpan.FromSeconds(2));
-        await Waiting.Until(() => _asked.Count == 4);
+        await Waiting.Until(() => AllAsked.Count == 4);
         silent.Dispose(); // its caller has ended it
         for (var i = 0; i < 40; i++)
         {
@@ -386,8 +364,8 @@ public sealed class SilentChannelTests : IAsyncDisposable
             await Task.Yield();
         }
 
-        await UntilPassing(() => _time.Armed == 0 || _asked.Count > 40);
-        Assert.InRange(_asked.Count, 4, 40);
+        await UntilPassing(() => Time.Armed == 0 || AllAsked.Count > 40);
+        Assert.InRange(AllAsked.Count, 4, 40);
     }
 
     [Fact]
@@ -398,9 +376,9 @@ public sealed class SilentChannelTests : IAsyncDisposable
         Pass(TimeSpan.FromMinutes(1));
         var lease = await CallAsync(pool);
         Pass(TimeSpan.FromSeconds(0.75));
-        Assert.Empty(_asked);
+        Assert.Empty(AllAsked);
         Pass(Tick);
-        Assert.Single(_asked);
+        Assert.Single(AllAsked);
         lease.Dispose();
     }
 
@@ -409,7 +387,7 @@ public sealed class SilentChannelTests : IAsyncDisposable
     {
         var pool = NewPool(channels: 2);
         var silent = await GiveOneUpAsync(pool);
-        await Waiting.Until(() => _asked.Count == 3);
+        await Waiting.Until(() => AllAsked.Count == 3);
         AllAsked[2].Answer.SetResult();
         for (var i = 0; i < 30; i++)
         {
@@ -420,27 +398,6 @@ public sealed class SilentChannelTests : IAsyncDisposable
 
         Assert.Equal(1, pool.GetStatistics().ChannelsGivenUp);
         silent.Dispose();
-    }
-
-    private ChannelPool NewPool(int channels, TimeSpan? probeDelay = null, bool hasProbe = true)
-    {
-        var pool = new ChannelPool(_policy, new ChannelPoolOptions
-        {
-            MinPoolSize = channels,
-            ProbeDelay = probeDelay ?? TimeSpan.FromSeconds(1),
-            Probe = !hasProbe ? null : (invoker, token) =>
-            {
-                var asked = new Asked(invoker);
-                _asked.Enqueue(asked);
-                return asked.Answer.Task.WaitAsync(token);
-            },
-            PooledChannelIdleTimeout = Timeout.InfiniteTimeSpan,
-            PooledChannelLifetime = Timeout.InfiniteTimeSpan,
-            TimeProvider = _time,
-            Queue = InlineWork.Queue,
-        });
-        _pools.Add(pool);
-        return pool;
     }
 
     // Two channels on which a server has answered; on one of them a call waits from now on.
@@ -468,10 +425,7 @@ public sealed class SilentChannelTests : IAsyncDisposable
         return silent;
     }
 
-    // They are asked once more.
-    private Task UntilLastWordAsync(int suspects = 1) => Waiting.Until(() => _asked.GroupBy(static asked => asked.Invoker).Count(static asked => asked.Count() >= 2) == suspects);
-
-    private List<Asked> Fresh(ChannelLease silent) => [.. _asked.Where(asked => asked.Invoker != silent.CallInvoker)];
+    private List<Asked> Fresh(ChannelLease silent) => [.. AllAsked.Where(asked => asked.Invoker != silent.CallInvoker)];
 
     private static async Task<ChannelLease[]> LeaseAsync(ChannelPool pool, int count)
     {
@@ -482,14 +436,6 @@ public sealed class SilentChannelTests : IAsyncDisposable
         }
 
         return leases;
-    }
-
-    // A call that is answered at once on this channel, which the pool has to choose.
-    private static async Task AnswerAsync(ChannelPool pool, PooledChannel channel)
-    {
-        var lease = await CallAsync(pool);
-        Assert.Same(channel, lease.Pooled);
-        lease.Return(LeaseOutcome.Answered);
     }
 
     private static void ReturnAll(ChannelLease[] leases) => Array.ForEach(leases, static lease => lease.Dispose());
@@ -505,38 +451,5 @@ public sealed class SilentChannelTests : IAsyncDisposable
         var chooses = leases.Exists(lease => lease.CallInvoker == invoker);
         leases.ForEach(static lease => lease.Dispose());
         return chooses;
-    }
-
-    private static Task<ChannelLease> CallAsync(ChannelPool pool) =>
-        pool.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, playsSafe: false, CancellationToken.None).Soon();
-
-    private void Pass(TimeSpan time)
-    {
-        for (; time > TimeSpan.Zero; time -= Tick)
-        {
-            _time.Advance(time < Tick ? time : Tick);
-        }
-    }
-
-    private Task UntilPassing(Func<bool> condition) => Waiting.Until(() =>
-    {
-        _time.Advance(TimeSpan.FromMilliseconds(50));
-        return condition();
-    });
-
-    private Task UntilClosed(Task disposing) => Waiting.Until(() =>
-    {
-        if (!disposing.IsCompleted)
-        {
-            _time.Advance(TimeSpan.FromMilliseconds(10));
-        }
-
-        return disposing.IsCompleted;
-    });
-
-    /// <summary>A probe: of which channel, and what comes of it.</summary>
-    private sealed record Asked(CallInvoker Invoker)
-    {
-        public TaskCompletionSource Answer { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
     }
 }
