@@ -3,6 +3,7 @@ using System.Collections.Concurrent;
 using System.Net;
 using System.Text;
 using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Connections.Features;
 using Microsoft.AspNetCore.Hosting;
 using Microsoft.AspNetCore.Hosting.Server;
 using Microsoft.AspNetCore.Hosting.Server.Features;
@@ -22,6 +23,7 @@ public sealed class ContractServer : IAsyncLifetime
 {
     private readonly ConcurrentDictionary<string, TaskCompletionSource> _reached = new();
     private readonly ConcurrentDictionary<string, TaskCompletionSource> _read = new();
+    private readonly ConcurrentDictionary<string, TaskCompletionSource> _released = new();
     private WebApplication _application = null!;
 
     public Uri Address { get; private set; } = null!;
@@ -31,6 +33,9 @@ public sealed class ContractServer : IAsyncLifetime
 
     /// <summary>The client has read the first message: what comes after it may come.</summary>
     public void HasRead(string id) => Point(_read, id).TrySetResult();
+
+    /// <summary>What holds the request with this id ends, on each attempt.</summary>
+    public void Release(string id) => Point(_released, id).TrySetResult();
 
     public async ValueTask InitializeAsync()
     {
@@ -63,7 +68,7 @@ public sealed class ContractServer : IAsyncLifetime
         response.ContentType = "application/grpc";
         response.Headers["said"] = "first";
 
-        if (ending is not (Ending.HangBeforeReading or Ending.ErrorBeforeReading))
+        if (ending is not (Ending.HangBeforeReading or Ending.ErrorBeforeReading or Ending.Held or Ending.HeldAfterMessage))
         {
             // All that the client sends is taken first: its writes succeed, whatever comes then.
             await context.Request.Body.CopyToAsync(Stream.Null, context.RequestAborted);
@@ -153,9 +158,48 @@ public sealed class ContractServer : IAsyncLifetime
                 await WriteAsync(response, "one");
                 await HangAsync(context, point);
                 break;
+            case Ending.Held:
+            case Ending.HeldAfterMessage:
+                await HoldAsync(context, id, isBegun: ending == Ending.HeldAfterMessage);
+                break;
             default: // Ending.HangBeforeHeaders, HangBeforeReading
                 await HangAsync(context, point);
                 break;
+        }
+    }
+
+    // Nothing is read. What ends the call when it is released is in its header "then".
+    private async Task HoldAsync(HttpContext context, string id, bool isBegun)
+    {
+        var response = context.Response;
+        if (isBegun)
+        {
+            await WriteAsync(response, "one");
+        }
+
+        Point(_reached, id).TrySetResult();
+        await Point(_released, id).Task.WaitAsync(context.RequestAborted).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        switch (context.Request.Headers["then"].ToString())
+        {
+            case Ending.Response:
+                await (isBegun ? Task.CompletedTask : WriteAsync(response, "one"));
+                End(response, 0);
+                break;
+            case Ending.ErrorAfterHeaders:
+                await response.StartAsync();
+                await response.Body.FlushAsync();
+                End(response, 9);
+                break;
+            case Ending.TrailersOnlyError:
+                response.Headers["grpc-status"] = "9";
+                response.Headers["grpc-message"] = "not%20now";
+                response.Headers["why"] = "because";
+                break;
+            case Ending.ConnectionLost:
+                context.Features.GetRequiredFeature<IConnectionLifetimeFeature>().Abort();
+                break;
+            default:
+                break; // the client has ended it
         }
     }
 
@@ -216,6 +260,9 @@ public static class Ending
     public const string HangBeforeHeaders = "hang before headers";
     public const string HangAfterHeaders = "hang after headers";
     public const string HangAfterMessage = "hang after a message";
+    public const string Held = "held until it is released";
+    public const string ConnectionLost = "connection lost";
+    public const string HeldAfterMessage = "held after a message until it is released";
 
     public static TheoryData<string> OfTheServer =>
     [

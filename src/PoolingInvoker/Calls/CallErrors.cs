@@ -20,7 +20,7 @@ internal static class CallErrors
     public static NoChannelException NoChannel(Exception cause) => cause switch
     {
         TimeoutException => new(new Status(StatusCode.ResourceExhausted, cause.Message, cause), isTransient: false),
-        ObjectDisposedException => new(new Status(StatusCode.Cancelled, Disposed.Detail, cause), isTransient: false),
+        ObjectDisposedException => new(Disposed, isTransient: false),
         TooManyWaitingException => new(new Status(StatusCode.ResourceExhausted, cause.Message, cause), isTransient: false),
         _ => Unavailable(cause),
     };

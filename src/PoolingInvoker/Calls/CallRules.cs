@@ -32,6 +32,9 @@ internal abstract class CallRules<TRequest, TResponse>(CallEnvironment environme
     /// <summary>Whether the caller has disposed the call.</summary>
     public abstract bool IsDisposed { get; }
 
+    /// <summary>Whether there are no more leases.</summary>
+    public bool IsPoolDisposed => environment.Pool.IsDisposed;
+
     /// <summary>Whether the caller has ended the call, by Dispose, its token or its deadline.</summary>
     public bool IsEndedByCaller =>
         IsDisposed || Options.CancellationToken.IsCancellationRequested || CallCompletion.DueTime(Options.Deadline, TimeProvider) == TimeSpan.Zero;
@@ -65,6 +68,7 @@ internal abstract class CallRules<TRequest, TResponse>(CallEnvironment environme
     /// </summary>
     public bool MayBeSentAgain(Exception? outcome) =>
         !IsDisposed
+        && !IsPoolDisposed
         && !IsCommitted
         && outcome is not NoChannelException { IsTransient: false }
         && !(outcome is not null && CallFaults.Pushback(outcome) is { } pushback && (pushback == Timeout.InfiniteTimeSpan || EndsWithin(pushback)))
@@ -97,7 +101,7 @@ internal abstract class CallRules<TRequest, TResponse>(CallEnvironment environme
     /// <summary>What a failure is to the call. One that shows that the pool was disposed under it may be Internal on the channel.</summary>
     [return: NotNullIfNotNull(nameof(failure))]
     protected Exception? AsEndOfCall(Exception? failure) =>
-        failure is RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: ObjectDisposedException cause } && environment.Pool.IsDisposed && !IsEndedByCaller
+        failure is RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: ObjectDisposedException cause } && IsPoolDisposed && !IsEndedByCaller
             ? new RpcException(CallErrors.NoChannel(cause).Status)
             : failure;
 }

@@ -39,7 +39,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
         catch (Exception exception)
         {
             attempt.MetFailure(exception);
-            ThrowIfOther(exception, handle.Call.EndOf(attempt, exception, handle.Call.IsDisposed));
+            ThrowIfOther(exception, handle.Call.EndOf(attempt, exception, handle.Call.IsDisposed || handle.Call.IsPoolDisposed));
             throw;
         }
 
@@ -49,7 +49,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
     private async Task<bool> ReadFirstAsync(CancellationToken cancellationToken)
     {
         var call = handle.Call;
-        var wasDisposed = call.IsDisposed; // later is in the midst of this read, whether the channel has seen it by then or not
+        var wasDisposed = call.IsDisposed || call.IsPoolDisposed; // later is in the midst of this read, whether the channel has seen it by then or not
         var attempt = (await call.NextAttemptAsync(failed: null, cancellationToken).ConfigureAwait(false))!;
         while (true)
         {

@@ -35,6 +35,9 @@ internal abstract class PooledCall<TRequest, TResponse>(CallEnvironment environm
     /// <summary>The current attempt, or what the call has ended with. Null before the first attempt, and for a moment between two.</summary>
     public abstract object? Attempt { get; }
 
+    /// <summary>What the token of a read or a write has ended the call with, while there was no attempt that it could end.</summary>
+    public virtual Status? EndedByToken => null;
+
     protected Task<TResponse>? Response => _response;
 
     protected abstract InnerCall? Inner { get; }
@@ -187,7 +190,8 @@ internal abstract class PooledCall<TRequest, TResponse>(CallEnvironment environm
     // What a call ends with that the caller has ended while there was no attempt under way.
     private Status? EndedByCallerWith =>
         Inner is not null && !HasFailed && !IsEndedByLoop ? null
-        : IsDisposed ? CallErrors.Disposed
+        : EndedByToken is { } byToken ? byToken
+        : IsDisposed || (IsPoolDisposed && Inner is null) ? CallErrors.Disposed
         : Options.CancellationToken.IsCancellationRequested ? CallErrors.Cancelled(Options.CancellationToken)
         : IsEndedByCaller ? CallErrors.DeadlineExceeded(_loop?.LastFailure)
         : null;

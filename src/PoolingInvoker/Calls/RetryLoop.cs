@@ -276,7 +276,8 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
         }
 
         var token = call.Options.CancellationToken;
-        var status = call.IsDisposed ? CallErrors.Disposed
+        var status = call.EndedByToken is { } byToken ? byToken
+            : call.IsDisposed ? CallErrors.Disposed
             : token.IsCancellationRequested ? CallErrors.Cancelled(token)
             : CallErrors.DeadlineExceeded(LastFailure);
         return Pool.ThrowsOperationCanceled && !call.IsDisposed

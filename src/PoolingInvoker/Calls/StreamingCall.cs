@@ -17,7 +17,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
     private StreamAttempt<TResponse>? _current; // written under the gate
     private EndedCall? _ended;
     private bool _areRequestsComplete; // written under the gate
-    private bool _isEndedByToken; // of a read or a write, and not by the application's Dispose
+    private RpcException? _endedByToken; // of a read or a write, and not by the application's Dispose
     private ITimer? _grace;
 
     public StreamingCall(CallEnvironment environment, MethodType kind, Method<TRequest, TResponse> method, GivenOptions given, TRequest? request)
@@ -58,6 +58,8 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
     public override PooledChannel? Channel => _current?.Channel;
 
     public override bool IsCommitted => _current is { IsCommitted: true };
+
+    public override Status? EndedByToken => _endedByToken?.Status;
 
     protected override InnerCall? Inner => _ended is { } ended ? InnerCall.Of(ended) : Volatile.Read(ref _current)?.Inner;
 
@@ -129,7 +131,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
     }
 
     /// <summary>A call that was disposed before it had a channel takes no more; one that has a channel asks that.</summary>
-    public void ThrowIfDisposed() => ObjectDisposedException.ThrowIf(IsDisposed && _current is null, this);
+    public void ThrowIfDisposed() => ObjectDisposedException.ThrowIf((IsDisposed || IsPoolDisposed) && _endedByToken is null && _current is null, this);
 
     /// <summary>
     /// The application has dropped its call object, reader and writer. A client stream may have its response awaited all the same, which
@@ -234,14 +236,19 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
         }
         catch (OperationCanceledException) when (cancellationToken.IsCancellationRequested)
         {
-            _isEndedByToken |= !IsDisposed;
+            var ended = new RpcException(CallErrors.Cancelled(Options.CancellationToken.IsCancellationRequested ? Options.CancellationToken : cancellationToken));
+            if (!IsDisposed)
+            {
+                Interlocked.CompareExchange(ref _endedByToken, ended, null);
+            }
+
             Dispose();
             if (Environment.Pool.ThrowsOperationCanceled)
             {
                 throw;
             }
 
-            throw new RpcException(CallErrors.Cancelled(cancellationToken));
+            throw ended;
         }
     }
 
@@ -250,7 +257,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
     /// it: how the call ended.
     /// </summary>
     public Exception EndOf(StreamAttempt<TResponse> attempt, Exception met, bool wasDisposed) =>
-        met is ObjectDisposedException && (_isEndedByToken || !wasDisposed)
+        met is ObjectDisposedException && (_endedByToken is not null || !wasDisposed)
             ? new RpcException(attempt.IsOver() ? attempt.Inner.GetStatus() : CallErrors.Disposed) // a moment passes between a Dispose and the status
             : AsEndOfCall(met);
 

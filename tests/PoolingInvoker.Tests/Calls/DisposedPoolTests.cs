@@ -38,8 +38,8 @@ public sealed class DisposedPoolTests : ScriptedCalls
             Thread.SpinWait(i * 20);
             pool.Dispose();
             await granting;
-            var exception = await Assert.ThrowsAsync<RpcException>(() => call.Soon());
-            Assert.True(exception.StatusCode is StatusCode.Cancelled or StatusCode.Unavailable, exception.ToString());
+            var exception = await Record.ExceptionAsync(() => call.Soon());
+            Assert.True(exception is RpcException { StatusCode: StatusCode.Cancelled or StatusCode.Unavailable }, exception?.ToString());
         }
     }
 
@@ -88,11 +88,32 @@ public sealed class DisposedPoolTests : ScriptedCalls
                 await client.ImportNames(options);
                 break;
             case "server streaming":
-                await client.ListNames(new ListNamesRequest(), options).ResponseStream.MoveNext(CancellationToken.None);
+                using (var call = client.ListNames(new ListNamesRequest(), options))
+                {
+                    await ReadAsync(call.ResponseStream, call.GetStatus);
+                }
+
                 break;
             default:
-                await client.Chat(options).ResponseStream.MoveNext(CancellationToken.None);
+                using (var call = client.Chat(options))
+                {
+                    await ReadAsync(call.ResponseStream, call.GetStatus);
+                }
+
                 break;
+        }
+    }
+
+    // A read that begins when all is disposed is refused, as on a bare channel; the call has its status all the same.
+    private static async Task ReadAsync<T>(IAsyncStreamReader<T> responses, Func<Status> getStatus)
+    {
+        try
+        {
+            await responses.MoveNext(CancellationToken.None);
+        }
+        catch (ObjectDisposedException)
+        {
+            throw new RpcException(getStatus());
         }
     }
 }
