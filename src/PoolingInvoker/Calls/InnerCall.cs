@@ -61,25 +61,20 @@ internal readonly struct InnerCall
 
     private static class Kind<TResponse>
     {
-        public static readonly Members Unary = new(
-            static call => ((AsyncUnaryCall<TResponse>)call).ResponseHeadersAsync,
-            static call => ((AsyncUnaryCall<TResponse>)call).GetStatus(),
-            static call => ((AsyncUnaryCall<TResponse>)call).GetTrailers());
+        public static readonly Members Unary = Of<AsyncUnaryCall<TResponse>>(
+            static call => call.ResponseHeadersAsync, static call => call.GetStatus(), static call => call.GetTrailers());
 
-        public static readonly Members ClientStreaming = new(
-            static call => ((AsyncClientStreamingCall<ReplayableRequest, TResponse>)call).ResponseHeadersAsync,
-            static call => ((AsyncClientStreamingCall<ReplayableRequest, TResponse>)call).GetStatus(),
-            static call => ((AsyncClientStreamingCall<ReplayableRequest, TResponse>)call).GetTrailers());
+        public static readonly Members ClientStreaming = Of<AsyncClientStreamingCall<ReplayableRequest, TResponse>>(
+            static call => call.ResponseHeadersAsync, static call => call.GetStatus(), static call => call.GetTrailers());
 
-        public static readonly Members ServerStreaming = new(
-            static call => ((AsyncServerStreamingCall<TResponse>)call).ResponseHeadersAsync,
-            static call => ((AsyncServerStreamingCall<TResponse>)call).GetStatus(),
-            static call => ((AsyncServerStreamingCall<TResponse>)call).GetTrailers());
+        public static readonly Members ServerStreaming = Of<AsyncServerStreamingCall<TResponse>>(
+            static call => call.ResponseHeadersAsync, static call => call.GetStatus(), static call => call.GetTrailers());
 
-        public static readonly Members Duplex = new(
-            static call => ((AsyncDuplexStreamingCall<ReplayableRequest, TResponse>)call).ResponseHeadersAsync,
-            static call => ((AsyncDuplexStreamingCall<ReplayableRequest, TResponse>)call).GetStatus(),
-            static call => ((AsyncDuplexStreamingCall<ReplayableRequest, TResponse>)call).GetTrailers());
+        public static readonly Members Duplex = Of<AsyncDuplexStreamingCall<ReplayableRequest, TResponse>>(
+            static call => call.ResponseHeadersAsync, static call => call.GetStatus(), static call => call.GetTrailers());
+
+        private static Members Of<TCall>(Func<TCall, Task<Metadata>> headers, Func<TCall, Status> status, Func<TCall, Metadata> trailers) =>
+            new(call => headers((TCall)call), call => status((TCall)call), call => trailers((TCall)call));
     }
 }
 

@@ -130,7 +130,7 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
     // One attempt; with a call that waits for ready as many as it takes until there is a connection.
     private async ValueTask TryAsync(CancellationToken cancellationToken)
     {
-        await TryOnceAsync(cancellationToken).ConfigureAwait(false);
+        _last = await AttemptAsync(call, call.Channel, _previousAttempts, pause: null, EndAttempt, cancellationToken).ConfigureAwait(false);
         for (var pause = FirstPause; call.WaitsForReady(_last.Exception); pause = pause * 2 < LongestPause ? pause * 2 : LongestPause)
         {
             try
@@ -148,34 +148,11 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
                 return;
             }
 
-            await TryOnceAsync(cancellationToken).ConfigureAwait(false);
+            _last = await AttemptAsync(call, call.Channel, _previousAttempts, pause: null, EndAttempt, cancellationToken).ConfigureAwait(false);
         }
     }
 
-    // A lease, not on the channel that failed last, and the call on it.
-    private async ValueTask TryOnceAsync(CancellationToken cancellationToken)
-    {
-        try
-        {
-            var deciding = await StartAsync(call, call.Channel, _previousAttempts, cancellationToken).ConfigureAwait(false);
-
-            // A time-out of the pipeline ends the attempt here. The deadline and the token of the call end it on the channel.
-            _last = await OutcomeAsync(deciding, AttemptDecided, EndAttempt, cancellationToken).ConfigureAwait(false);
-        }
-#pragma warning disable CA1031 // The pipeline judges, and the caller gets what is left.
-        catch (Exception exception)
-#pragma warning restore CA1031
-        {
-            _last = Outcome.FromException<TResponse>(exception);
-        }
-    }
-
-    private Exception? AttemptDecided(Exception? failure)
-    {
-        LastFailure = failure;
-        return call.AttemptDecided(failure);
-    }
-
+    // A time-out of the pipeline ends the attempt here. The deadline and the token of the call end it on the channel.
     private void EndAttempt()
     {
         if (!_stop!.IsCancelled)
@@ -203,7 +180,41 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
             }).ConfigureAwait(false);
     }
 
-    // The task ends when the attempt is decided.
+    // A lease, not on the channel that failed last, the call on it, and its end.
+    private async ValueTask<Outcome<TResponse>> AttemptAsync(
+        PooledCall<TRequest, TResponse> attempt, PooledChannel? avoid, int previousAttempts, TimeSpan? pause, Action end, CancellationToken cancellationToken)
+    {
+        try
+        {
+            if (pause is { } asked)
+            {
+                await Task.Delay(asked, call.TimeProvider, cancellationToken).ConfigureAwait(false);
+            }
+
+            var deciding = await StartAsync(attempt, avoid, previousAttempts, cancellationToken).ConfigureAwait(false);
+            using var registration = cancellationToken == _stop!.Token ? default : cancellationToken.UnsafeRegister(static end => ((Action)end!)(), end);
+            try
+            {
+                var response = await deciding.ConfigureAwait(false);
+                attempt.AttemptDecided(failure: null);
+                return Outcome.FromResult(response);
+            }
+#pragma warning disable CA1031 // The pipeline judges, and the caller gets what is left.
+            catch (Exception exception)
+            {
+                LastFailure = exception;
+                var failure = attempt.AttemptDecided(exception)!;
+                return Outcome.FromException<TResponse>(
+                    cancellationToken.IsCancellationRequested && !_stop.IsCancelled ? new OperationCanceledException(cancellationToken) : failure);
+            }
+        }
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            return Outcome.FromException<TResponse>(exception);
+        }
+    }
+
     private async ValueTask<Task<TResponse>> StartAsync(PooledCall<TRequest, TResponse> attempt, PooledChannel? avoid, int previousAttempts, CancellationToken cancellationToken)
     {
         ChannelLease lease;
@@ -225,25 +236,6 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
         catch (ObjectDisposedException exception)
         {
             throw Pool.IsDisposed ? CallErrors.NoChannel(exception) : CallErrors.Unavailable(exception);
-        }
-    }
-
-    private async ValueTask<Outcome<TResponse>> OutcomeAsync(Task<TResponse> deciding, Func<Exception?, Exception?> decided, Action end, CancellationToken cancellationToken)
-    {
-        using var registration = cancellationToken == _stop!.Token ? default : cancellationToken.UnsafeRegister(static end => ((Action)end!)(), end);
-        try
-        {
-            var response = await deciding.ConfigureAwait(false);
-            decided(null);
-            return Outcome.FromResult(response);
-        }
-#pragma warning disable CA1031 // The pipeline judges.
-        catch (Exception exception)
-#pragma warning restore CA1031
-        {
-            var failure = decided(exception)!;
-            return Outcome.FromException<TResponse>(
-                cancellationToken.IsCancellationRequested && !_stop.IsCancelled ? new OperationCanceledException(cancellationToken) : failure);
         }
     }
 
@@ -300,26 +292,31 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
         /// <summary>The attempt that an execution made.</summary>
         public static readonly ResiliencePropertyKey<UnaryCall<TRequest, TResponse>> Attempt = new("PoolingInvoker.Attempt");
 
-        private readonly List<UnaryCall<TRequest, TResponse>> _attempts = [];
-        private int _started; // guarded by a lock on the attempts
+        private readonly List<UnaryCall<TRequest, TResponse>> _hedges = []; // guarded by a lock on it
 
         public async ValueTask<Outcome<TResponse>> ExecuteAsync(ResilienceContext context)
         {
-            try
+            var hedge = call.NewHedge();
+            context.Properties.Set(Attempt, hedge);
+            UnaryCall<TRequest, TResponse>? last;
+            int previousAttempts;
+            lock (_hedges)
             {
-                var hedge = call.NewHedge();
-                var deciding = await StartAsync(hedge, context.CancellationToken).ConfigureAwait(false);
-                context.Properties.Set(Attempt, hedge);
-                var outcome = await loop.OutcomeAsync(deciding, hedge.AttemptDecided, () => End(hedge), context.CancellationToken).ConfigureAwait(false);
-                loop.HedgesNoMore |= outcome.Exception is { } failure && CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan;
-                return outcome;
+                last = _hedges.FindLast(static hedge => hedge.Channel is not null);
+                previousAttempts = _hedges.Count;
+                _hedges.Add(hedge);
             }
-#pragma warning disable CA1031 // The pipeline judges.
-            catch (Exception exception)
-#pragma warning restore CA1031
+
+            if (last is not null)
             {
-                return Outcome.FromException<TResponse>(exception);
+                loop.Pool.CountRetry();
             }
+
+            // The server may ask for a pause.
+            var pause = last?.Failure is { } failed ? CallFaults.Pushback(failed) : null;
+            var outcome = await loop.AttemptAsync(hedge, last?.Channel, previousAttempts, pause, () => End(hedge), context.CancellationToken).ConfigureAwait(false);
+            loop.HedgesNoMore |= outcome.Exception is { } failure && CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan;
+            return outcome;
         }
 
         // The deadline and the token of the call end it on the channel.
@@ -329,37 +326,6 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
             {
                 hedge.EndAttempt();
             }
-        }
-
-        private async ValueTask<Task<TResponse>> StartAsync(UnaryCall<TRequest, TResponse> hedge, CancellationToken cancellationToken)
-        {
-            PooledChannel? last = null;
-            TimeSpan? pushback = null;
-            int previousAttempts;
-            lock (_attempts)
-            {
-                if (_attempts.Count > 0)
-                {
-                    last = _attempts[^1].Channel;
-                    pushback = _attempts[^1].Failure is { } failure ? CallFaults.Pushback(failure) : null;
-                    loop.Pool.CountRetry();
-                }
-
-                previousAttempts = _started++;
-            }
-
-            if (pushback is { } pause)
-            {
-                await Task.Delay(pause, call.TimeProvider, cancellationToken).ConfigureAwait(false); // the server asks for it
-            }
-
-            var deciding = await loop.StartAsync(hedge, last, previousAttempts, cancellationToken).ConfigureAwait(false);
-            lock (_attempts)
-            {
-                _attempts.Add(hedge);
-            }
-
-            return deciding;
         }
     }
 }
