@@ -107,7 +107,6 @@ internal abstract class CallCompletion(AttemptLease lease)
 
     public void Answered() => lease.Answered();
 
-    /// <summary>The call has ended with nobody reading it.</summary>
     protected abstract void OverUnread();
 
     private void Release(LeaseOutcome outcome) => lease.Release(outcome);

@@ -29,10 +29,8 @@ internal abstract class CallRules<TRequest, TResponse>(CallEnvironment environme
 
     public bool IsHedged => Plan.Hedging is not null && Kind == MethodType.Unary && !Options.IsWaitForReady && IsIdempotent;
 
-    /// <summary>Whether the caller has disposed the call.</summary>
     public abstract bool IsDisposed { get; }
 
-    /// <summary>Whether there are no more leases.</summary>
     public bool IsPoolDisposed => environment.Pool.IsDisposed;
 
     /// <summary>Whether the caller has ended the call, by Dispose, its token or its deadline.</summary>
@@ -45,7 +43,6 @@ internal abstract class CallRules<TRequest, TResponse>(CallEnvironment environme
     /// <summary>Whether the application has seen something of the current attempt, or given it what cannot be given again.</summary>
     public abstract bool IsCommitted { get; }
 
-    /// <summary>A server has asked for no further attempts of a call that is hedged.</summary>
     protected abstract bool HedgesNoMore { get; }
 
     private bool IsIdempotent => environment.IsIdempotent(Plan, method, typeof(TRequest), typeof(TResponse));

@@ -27,7 +27,6 @@ internal abstract class PooledCall<TRequest, TResponse>(CallEnvironment environm
 
     public TRequest? Request => request;
 
-    /// <summary>Whether the caller has disposed the call.</summary>
     public override bool IsDisposed => Volatile.Read(ref _isDisposed);
 
     public bool IsCompleted => Volatile.Read(ref _isCompleted);
@@ -53,7 +52,6 @@ internal abstract class PooledCall<TRequest, TResponse>(CallEnvironment environm
     /// <returns>Ends when the attempt is decided.</returns>
     public abstract Task<TResponse> StartAttempt(ChannelLease lease, int previousAttempts);
 
-    /// <summary>The current attempt is decided.</summary>
     /// <returns>What that is to the call.</returns>
     public abstract Exception? AttemptDecided(Exception? failure);
 
@@ -324,6 +322,5 @@ internal abstract class PooledCall<TRequest, TResponse>(CallEnvironment environm
         return response is { IsFaulted: true, Exception.InnerException: { } failure } && MayMoveOn(failure);
     }
 
-    /// <summary>What decides an attempt, for a call with one response.</summary>
     protected abstract Task<TResponse>? ResponseOf(object attempt);
 }

@@ -26,7 +26,6 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
     /// <summary>A server has asked for no further attempts of a call that is hedged.</summary>
     public bool HedgesNoMore { get; private set; }
 
-    /// <summary>What the last attempt ended with.</summary>
     public Exception? LastFailure { get; private set; }
 
     private ChannelPool Pool => call.Environment.Pool;
@@ -34,7 +33,6 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
     /// <summary>The caller has ended the call: what it waits for ends.</summary>
     public void Stop() => Volatile.Read(ref _stop)?.Cancel();
 
-    /// <summary>Makes attempts until one succeeds or no more are made.</summary>
     /// <param name="failure">What an attempt has ended with that was made before; or null.</param>
     public async Task<(TResponse? Response, Exception? Failure)> RunAsync(Exception? failure)
     {
@@ -289,7 +287,6 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
 
     private sealed class Hedges(RetryLoop<TRequest, TResponse> loop, UnaryCall<TRequest, TResponse> call)
     {
-        /// <summary>The attempt that an execution made.</summary>
         public static readonly ResiliencePropertyKey<UnaryCall<TRequest, TResponse>> Attempt = new("PoolingInvoker.Attempt");
 
         private readonly List<UnaryCall<TRequest, TResponse>> _hedges = []; // guarded by a lock on it

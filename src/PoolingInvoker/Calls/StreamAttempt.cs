@@ -43,7 +43,6 @@ internal sealed class StreamAttempt<TResponse> : CallCompletion
     /// <summary>Whether a stream of responses has got as far as its headers: what ends it later is known to its reader alone.</summary>
     public bool HasHeaders { get; private set; }
 
-    /// <summary>Whether the loop has ended this attempt, which says nothing of the call: another one may come.</summary>
     public bool IsEndedByLoop { get; private set; }
 
     /// <summary>Starts the call. What the channel throws at once is thrown, and the lease is back by then.</summary>
@@ -108,7 +107,6 @@ internal sealed class StreamAttempt<TResponse> : CallCompletion
         return true;
     }
 
-    /// <summary>Makes way for another attempt. False if the application has seen something of this one.</summary>
     public bool TryAbandon()
     {
         if (Interlocked.CompareExchange(ref _state, Abandoned, Open) == Committed)
@@ -120,7 +118,6 @@ internal sealed class StreamAttempt<TResponse> : CallCompletion
         return true;
     }
 
-    /// <summary>Ends this attempt, but not the call.</summary>
     public void EndByLoop()
     {
         IsEndedByLoop = true;
@@ -134,7 +131,6 @@ internal sealed class StreamAttempt<TResponse> : CallCompletion
         }
     }
 
-    /// <summary>Writes what was written to the attempts before.</summary>
     public async Task WriteAsync(IReadOnlyList<ReplayableRequest> requests)
     {
         foreach (var request in requests)
@@ -172,7 +168,6 @@ internal sealed class StreamAttempt<TResponse> : CallCompletion
 
     public CallFault Judge(Exception exception) => Judge(exception, _given.Options.Headers);
 
-    /// <summary>The loop, or the call, has seen how the attempt was decided.</summary>
     public void Decided(Exception? failure)
     {
         Failure = failure;

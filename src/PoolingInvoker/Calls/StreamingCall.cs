@@ -33,7 +33,6 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
 
     public override MethodType Kind { get; }
 
-    /// <summary>What the application has set on the writer.</summary>
     public WriteOptions? WriteOptions { get; private set; }
 
     /// <summary>The attempt that is the call from now on, if there is one yet.</summary>
@@ -47,10 +46,8 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
         }
     }
 
-    /// <summary>Whether requests are kept for another attempt.</summary>
     public bool KeepsRequests => _log is not null;
 
-    /// <summary>Whether the application has said that no more requests come.</summary>
     public bool AreRequestsComplete => Volatile.Read(ref _areRequestsComplete);
 
     public override object? Attempt => _ended ?? (object?)Volatile.Read(ref _current);
@@ -85,7 +82,6 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
 
     public override void EndAttempt() => _current?.EndByLoop();
 
-    /// <summary>The attempt is the call from now on, and the requests are not needed any more.</summary>
     public bool TryCommit(StreamAttempt<TResponse> attempt)
     {
         if (!attempt.TryCommit())
@@ -176,14 +172,9 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
 
     /// <summary>
     /// A request is through to this attempt: it is kept for another one, or else this attempt is the call from now on. False if another
-    /// attempt has taken its place, which has yet to get the request.
+    /// attempt has taken its place, which has yet to get the request. Headers that came before it was written commit (gRFC A6): a server that
+    /// refuses a call sends them, too, but then the write fails.
     /// </summary>
-    /// <param name="request">The request.</param>
-    /// <param name="attempt">The attempt.</param>
-    /// <param name="hadHeaders">
-    /// Whether there were headers before it was written, which commit (gRFC A6). A server that refuses a call sends them, too, and ends the
-    /// call with them: then the write fails.
-    /// </param>
     public bool Keep(ReplayableRequest request, StreamAttempt<TResponse> attempt, bool hadHeaders)
     {
         lock (_gate)
@@ -206,8 +197,6 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
     /// Waits for another attempt than this one, or for the first. Null if there will be none: then what this one threw is what the call
     /// ends with. Throws if the call ends with something else.
     /// </summary>
-    /// <param name="failed">The attempt that is no good, or null for the first.</param>
-    /// <param name="cancellationToken">That of a read or a write: as on a bare channel it ends the call.</param>
     public async ValueTask<StreamAttempt<TResponse>?> NextAttemptAsync(StreamAttempt<TResponse>? failed, CancellationToken cancellationToken)
     {
         while (true)

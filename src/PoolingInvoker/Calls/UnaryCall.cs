@@ -56,7 +56,6 @@ internal sealed class UnaryCall<TRequest, TResponse>(CallEnvironment environment
         return AsEndOfCall(failure);
     }
 
-    /// <summary>The failure of the current attempt.</summary>
     public Exception? Failure => _hasFailed ? (Attempt as AsyncUnaryCall<TResponse>)?.ResponseAsync.Exception?.InnerException : null;
 
     /// <summary>Another call like this one, of which the loop makes one attempt beside others.</summary>
