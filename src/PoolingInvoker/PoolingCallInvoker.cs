@@ -84,12 +84,12 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
 
     /// <inheritdoc/>
     public override TResponse BlockingUnaryCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request) =>
-        new PooledCall<TRequest, TResponse>(_environment, MethodType.Unary, method, host, options, request).Start().GetAwaiter().GetResult();
+        new UnaryCall<TRequest, TResponse>(_environment, method, GivenOptions.Of(host, options), request).Start().GetAwaiter().GetResult();
 
     /// <inheritdoc/>
     public override AsyncUnaryCall<TResponse> AsyncUnaryCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
     {
-        var call = new PooledCall<TRequest, TResponse>(_environment, MethodType.Unary, method, host, options, request);
+        var call = new UnaryCall<TRequest, TResponse>(_environment, method, GivenOptions.Of(host, options), request);
         return new AsyncUnaryCall<TResponse>(
             call.Start(),
             CallHandle<TRequest, TResponse>.GetResponseHeadersAsync,
@@ -102,7 +102,7 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
     /// <inheritdoc/>
     public override AsyncClientStreamingCall<TRequest, TResponse> AsyncClientStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options)
     {
-        var call = new PooledCall<TRequest, TResponse>(_environment, MethodType.ClientStreaming, method, host, options, request: null);
+        var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.ClientStreaming, method, GivenOptions.Of(host, options), request: null);
         var response = call.Start();
         var handle = new CallHandle<TRequest, TResponse>(call);
         return new AsyncClientStreamingCall<TRequest, TResponse>(
@@ -118,7 +118,7 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
     /// <inheritdoc/>
     public override AsyncServerStreamingCall<TResponse> AsyncServerStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
     {
-        var call = new PooledCall<TRequest, TResponse>(_environment, MethodType.ServerStreaming, method, host, options, request);
+        var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.ServerStreaming, method, GivenOptions.Of(host, options), request);
         _ = call.Start();
         var handle = new CallHandle<TRequest, TResponse>(call);
         return new AsyncServerStreamingCall<TResponse>(
@@ -133,7 +133,7 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
     /// <inheritdoc/>
     public override AsyncDuplexStreamingCall<TRequest, TResponse> AsyncDuplexStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options)
     {
-        var call = new PooledCall<TRequest, TResponse>(_environment, MethodType.DuplexStreaming, method, host, options, request: null);
+        var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.DuplexStreaming, method, GivenOptions.Of(host, options), request: null);
         _ = call.Start();
         var handle = new CallHandle<TRequest, TResponse>(call);
         return new AsyncDuplexStreamingCall<TRequest, TResponse>(

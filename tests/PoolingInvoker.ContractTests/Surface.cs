@@ -70,7 +70,7 @@ internal sealed class SurfaceCall : IDisposable
     private static readonly Marshaller<string> Text = Marshallers.Create(Encoding.UTF8.GetBytes, Encoding.UTF8.GetString);
     public const string LargeWrite = "WriteAsync, more than is taken";
 
-    private static readonly string[] InternalCalls = ["Grpc.Net.Client.Internal.GrpcCall`2", "PoolingInvoker.PooledCall`2"];
+    private static readonly string[] InternalCalls = ["Grpc.Net.Client.Internal.GrpcCall`2", "PoolingInvoker.StreamingCall`2"];
     private static readonly WriteOptions Other = new(WriteFlags.BufferHint);
 
     private readonly CancellationToken _token;

@@ -27,7 +27,7 @@ internal static partial class SurfaceTable
           transport says of it.
         * `ObjectDisposedException 'the call'`: its `ObjectName` is the name of an internal type, with its type arguments. On a bare channel that is
           `Grpc.Net.Client.Internal.GrpcCall<TRequest, TResponse>`. Over a pool it is the same, but for streams of requests with
-          `PoolingInvoker.ReplayableRequest` for `TRequest`, and `PoolingInvoker.PooledCall<TRequest, TResponse>` of a call that had no channel.
+          `PoolingInvoker.ReplayableRequest` for `TRequest`, and `PoolingInvoker.StreamingCall<TRequest, TResponse>` of a call that had no channel.
         * "a failure of the write, or the status of the call": which one is a race, also on a bare channel.
 
         """;

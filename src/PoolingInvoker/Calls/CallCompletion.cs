@@ -19,21 +19,55 @@ using Grpc.Core;
 
 namespace PoolingInvoker;
 
-/// <summary>The end of one attempt: the one place that gives its lease back.</summary>
-internal abstract class CallCompletion(ChannelLease lease)
+/// <summary>The lease of an attempt: judges what has ended the attempt, and gives the lease back.</summary>
+internal readonly struct AttemptLease(ChannelLease lease)
 {
+    private readonly ChannelLease _lease = lease;
+    private readonly int _mark = lease.Pooled.Transport?.Mark ?? 0; // of what has happened to the connections of the channel
+
+    public PooledChannel Channel { get; } = lease.Pooled;
+
+    /// <summary>The server has begun to answer: what comes now may take as long as it likes.</summary>
+    public void Answered() => _lease.Answered();
+
+    /// <summary>The verdict on what an attempt, or a read or a write of it, has failed with, by what has happened to its connection meanwhile.</summary>
+    public CallFault Judge(Exception failure, object attempt, Metadata? headers) =>
+        CallFaults.JudgeOnce(failure, Channel.Transport?.FactSince(_mark) ?? ConnectionFact.Unknown, headers, attempt);
+
+    /// <summary>The attempt has ended, with a failure or in good order.</summary>
+    public void Release(Exception? failure, object attempt, Metadata? headers, bool isEndedByCaller) => Release(failure is null ? LeaseOutcome.Answered : Judge(failure, attempt, headers) switch
+    {
+        { Origin: FaultOrigin.Server, IsTransient: false } => LeaseOutcome.Answered,
+
+        // A caller that ends the call in the middle of something may make the channel say that the connection broke.
+        _ when isEndedByCaller => LeaseOutcome.Unknown,
+        { Origin: FaultOrigin.Server } => LeaseOutcome.ServerFailed,
+        { Origin: FaultOrigin.Channel, Fate: RequestFate.NeverLeft } => LeaseOutcome.CouldNotConnect,
+        { Origin: FaultOrigin.Channel } => LeaseOutcome.ChannelFailed,
+        _ => LeaseOutcome.Unknown,
+    }, failure);
+
+    /// <summary>The channel would not start the call. One that is disposed was disposed behind the pool's back.</summary>
+    public void ReleaseUnused(Exception failure) =>
+        Release(failure is ObjectDisposedException ? LeaseOutcome.ChannelFailed : LeaseOutcome.Unknown);
+
+    public void Release(LeaseOutcome outcome, Exception? error = null) => _lease.Return(outcome, error);
+}
+
+/// <summary>The end of an attempt that streams, which may end with nobody reading it.</summary>
+internal abstract class CallCompletion(AttemptLease lease)
+{
+    private static readonly object Released = new();
+
     // Between two looks at a call that the channel has yet to end. Each look throws, so each pause is twice the one before it.
     private static readonly TimeSpan FirstPause = TimeSpan.FromMilliseconds(1);
     private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
 
-    // Guarded by a lock on this object, which the library alone knows.
-    private bool _completed;
-    private byte _looks; // at a call whose end is due
-    private ITimer? _timer;
-    private CancellationTokenRegistration _registration;
+    private object? _watch; // an UnreadWatch, or Released
 
-    /// <summary>Whether the lease has gone back.</summary>
-    public bool IsCompleted => Volatile.Read(ref _completed);
+    public PooledChannel Channel => lease.Channel;
+
+    public bool IsReleased => Volatile.Read(ref _watch) == Released;
 
     /// <summary>How long it is to a deadline, as a timer takes it.</summary>
     public static TimeSpan DueTime(DateTime? deadline, TimeProvider time)
@@ -56,7 +90,7 @@ internal abstract class CallCompletion(ChannelLease lease)
     /// Waits for the channel to end the call, which has said that there are no headers, or that the connection broke: the end is on its
     /// way, and as a rule there at the first look.
     /// </summary>
-    public async ValueTask<bool> EndsAsync()
+    public async ValueTask<bool> IsSoonOverAsync()
     {
         for (var pause = FirstPause; pause < LongestPause; pause *= 2)
         {
@@ -71,80 +105,86 @@ internal abstract class CallCompletion(ChannelLease lease)
         return IsOver();
     }
 
-    /// <summary>The call has ended with nobody reading it.</summary>
-    protected abstract void EndedUnread();
-
-    /// <summary>The server has begun to answer: what comes now may take as long as it likes.</summary>
     public void Answered() => lease.Answered();
 
-    protected void Complete(LeaseOutcome outcome, Exception? error = null)
-    {
-        ITimer? timer;
-        CancellationTokenRegistration registration;
-        lock (this)
-        {
-            _completed = true;
-            (timer, _timer) = (_timer, null);
-            (registration, _registration) = (_registration, default);
-        }
+    protected abstract void OverUnread();
 
-        // Otherwise a token that outlives the call keeps it alive.
-        timer?.Dispose();
-        registration.Unregister();
-        lease.Return(outcome, error);
+    private void Release(LeaseOutcome outcome) => lease.Release(outcome);
+
+    protected CallFault Judge(Exception failure, Metadata? headers) => lease.Judge(failure, this, headers);
+
+    protected void Release(Exception? failure, Metadata? headers, bool isEndedByCaller)
+    {
+        StopWatching();
+        lease.Release(failure, this, headers, isEndedByCaller);
     }
 
     /// <summary>
-    /// Completes when the deadline has passed or the token has fired and the channel has ended its call: never before that, or the
-    /// channel could be given away or disposed under the call.
+    /// Gives the lease back when the deadline has passed or the token has fired and the channel has ended its call: never before that, or
+    /// the channel could be given away or disposed under the call.
     /// </summary>
     protected void WatchUnread(CallOptions options, TimeProvider time)
     {
-        var due = DueTime(options.Deadline, time);
-        if (due == Timeout.InfiniteTimeSpan && !options.CancellationToken.CanBeCanceled)
+        if (DueTime(options.Deadline, time) != Timeout.InfiniteTimeSpan || options.CancellationToken.CanBeCanceled)
         {
-            return;
-        }
-
-        using (ExecutionContext.SuppressFlow())
-        {
-            var timer = time.CreateTimer(_ => Look(), state: null, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
-            lock (this)
+            var watch = new UnreadWatch(this, options, time);
+            if (Interlocked.CompareExchange(ref _watch, watch, null) is not null)
             {
-                if (_completed)
-                {
-                    timer.Dispose();
-                    return;
-                }
-
-                // Statement order is important: a token that fires has the last word.
-                _timer = timer;
-                timer.Change(due, Timeout.InfiniteTimeSpan);
-                _registration = options.CancellationToken.UnsafeRegister(static state => ((ITimer)state!).Change(TimeSpan.Zero, Timeout.InfiniteTimeSpan), timer);
+                watch.Dispose();
             }
         }
+    }
 
-        void Look()
+    // A token that outlives the call would keep it alive.
+    private void StopWatching() => (Interlocked.Exchange(ref _watch, Released) as UnreadWatch)?.Dispose();
+
+    private sealed class UnreadWatch : IDisposable
+    {
+        private readonly CallCompletion _attempt;
+        private readonly CallOptions _options;
+        private readonly TimeProvider _time;
+        private readonly ITimer _timer;
+        private readonly CancellationTokenRegistration _registration;
+        private int _looks; // at a call whose end is due
+
+        public UnreadWatch(CallCompletion attempt, CallOptions options, TimeProvider time)
         {
-            if (IsOver())
+            (_attempt, _options, _time) = (attempt, options, time);
+            using (ExecutionContext.SuppressFlow())
             {
-                Complete(LeaseOutcome.Unknown);
-                EndedUnread();
+                _timer = time.CreateTimer(static watch => ((UnreadWatch)watch!).Look(), this, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
+            }
+
+            // Statement order is important: a token that fires has the last word.
+            _timer.Change(DueTime(options.Deadline, time), Timeout.InfiniteTimeSpan);
+            _registration = options.CancellationToken.UnsafeRegister(static timer => ((ITimer)timer!).Change(TimeSpan.Zero, Timeout.InfiniteTimeSpan), _timer);
+        }
+
+        public void Dispose()
+        {
+            _registration.Unregister();
+            _timer.Dispose();
+        }
+
+        private void Look()
+        {
+            if (_attempt.IsOver())
+            {
+                _attempt.StopWatching();
+                _attempt.Release(LeaseOutcome.Unknown);
+                _attempt.OverUnread();
                 return;
             }
 
-            lock (this)
+            var next = _options.CancellationToken.IsCancellationRequested ? TimeSpan.Zero : DueTime(_options.Deadline, _time);
+            var pause = FirstPause * (1 << _looks);
+            if (next <= pause)
             {
-                var next = options.CancellationToken.IsCancellationRequested ? TimeSpan.Zero : DueTime(options.Deadline, time);
-                var pause = FirstPause * (1 << _looks);
-                if (next <= pause)
-                {
-                    next = pause;
-                    _looks += pause < LongestPause ? (byte)1 : (byte)0;
-                }
-
-                _timer?.Change(next, Timeout.InfiniteTimeSpan);
+                next = pause;
+                _looks += pause < LongestPause ? 1 : 0;
             }
+
+            _timer.Change(next, Timeout.InfiniteTimeSpan);
         }
     }
 }

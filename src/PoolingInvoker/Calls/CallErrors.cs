@@ -1,14 +1,15 @@
 using Grpc.Core;
-using Polly;
-using Polly.CircuitBreaker;
-using Polly.Timeout;
 
 namespace PoolingInvoker;
 
-/// <summary>What a caller sees of failures that are not an attempt's own: statuses as a bare channel gives them, the cause inside.</summary>
+/// <summary>What a caller sees of failures that are not an attempt's own: statuses and texts as a bare channel gives them, the cause inside.</summary>
 internal static class CallErrors
 {
     public static Status Disposed => new(StatusCode.Cancelled, "gRPC call disposed.");
+
+    public static InvalidOperationException NoStatus => new("Unable to get the status because the call is not complete.");
+
+    public static InvalidOperationException NoTrailers => new("Can't get the call trailers because the call has not completed successfully.");
 
     public static Status Cancelled(CancellationToken token) =>
         new(StatusCode.Cancelled, "Call canceled by the client.", new OperationCanceledException(token));
@@ -26,14 +27,4 @@ internal static class CallErrors
 
     /// <summary>A channel that had been disposed when the call was to be started on it, by whoever else has it.</summary>
     public static NoChannelException Unavailable(Exception cause) => new(new Status(StatusCode.Unavailable, cause.Message, cause), isTransient: true);
-
-    /// <summary>The exception that a pipeline ended with, as users of gRPC know it.</summary>
-    public static RpcException FromPipeline(Exception exception) => exception is RpcException { Status: var given, Trailers: var trailers } ? new(given, trailers) : new(exception switch
-    {
-        TimeoutRejectedException => DeadlineExceeded(exception),
-        BrokenCircuitException => new Status(StatusCode.Unavailable, exception.Message, exception),
-        ExecutionRejectedException => new Status(StatusCode.ResourceExhausted, exception.Message, exception),
-        OperationCanceledException => new Status(StatusCode.Cancelled, exception.Message, exception),
-        _ => new Status(StatusCode.Internal, $"The resilience pipeline ended the call with {exception.GetType().Name}: {exception.Message}", exception),
-    });
 }

@@ -7,7 +7,7 @@ namespace PoolingInvoker;
 /// What the application holds of a stream: its call object, reader and writer lead here, and nothing of the pool does. So when the
 /// application drops all of them without ending the call it is collected, and the call is ended for it.
 /// </summary>
-internal sealed class CallHandle<TRequest, TResponse>(PooledCall<TRequest, TResponse> call) : IEnumerable<KeyValuePair<string, object>>
+internal sealed class CallHandle<TRequest, TResponse>(StreamingCall<TRequest, TResponse> call) : IEnumerable<KeyValuePair<string, object>>
     where TRequest : class
     where TResponse : class
 {
@@ -27,7 +27,7 @@ internal sealed class CallHandle<TRequest, TResponse>(PooledCall<TRequest, TResp
     // Not on the thread of the finalizers, which what ends a call could hold up.
     ~CallHandle() => ThreadPool.UnsafeQueueUserWorkItem(static call => call.Reclaim(), call, preferLocal: false);
 
-    public PooledCall<TRequest, TResponse> Call => call;
+    public StreamingCall<TRequest, TResponse> Call => call;
 
     public IEnumerator<KeyValuePair<string, object>> GetEnumerator() => call.GetEnumerator();
 

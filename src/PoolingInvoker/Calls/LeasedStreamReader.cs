@@ -10,7 +10,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
 {
     private Task<bool>? _first;
 
-    public TResponse Current => handle.Call.Settled?.ResponseStream is { } stream ? stream.Current : default!;
+    public TResponse Current => handle.Call.Final?.ResponseStream is { } stream ? stream.Current : default!;
 
     public Task<bool> MoveNext(CancellationToken cancellationToken)
     {
@@ -20,7 +20,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
             return Task.FromException<bool>(new InvalidOperationException("Can't read the next message because the previous read is still in progress."));
         }
 
-        if (handle.Call.Settled is { } attempt)
+        if (handle.Call.Final is { } attempt)
         {
             return ReadAsync(attempt, cancellationToken);
         }
@@ -29,7 +29,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
         return _first = ReadFirstAsync(cancellationToken);
     }
 
-    private async Task<bool> ReadAsync(CallAttempt<TRequest, TResponse> attempt, CancellationToken cancellationToken)
+    private async Task<bool> ReadAsync(StreamAttempt<TResponse> attempt, CancellationToken cancellationToken)
     {
         bool more;
         try
@@ -38,12 +38,8 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
         }
         catch (Exception exception)
         {
-            attempt.ReportFailure(exception);
-            if (handle.Call.EndedOtherwise(exception, attempt, handle.Call.IsDisposed || handle.Call.IsPoolDisposed) is { } ended)
-            {
-                throw ended;
-            }
-
+            attempt.MetFailure(exception);
+            ThrowIfOther(exception, handle.Call.EndOf(attempt, exception, handle.Call.IsDisposed || handle.Call.IsPoolDisposed));
             throw;
         }
 
@@ -60,7 +56,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
             try
             {
                 var more = await attempt.ResponseStream!.MoveNext(cancellationToken).ConfigureAwait(false);
-                if (attempt.TryCommit())
+                if (call.TryCommit(attempt))
                 {
                     attempt.Answered(); // the headers, which say so too, may not have been seen yet
                     return Seen(attempt, more);
@@ -73,30 +69,34 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
                 attempt.Judge(exception);
 
                 // Statement order is important: where no other attempt may follow, this one is the call before its failure is seen.
-                var mayMoveOn = !attempt.IsCommitted && (attempt.EndedByDriver || call.MayMoveOn(exception));
-                attempt.ReportFailure(exception);
-                var next = mayMoveOn || !attempt.TryCommit() ? await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) : null;
+                var mayMoveOn = !attempt.IsCommitted && (attempt.IsEndedByLoop || call.MayMoveOn(exception));
+                attempt.MetFailure(exception);
+                var next = mayMoveOn || !call.TryCommit(attempt) ? await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) : null;
                 if (next is not null)
                 {
                     attempt = next;
                     continue;
                 }
 
-                if (call.EndedOtherwise(exception, attempt, wasDisposed) is { } ended)
-                {
-                    throw ended;
-                }
-
+                ThrowIfOther(exception, call.EndOf(attempt, exception, wasDisposed));
                 throw;
             }
         }
     }
 
-    private bool Seen(CallAttempt<TRequest, TResponse> attempt, bool more)
+    private static void ThrowIfOther(Exception met, Exception end)
+    {
+        if (end != met)
+        {
+            throw end;
+        }
+    }
+
+    private bool Seen(StreamAttempt<TResponse> attempt, bool more)
     {
         if (!more)
         {
-            attempt.Complete(exception: null);
+            attempt.Release(exception: null);
         }
 
         GC.KeepAlive(handle);

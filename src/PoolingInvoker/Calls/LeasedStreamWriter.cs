@@ -15,7 +15,7 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
 
     public WriteOptions? WriteOptions
     {
-        get => handle.Call.Settled?.RequestStream is { } stream ? stream.WriteOptions : handle.Call.WriteOptions;
+        get => handle.Call.Final?.RequestStream is { } stream ? stream.WriteOptions : handle.Call.WriteOptions;
         set => handle.Call.SetWriteOptions(value);
     }
 
@@ -28,7 +28,7 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
             return Task.FromException(new ArgumentNullException(nameof(message)));
         }
 
-        if (handle.Call.Settled is { RequestStream: { } stream, Replayed.IsCompleted: true })
+        if (handle.Call.Final is { RequestStream: { } stream, Replayed.IsCompleted: true })
         {
             var writing = stream.WriteAsync(new ReplayableRequest(message, writeOptions: null, keepsBytes: false), cancellationToken);
             return writing.IsCompleted ? writing : KeepAliveAsync(writing);
@@ -66,24 +66,24 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
                 try
                 {
                     await call.WaitAsync(attempt.Replayed, cancellationToken).ConfigureAwait(false);
-                    var answers = attempt.HasHeaders;
+                    var hadHeaders = attempt.HasHeaders;
                     await attempt.RequestStream!.WriteAsync(request, cancellationToken).ConfigureAwait(false);
-                    if (call.Keep(request, attempt, answers))
+                    if (call.Keep(request, attempt, hadHeaders))
                     {
                         return;
                     }
 
                     attempt = (await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false))!;
                 }
-                catch (Exception exception) when (!attempt.IsCommitted && (attempt.EndedByDriver || attempt.Judge(exception).IsTransient))
+                catch (Exception exception) when (!attempt.IsCommitted && (attempt.IsEndedByLoop || attempt.Judge(exception).IsTransient))
                 {
                     // What the application has done wrong, such as a message that cannot be written, does not end the call. What the driver
                     // judges is the end of the attempt, which can say more than the writer met; behind the headers it sees no end.
                     if (attempt.HasHeaders)
                     {
-                        attempt.ReportFailure(exception);
+                        attempt.MetFailure(exception);
                     }
-                    else if (!attempt.EndedByDriver && !await attempt.EndsAsync().ConfigureAwait(false))
+                    else if (!attempt.IsEndedByLoop && !await attempt.IsSoonOverAsync().ConfigureAwait(false))
                     {
                         throw;
                     }

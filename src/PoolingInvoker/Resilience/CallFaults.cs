@@ -29,12 +29,15 @@ internal static class CallFaults
     private const long RefusedStream = 7;
 
     // What was found of an exception where the facts were at hand, for those who see the exception alone.
-    private static readonly ConditionalWeakTable<Exception, StrongBox<CallFault>> Verdicts = [];
+    private static readonly ConditionalWeakTable<Exception, Verdict> Verdicts = [];
     private static readonly ConditionalWeakTable<Exception, object> ThrownByCallers = [];
 
     /// <summary>The verdict on an attempt that ended with this exception: the remembered one, or what the exception alone says.</summary>
     public static CallFault Judge(Exception exception) =>
-        Verdicts.TryGetValue(exception, out var verdict) ? verdict.Value : Judge(exception, ConnectionFact.Unknown);
+        Verdicts.TryGetValue(exception, out var verdict) ? verdict.Fault : Judge(exception, ConnectionFact.Unknown);
+
+    /// <summary>The attempt that ended with this exception, or null: then it came from a strategy, or there was no attempt.</summary>
+    public static object? AttemptOf(Exception exception) => Verdicts.TryGetValue(exception, out var verdict) ? verdict.Attempt : null;
 
     /// <summary>The verdict on an attempt that ended with this exception, while this happened to the connections of its channel.</summary>
     public static CallFault Judge(Exception exception, ConnectionFact fact)
@@ -82,11 +85,12 @@ internal static class CallFaults
     /// <param name="exception">The exception.</param>
     /// <param name="fact">What has happened.</param>
     /// <param name="headers">The headers of the call. Servers break connections over some: such a call is not sent again.</param>
-    public static CallFault JudgeOnce(Exception exception, ConnectionFact fact, Metadata? headers) => Verdicts.GetValue(exception, thrown =>
+    /// <param name="attempt">The attempt, for <see cref="AttemptOf"/>.</param>
+    public static CallFault JudgeOnce(Exception exception, ConnectionFact fact, Metadata? headers, object attempt) => Verdicts.GetValue(exception, thrown =>
     {
-        var verdict = Judge(thrown, fact);
-        return new StrongBox<CallFault>(headers is not null && headers.Any(HasControls) ? verdict with { IsTransient = false } : verdict);
-    }).Value;
+        var fault = Judge(thrown, fact);
+        return new Verdict(headers is not null && headers.Any(HasControls) ? fault with { IsTransient = false } : fault, attempt);
+    }).Fault;
 
     /// <summary>Whether another attempt could end otherwise: the transport failed, or the server says that it is not available.</summary>
     public static bool IsTransient(Exception exception) => Judge(exception).IsTransient;
@@ -186,4 +190,6 @@ internal static class CallFaults
 
         return failure;
     }
+
+    private sealed record Verdict(CallFault Fault, object Attempt);
 }

@@ -20,13 +20,13 @@ public sealed class AllocationTests(ITestOutputHelper output)
     private static readonly Metadata Headers = new() { { "tenant", "7" }, { "trace", "1" } };
 
     [Fact]
-    public Task AUnaryCall() => AssertAsync(528, UnaryAsync);
+    public Task AUnaryCall() => AssertAsync(304, UnaryAsync);
 
     [Fact]
-    public Task AUnaryCall_WithHeaders() => AssertAsync(648, UnaryWithHeadersAsync);
+    public Task AUnaryCall_WithHeaders() => AssertAsync(512, UnaryWithHeadersAsync);
 
     [Fact]
-    public Task AServerStream() => AssertAsync(2360, StreamAsync);
+    public Task AServerStream() => AssertAsync(2208, StreamAsync);
 
     [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
     private static async ValueTask UnaryAsync(User.UserClient client) => await client.GetNameAsync(new GetNameRequest()).ResponseAsync.ConfigureAwait(false);

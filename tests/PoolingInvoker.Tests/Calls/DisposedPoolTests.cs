@@ -29,16 +29,7 @@ public sealed class DisposedPoolTests : ScriptedCalls
         for (var i = 0; i < 100; i++)
         {
             Server.ThenHang();
-            var (client, pool) = NewClient(options =>
-            {
-                (options.Pool.MaxPoolSize, options.Pool.MaxConcurrentCallsPerChannel) = (1, 1);
-                options.ConfigurePipeline = how == "pipeline" ? static pipeline => pipeline.AddTimeout(TimeSpan.FromHours(1)) : null;
-                options.Retry.MaxRetryAttempts = how == "no retry" ? 0 : options.Retry.MaxRetryAttempts;
-                if (how == "hedged")
-                {
-                    options.MethodConfigs.Add(new PooledMethodConfig { Names = { Grpc.Net.Client.Configuration.MethodName.Default }, Hedging = new ChannelHedgingStrategyOptions() });
-                }
-            });
+            var (client, pool) = NewClient(how, static pool => (pool.MaxPoolSize, pool.MaxConcurrentCallsPerChannel) = (1, 1));
             var held = await pool.AcquireAsync().Soon();
             var options = how == "wait for ready" ? default(CallOptions).WithWaitForReady() : default;
             var call = Task.Run(() => RunAsync(client, kind, options));
@@ -51,6 +42,37 @@ public sealed class DisposedPoolTests : ScriptedCalls
             Assert.True(exception is RpcException { StatusCode: StatusCode.Cancelled or StatusCode.Unavailable }, exception?.ToString());
         }
     }
+
+    [Theory]
+    [MemberData(nameof(Cases))]
+    public async Task ACallWhoseHandlerIsDisposedWithThePool_IsCancelled(string kind, string how)
+    {
+        var disposed = new TaskCompletionSource();
+        Server.Then(async _ =>
+        {
+            await disposed.Task;
+            throw new ObjectDisposedException("handler");
+        });
+        var (client, pool) = NewClient(how, static _ => { });
+        var call = Task.Run(() => RunAsync(client, kind, how == "wait for ready" ? default(CallOptions).WithWaitForReady() : default));
+        await Waiting.Until(() => Server.Requests.Count == 1);
+        var disposing = pool.DisposeAsync();
+        disposed.SetResult();
+        var exception = await Assert.ThrowsAsync<RpcException>(() => call.Soon());
+        Assert.Equal(StatusCode.Cancelled, exception.StatusCode);
+        await disposing.AsTask().Soon();
+    }
+
+    private (User.UserClient Client, ChannelPool Pool) NewClient(string how, Action<ChannelPoolOptions> configure) => NewClient(options =>
+    {
+        configure(options.Pool);
+        options.ConfigurePipeline = how == "pipeline" ? static pipeline => pipeline.AddTimeout(TimeSpan.FromHours(1)) : null;
+        options.Retry.MaxRetryAttempts = how == "no retry" ? 0 : options.Retry.MaxRetryAttempts;
+        if (how == "hedged")
+        {
+            options.MethodConfigs.Add(new PooledMethodConfig { Names = { Grpc.Net.Client.Configuration.MethodName.Default }, Hedging = new ChannelHedgingStrategyOptions() });
+        }
+    });
 
     private static async Task RunAsync(User.UserClient client, string kind, CallOptions options)
     {

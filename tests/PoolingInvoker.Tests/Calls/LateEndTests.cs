@@ -21,10 +21,10 @@ public sealed class LateEndTests : ScriptedCalls
         }
 
         Assert.InRange(call.Asked, 2, 15);
-        Assert.False(call.IsCompleted);
+        Assert.False(call.IsReleased);
         call.HasEnded = true;
         Time.Advance(TimeSpan.FromSeconds(2));
-        Assert.True(call.IsCompleted);
+        Assert.True(call.IsReleased);
     }
 
     [Fact]
@@ -33,11 +33,11 @@ public sealed class LateEndTests : ScriptedCalls
         var (_, pool) = NewClient();
         using var lease = await pool.AcquireAsync().Soon();
         var call = new LateCall(lease);
-        Assert.False(await call.EndsAsync());
+        Assert.False(await call.IsSoonOverAsync());
         Assert.InRange(call.Asked, 2, 15);
     }
 
-    private sealed class LateCall(ChannelLease lease) : CallCompletion(lease)
+    private sealed class LateCall(ChannelLease lease) : CallCompletion(new AttemptLease(lease))
     {
         public int Asked { get; private set; }
 
@@ -51,7 +51,7 @@ public sealed class LateEndTests : ScriptedCalls
             return HasEnded;
         }
 
-        protected override void EndedUnread()
+        protected override void OverUnread()
         {
         }
     }

@@ -1,0 +1,62 @@
+using System.Globalization;
+using Grpc.Core;
+
+namespace PoolingInvoker;
+
+/// <summary>What a caller gave beside the request, as it was when the call was started. Most calls give nothing, and share one.</summary>
+internal sealed class GivenOptions
+{
+    private const string PreviousAttemptsHeader = "grpc-previous-rpc-attempts"; // gRFC A6
+
+    private static readonly GivenOptions Nothing = new(null, default);
+
+    private GivenOptions(string? host, CallOptions options) => (Host, Options) = (host, options);
+
+    public string? Host { get; }
+
+    public CallOptions Options { get; }
+
+    public static GivenOptions Of(string? host, CallOptions options) =>
+        host is null && options is { Headers: null, Deadline: null, WriteOptions: null, Credentials: null, PropagationToken: null, IsWaitForReady: false }
+            && !options.CancellationToken.CanBeCanceled
+            ? Nothing
+            : new GivenOptions(host, options.Headers is { Count: > 0 } headers ? options.WithHeaders(Copy(headers)) : options);
+
+    /// <summary>
+    /// The options of an attempt. On a channel of the pool's own the loop waits for ready, from channel to channel. One of the user's own
+    /// waits by itself: it alone knows for what, such as its resolver.
+    /// </summary>
+    public CallOptions ForAttempt(PooledChannel channel, int previousAttempts)
+    {
+        var options = Options.IsWaitForReady && channel.Transport is not null ? Options.WithWaitForReady(false) : Options;
+        options = options.Credentials is { } credentials ? options.WithCredentials(new CallersCredentials(credentials)) : options;
+        return previousAttempts > 0 ? options.WithHeaders(WithPreviousAttempts(options.Headers, previousAttempts)) : options;
+    }
+
+    // The caller may use its object again. An enumerator of Metadata is an object of its own.
+    private static Metadata Copy(Metadata headers)
+    {
+        var copy = new Metadata();
+        for (var i = 0; i < headers.Count; i++)
+        {
+            copy.Add(headers[i]);
+        }
+
+        return copy;
+    }
+
+    private static Metadata WithPreviousAttempts(Metadata? headers, int previousAttempts)
+    {
+        var copy = new Metadata();
+        foreach (var entry in headers ?? [])
+        {
+            if (entry.Key != PreviousAttemptsHeader)
+            {
+                copy.Add(entry);
+            }
+        }
+
+        copy.Add(PreviousAttemptsHeader, previousAttempts.ToString(CultureInfo.InvariantCulture));
+        return copy;
+    }
+}
