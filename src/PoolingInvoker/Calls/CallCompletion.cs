@@ -19,16 +19,34 @@ using Grpc.Core;
 
 namespace PoolingInvoker;
 
-/// <summary>The lease of an attempt: judges what has ended the attempt, and gives the lease back.</summary>
-internal readonly struct AttemptLease(ChannelLease lease)
+/// <summary>A call that is its own lease, and gives it back once.</summary>
+internal interface ILeasingCall
 {
-    private readonly ChannelLease _lease = lease;
-    private readonly int _mark = lease.Pooled.Transport?.Mark ?? 0; // of what has happened to the connections of the channel
+    void Return(PooledChannel channel, LeaseOutcome outcome, Exception? error);
+}
 
-    public PooledChannel Channel { get; } = lease.Pooled;
+/// <summary>The lease of an attempt: judges what has ended the attempt, and gives the lease back.</summary>
+internal readonly struct AttemptLease
+{
+    private readonly object _lease; // a ChannelLease, or the call
+    private readonly int _mark; // of what has happened to the connections of the channel
+
+    public AttemptLease(ChannelLease lease)
+        : this(lease, lease.Pooled)
+    {
+    }
+
+    public AttemptLease(ILeasingCall call, PooledChannel channel)
+        : this((object)call, channel)
+    {
+    }
+
+    private AttemptLease(object lease, PooledChannel channel) => (_lease, _mark, Channel) = (lease, channel.Transport?.Mark ?? 0, channel);
+
+    public PooledChannel Channel { get; }
 
     /// <summary>The server has begun to answer: what comes now may take as long as it likes.</summary>
-    public void Answered() => _lease.Answered();
+    public void Answered() => (_lease as ChannelLease)?.Answered();
 
     /// <summary>The verdict on what an attempt, or a read or a write of it, has failed with, by what has happened to its connection meanwhile.</summary>
     public CallFault Judge(Exception failure, object attempt, Metadata? headers) =>
@@ -51,7 +69,17 @@ internal readonly struct AttemptLease(ChannelLease lease)
     public void ReleaseUnused(Exception failure) =>
         Release(failure is ObjectDisposedException ? LeaseOutcome.ChannelFailed : LeaseOutcome.Unknown);
 
-    public void Release(LeaseOutcome outcome, Exception? error = null) => _lease.Return(outcome, error);
+    public void Release(LeaseOutcome outcome, Exception? error = null)
+    {
+        if (_lease is ILeasingCall call)
+        {
+            call.Return(Channel, outcome, error);
+        }
+        else
+        {
+            ((ChannelLease)_lease).Return(outcome, error);
+        }
+    }
 }
 
 /// <summary>The end of an attempt that streams, which may end with nobody reading it.</summary>

@@ -50,7 +50,7 @@ internal abstract class PooledCall<TRequest, TResponse>(CallEnvironment environm
 
     /// <summary>Starts an attempt, which is the current one from now on. What the channel throws at once is thrown, and the lease is back by then.</summary>
     /// <returns>Ends when the attempt is decided.</returns>
-    public abstract Task<TResponse> StartAttempt(ChannelLease lease, int previousAttempts);
+    public abstract Task<TResponse> StartAttempt(AttemptLease lease, int previousAttempts);
 
     /// <returns>What that is to the call.</returns>
     public abstract Exception? AttemptDecided(Exception? failure);
@@ -69,6 +69,9 @@ internal abstract class PooledCall<TRequest, TResponse>(CallEnvironment environm
 
     protected abstract void DisposeAttempt();
 
+    /// <summary>Takes a lease of a channel that has room, without waiting.</summary>
+    protected abstract bool TryLease(out AttemptLease lease);
+
     /// <summary>Starts the call. What a bare channel would throw at once is thrown here.</summary>
     public Task<TResponse> Start()
     {
@@ -80,7 +83,7 @@ internal abstract class PooledCall<TRequest, TResponse>(CallEnvironment environm
 
         Environment.Pool.ThrowIfDisposed();
         Task<TResponse>? first = null;
-        if (Plan.OnFailureOnly && !IsHedged && !Options.IsWaitForReady && Environment.Pool.TryLease(IsStream, out var lease))
+        if (Plan.OnFailureOnly && !IsHedged && !Options.IsWaitForReady && TryLease(out var lease))
         {
             try
             {

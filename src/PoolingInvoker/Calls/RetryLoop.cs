@@ -229,7 +229,7 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
 
         try
         {
-            return attempt.StartAttempt(lease, previousAttempts);
+            return attempt.StartAttempt(new AttemptLease(lease), previousAttempts);
         }
         catch (ObjectDisposedException exception)
         {

@@ -46,10 +46,9 @@ internal sealed class StreamAttempt<TResponse> : CallCompletion
     public bool IsEndedByLoop { get; private set; }
 
     /// <summary>Starts the call. What the channel throws at once is thrown, and the lease is back by then.</summary>
-    public static StreamAttempt<TResponse> Start<TRequest>(StreamingCall<TRequest, TResponse> call, ChannelLease taken, int previousAttempts)
+    public static StreamAttempt<TResponse> Start<TRequest>(StreamingCall<TRequest, TResponse> call, AttemptLease lease, int previousAttempts)
         where TRequest : class
     {
-        var lease = new AttemptLease(taken);
         StreamAttempt<TResponse> attempt;
         Task<TResponse>? response = null;
         try

@@ -64,7 +64,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
 
     protected override bool HasFailed => _current is { Failure: not null };
 
-    public override Task<TResponse> StartAttempt(ChannelLease lease, int previousAttempts)
+    public override Task<TResponse> StartAttempt(AttemptLease lease, int previousAttempts)
     {
         var attempt = StreamAttempt<TResponse>.Start(this, lease, previousAttempts);
         Publish(attempt);
@@ -98,6 +98,13 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
     protected override Task<TResponse>? ResponseOf(object attempt) => (attempt as StreamAttempt<TResponse>)?.Deciding;
 
     protected override void DisposeAttempt() => Volatile.Read(ref _current)?.Dispose(endsCall: true);
+
+    protected override bool TryLease(out AttemptLease lease)
+    {
+        var isThere = Environment.Pool.TryLease(isStream: true, out var taken);
+        lease = isThere ? new AttemptLease(taken!) : default;
+        return isThere;
+    }
 
     protected override void EndWith(object end)
     {

@@ -7,7 +7,7 @@ namespace PoolingInvoker;
 /// one before it. An attempt is decided by its response, and its lease goes back with that.
 /// </summary>
 internal sealed class UnaryCall<TRequest, TResponse>(CallEnvironment environment, Method<TRequest, TResponse> method, GivenOptions given, TRequest request)
-    : PooledCall<TRequest, TResponse>(environment, method, given, request)
+    : PooledCall<TRequest, TResponse>(environment, method, given, request), ILeasingCall
     where TRequest : class
     where TResponse : class
 {
@@ -18,6 +18,7 @@ internal sealed class UnaryCall<TRequest, TResponse>(CallEnvironment environment
     private AttemptLease _lease;
     private object? _inner; // the call on the channel, or the EndedCall
     private int _state;
+    private int _isLease; // 1 while the call is the lease of its first attempt
     private bool _isEndedByLoop;
     private bool _hasFailed;
 
@@ -40,12 +41,28 @@ internal sealed class UnaryCall<TRequest, TResponse>(CallEnvironment environment
 
     protected override bool HasFailed => _hasFailed;
 
-    public override Task<TResponse> StartAttempt(ChannelLease lease, int previousAttempts)
+    public override Task<TResponse> StartAttempt(AttemptLease lease, int previousAttempts)
     {
-        var taken = new AttemptLease(lease);
-        var inner = StartOn(taken, previousAttempts);
-        Publish(taken, inner);
+        var inner = StartOn(lease, previousAttempts);
+        Publish(lease, inner);
         return inner.ResponseAsync;
+    }
+
+    void ILeasingCall.Return(PooledChannel channel, LeaseOutcome outcome, Exception? error)
+    {
+        if (Interlocked.Exchange(ref _isLease, 0) == 1)
+        {
+            Environment.Pool.Return(this, channel, outcome, error);
+        }
+    }
+
+    // Of the first attempt: no object is made for it.
+    protected override bool TryLease(out AttemptLease lease)
+    {
+        var channel = Environment.Pool.TryLease(this);
+        lease = channel is null ? default : new AttemptLease(this, channel);
+        _isLease = channel is null ? 0 : 1;
+        return channel is not null;
     }
 
     public override Exception? AttemptDecided(Exception? failure)

@@ -375,6 +375,27 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         return lease is not null && Begin(lease) is not null;
     }
 
+    /// <summary>The same for a unary call, which is the lease itself, and the gate: it gives the lease back once.</summary>
+    internal PooledChannel? TryLease(object call)
+    {
+        PooledChannel? channel;
+        lock (_lock)
+        {
+            ObjectDisposedException.ThrowIf(_disposed, this);
+            channel = _active.Count + _creating < MinimumUnsynchronized ? null : _active.Pick(isStream: false, avoid: null);
+            if (channel is null || ReasonToReplaceUnsynchronized(channel, thorough: false) is not null)
+            {
+                return null;
+            }
+
+            CountLeaseUnsynchronized(channel, isStream: false);
+            AssertLawsUnsynchronized();
+        }
+
+        Begin(call);
+        return channel;
+    }
+
     /// <summary>Whether there is room on a channel that works, other than this one.</summary>
     internal bool HasReady(PooledChannel? otherThan)
     {
@@ -440,21 +461,22 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
 
     internal void CountReclaimedLeak() => Interlocked.Increment(ref _leaksReclaimed);
 
-    /// <summary>Gives a lease back; <see cref="ChannelLease"/> sees to it that this happens once.</summary>
-    internal void Return(ChannelLease lease, PooledChannel channel, LeaseOutcome outcome, Exception? error)
+    /// <summary>Gives a lease back; <see cref="ChannelLease"/>, or the call that is the lease, sees to it that this happens once.</summary>
+    internal void Return(object leaseOrCall, PooledChannel channel, LeaseOutcome outcome, Exception? error)
     {
-        _leakDetector?.Returned(lease);
+        _leakDetector?.Returned(leaseOrCall);
+        var lease = leaseOrCall as ChannelLease;
         var good = IsGood(channel) && outcome != LeaseOutcome.ChannelFailed && (outcome != LeaseOutcome.CouldNotConnect || channel.IsConnected);
         using (Enter())
         {
             Debug.Assert(channel.Leases > 0, "A lease came back that was not out.");
-            _active.Returned(channel, lease.IsStream, lease.Looks);
+            _active.Returned(channel, lease is { IsStream: true }, lease?.Looks ?? 0);
             _leases--;
             _returns++;
             channel.IdleSince = _time.GetTimestamp();
-            channel.Pulse.Answering -= lease.IsAnswered ? 1 : 0;
-            channel.Pulse.ByHand -= lease.IsByHand ? 1 : 0;
-            lease.IsAnswered = true;
+            channel.Pulse.Answering -= lease is { IsAnswered: true } ? 1 : 0;
+            channel.Pulse.ByHand -= lease is { IsByHand: true } ? 1 : 0;
+            lease?.IsAnswered = true;
             if (outcome is LeaseOutcome.Answered or LeaseOutcome.ServerFailed)
             {
                 ServerAnsweredUnsynchronized(channel, fails: outcome == LeaseOutcome.ServerFailed);
@@ -546,7 +568,8 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     }
 
     // What a new lease sets off, outside of the lock.
-    private ChannelLease Begin(ChannelLease lease)
+    private T Begin<T>(T lease)
+        where T : class
     {
         _leakDetector?.Taken(lease);
         StartWatching();
@@ -592,13 +615,18 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
 
     private ChannelLease LeaseUnsynchronized(PooledChannel channel, bool isStream)
     {
+        CountLeaseUnsynchronized(channel, isStream);
+        return new ChannelLease(this, channel, isStream);
+    }
+
+    private void CountLeaseUnsynchronized(PooledChannel channel, bool isStream)
+    {
         Debug.Assert(Monitor.IsEntered(_lock) && channel.HasRoom, "A lease needs the lock, and room.");
         channel.Pulse.Started++;
         channel.IsSpare = false;
         _leases++;
         _active.Leased(channel, isStream);
         CountTheCrowdUnsynchronized();
-        return new ChannelLease(this, channel, isStream);
     }
 
     private void ServeWaitersUnsynchronized()

@@ -6,11 +6,11 @@ namespace PoolingInvoker;
 /// <summary>Remembers who took each lease, and reports those that are out for longer than they should, once each, and when they come back.</summary>
 internal sealed class LeaseLeakDetector(TimeSpan threshold, TimeProvider time, PoolingInvokerLog log)
 {
-    private readonly ConcurrentDictionary<ChannelLease, Taking> _taken = new();
+    private readonly ConcurrentDictionary<object, Taking> _taken = new();
 
-    public void Taken(ChannelLease lease) => _taken[lease] = new Taking(time.GetTimestamp(), new StackTrace(skipFrames: 2, fNeedFileInfo: true));
+    public void Taken(object lease) => _taken[lease] = new Taking(time.GetTimestamp(), new StackTrace(skipFrames: 2, fNeedFileInfo: true));
 
-    public void Returned(ChannelLease lease)
+    public void Returned(object lease)
     {
         if (_taken.TryRemove(lease, out var taking) && taking.Reported)
         {

@@ -20,10 +20,10 @@ public sealed class AllocationTests(ITestOutputHelper output)
     private static readonly Metadata Headers = new() { { "tenant", "7" }, { "trace", "1" } };
 
     [Fact]
-    public Task AUnaryCall() => AssertAsync(304, UnaryAsync);
+    public Task AUnaryCall() => AssertAsync(264, UnaryAsync);
 
     [Fact]
-    public Task AUnaryCall_WithHeaders() => AssertAsync(512, UnaryWithHeadersAsync);
+    public Task AUnaryCall_WithHeaders() => AssertAsync(472, UnaryWithHeadersAsync);
 
     [Fact]
     public Task AServerStream() => AssertAsync(2208, StreamAsync);
