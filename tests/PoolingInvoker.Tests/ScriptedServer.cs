@@ -74,6 +74,15 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
 
     public ScriptedServer ThenStatus(StatusCode status, params (string Name, string Value)[] trailers) => Then(_ => Task.FromResult(TrailersOnly(status, trailers)));
 
+    /// <summary>Headers, and then a status.</summary>
+    public ScriptedServer ThenStatusInTrailers(StatusCode status) => Then(_ =>
+    {
+        var response = Reply([]);
+        response.TrailingHeaders.Clear();
+        response.TrailingHeaders.Add("grpc-status", $"{(int)status}");
+        return Task.FromResult(response);
+    });
+
     /// <summary>A status after <paramref name="until"/>.</summary>
     public ScriptedServer ThenStatusAfter(Task until, StatusCode status, params (string Name, string Value)[] trailers) => Then(async token =>
     {
