@@ -26,6 +26,10 @@ internal enum FaultKind
 /// <summary>A row of the table.</summary>
 internal sealed record Fault(string Title, string Script, FaultKind Kind = FaultKind.Scripted)
 {
+    /// <summary>Whom the certificate is for that a listener shows.</summary>
+    public const string Host = "localhost";
+
+    private const string Subject = $"CN={Host}";
     private const int Never = 20;
     private const string EndsTheCall = "the server has the call and may be at work on it: its deadline alone ends it";
     private const string SameAgain = "another attempt would end the same";
@@ -40,11 +44,6 @@ internal sealed record Fault(string Title, string Script, FaultKind Kind = Fault
         Times = "always";
     }
 
-    /// <summary>Whom the certificate is for that a listener shows.</summary>
-    public const string Host = "localhost";
-
-    private const string Subject = $"CN={Host}";
-
     public static IReadOnlyList<Fault> All { get; } =
     [
         new("connection refused; the port is open for the 2nd attempt", "", FaultKind.Refused) { Points = [Point.Request, Point.BeforeWrite], NeverLeft = true },
@@ -57,7 +56,8 @@ internal sealed record Fault(string Title, string Script, FaultKind Kind = Fault
         new("TLS without HTTP/2", SocketServer.WithoutAlpn)
         {
             Scheme = Uri.UriSchemeHttps,
-            Handler = static handler => handler.SslOptions.RemoteCertificateValidationCallback = static (_, certificate, _, _) => certificate?.Subject == Subject,
+            Handler = static handler =>
+                handler.SslOptions.RemoteCertificateValidationCallback = static (_, certificate, _, _) => certificate?.Subject == Subject,
             IsFinal = true,
         },
         new("HTTP/1.1 only", _ => SocketServer.WithoutHttp2()) { IsFinal = true, IsARace = true },

@@ -13,7 +13,7 @@ namespace PoolingInvoker.FaultTests;
 /// <summary>What came of a fault for one kind of call.</summary>
 /// <param name="Outcome">What the caller saw: "OK", or the status.</param>
 /// <param name="Calls">The calls made.</param>
-/// <param name="Attempts">The attempts that servers have seen.</param>
+/// <param name="Attempts">The attempts that servers have seen; where there is none, those that were made.</param>
 /// <param name="Executed">How often servers have executed it.</param>
 /// <param name="Connections">The connections that were made, where they are counted.</param>
 internal sealed record Cell(string Outcome, int Calls, int Attempts, int Executed, int? Connections)
@@ -56,7 +56,10 @@ internal sealed class FaultRow : IAsyncDisposable
     private bool HasVictim => _fault.Kind is FaultKind.Killed or FaultKind.Stopped;
 
     /// <summary>Over a pool and over a bare channel.</summary>
-    public static async Task<(Fault Fault, IReadOnlyList<Cell?> Pool, IReadOnlyList<Cell?> Bare)> RunBothAsync(Fault fault, Journal journal, FaultServer? server)
+    public static async Task<(Fault Fault, IReadOnlyList<Cell?> Pool, IReadOnlyList<Cell?> Bare)> RunBothAsync(
+        Fault fault,
+        Journal journal,
+        FaultServer? server)
     {
         var pool = RunAsync(fault, journal, server, overPool: true);
         var bare = RunAsync(fault, journal, server, overPool: false);
@@ -65,7 +68,9 @@ internal sealed class FaultRow : IAsyncDisposable
 
     /// <param name="fault">The fault.</param>
     /// <param name="journal">The journal of the server.</param>
-    /// <param name="server">A server that plays scripted faults, and takes the calls that go on elsewhere; none where the fault is that there is none.</param>
+    /// <param name="server">
+    /// A server that plays scripted faults, and takes the calls that go on elsewhere; none where the fault is that there is none.
+    /// </param>
     /// <param name="overPool">Over a pool, or over a bare channel.</param>
     /// <returns>A cell for each column; null where the fault cannot strike.</returns>
     public static async Task<IReadOnlyList<Cell?>> RunAsync(Fault fault, Journal journal, FaultServer? server, bool overPool)
@@ -222,9 +227,8 @@ internal sealed class FaultRow : IAsyncDisposable
             catch (RpcException exception)
             {
                 // On a busy machine a bare channel may wait for ever there.
-                outcome = _fault.IsARace && !_overPool && exception.StatusCode is StatusCode.Unavailable or StatusCode.Internal or StatusCode.DeadlineExceeded
-                    ? UnavailableOrInternal
-                    : exception.StatusCode.ToString();
+                var isEither = exception.StatusCode is StatusCode.Unavailable or StatusCode.Internal or StatusCode.DeadlineExceeded;
+                outcome = _fault.IsARace && !_overPool && isEither ? UnavailableOrInternal : exception.StatusCode.ToString();
             }
             catch (Exception exception) when (exception is IOException or HttpRequestException or InvalidOperationException)
             {
@@ -241,7 +245,8 @@ internal sealed class FaultRow : IAsyncDisposable
         }
 
         var connections = ready.Listener is null ? (int?)null : await ready.Listener.CountAsync();
-        return new Cell(outcome, _fault.Calls, _journal.Count("attempt", id), _journal.Count("executed", id), connections);
+        var attempts = connections is null ? _journal.Count("attempt", id) : 1 + (int)(pool?.GetStatistics().Retries ?? 0);
+        return new Cell(outcome, _fault.Calls, attempts, _journal.Count("executed", id), connections);
     }
 
     private async Task StrikeAsync(string id)

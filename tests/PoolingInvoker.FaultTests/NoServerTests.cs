@@ -3,7 +3,8 @@ namespace PoolingInvoker.FaultTests;
 /// <summary>The rows of the table in which there is no server, which need no node.</summary>
 public sealed class NoServerTests
 {
-    public static TheoryData<string> Faults => [.. Fault.All.Where(static fault => fault.Kind == FaultKind.NoServer).Select(static fault => fault.Title)];
+    public static TheoryData<string> Faults =>
+        [.. Fault.All.Where(static fault => fault.Kind == FaultKind.NoServer).Select(static fault => fault.Title)];
 
     [Theory]
     [MemberData(nameof(Faults))]
