@@ -25,6 +25,8 @@ internal static class DescriptorShortage
         {
             await LoadAssembliesAsync(address);
             Console.WriteLine(await CallAsync(warm));
+            StartThreads();
+            GC.TryStartNoGCRegion(totalSize: 100_000_000);
             var taken = TakeAll();
             var (bareEnd, coldEnd) = (await CallAsync(bare), await CallAsync(cold));
 
@@ -51,6 +53,20 @@ internal static class DescriptorShortage
 
         Console.WriteLine("disposed");
         return 0;
+    }
+
+    // The runtime ends a process that cannot look into /proc in a collection, or when it starts a thread: that is not what is tested.
+    private static void StartThreads()
+    {
+        const int Threads = 32;
+        ThreadPool.SetMinThreads(Threads, Threads);
+        using var all = new Barrier(Threads + 1);
+        for (var i = 0; i < Threads; i++)
+        {
+            ThreadPool.QueueUserWorkItem(_ => all.SignalAndWait());
+        }
+
+        all.SignalAndWait();
     }
 
     // A file of a program that runs needs a descriptor the first time it is used. What works and what fails has been done once.
