@@ -38,15 +38,31 @@ public sealed class SharedMetadataTests(ContractServer server) : IClassFixture<C
         Assert.Equal(5, pool.Pool.GetStatistics().Retries);
     }
 
-    private PoolingCallInvoker NewPool() =>
-        PoolingCallInvoker.ForAddress(server.Address, new PoolingCallInvokerOptions { IsIdempotent = static _ => true });
+    [Theory]
+    [InlineData(MethodType.Unary)]
+    [InlineData(MethodType.ServerStreaming)]
+    [InlineData(MethodType.ClientStreaming)]
+    [InlineData(MethodType.DuplexStreaming)]
+    public async Task AThousandCallsOnAColdPool_EachRetried_GoOutWithTheTenantsThatTheyWereStartedWith(MethodType kind)
+    {
+        await using var pool = NewPool();
+        string[] tenants = [.. Enumerable.Range(0, 1000).Select(static tenant => $"tenant {tenant}")];
+        Assert.Equal(tenants, await TenantsOfAsync(pool, kind, Ending.TenantRefusedOnce, tenants));
+        Assert.Equal(tenants.Length, pool.Pool.GetStatistics().Retries);
+    }
 
-    private static async Task<string[]> TenantsOfAsync(CallInvoker invoker, MethodType kind, string ending)
+    private PoolingCallInvoker NewPool() => PoolingCallInvoker.ForAddress(
+        server.Address,
+        new PoolingCallInvokerOptions { IsIdempotent = static _ => true, RetryThrottling = null, Retry = { Delay = TimeSpan.Zero } });
+
+    private static Task<string[]> TenantsOfAsync(CallInvoker invoker, MethodType kind, string ending) => TenantsOfAsync(invoker, kind, ending, Tenants);
+
+    private static async Task<string[]> TenantsOfAsync(CallInvoker invoker, MethodType kind, string ending, string[] tenants)
     {
         var headers = new Metadata();
         var method = new Method<string, string>(kind, "contract", kind.ToString(), Text, Text);
         var calls = new List<Task<string>>();
-        foreach (var tenant in Tenants)
+        foreach (var tenant in tenants)
         {
             headers.Clear();
             headers.Add("ending", ending);

@@ -26,6 +26,10 @@ internal enum FaultKind
 /// <summary>A row of the table.</summary>
 internal sealed record Fault(string Title, string Script, FaultKind Kind = FaultKind.Scripted)
 {
+    /// <summary>Whom the certificate is for that a listener shows.</summary>
+    public const string Host = "localhost";
+
+    private const string Subject = $"CN={Host}";
     private const int Never = 20;
     private const string EndsTheCall = "the server has the call and may be at work on it: its deadline alone ends it";
     private const string SameAgain = "another attempt would end the same";
@@ -40,11 +44,6 @@ internal sealed record Fault(string Title, string Script, FaultKind Kind = Fault
         Times = "always";
     }
 
-    /// <summary>Whom the certificate is for that a listener shows.</summary>
-    public const string Host = "localhost";
-
-    private const string Subject = $"CN={Host}";
-
     public static IReadOnlyList<Fault> All { get; } =
     [
         new("connection refused; the port is open for the 2nd attempt", "", FaultKind.Refused) { Points = [Point.Request, Point.BeforeWrite], NeverLeft = true },
@@ -57,7 +56,8 @@ internal sealed record Fault(string Title, string Script, FaultKind Kind = Fault
         new("TLS without HTTP/2", SocketServer.WithoutAlpn)
         {
             Scheme = Uri.UriSchemeHttps,
-            Handler = static handler => handler.SslOptions.RemoteCertificateValidationCallback = static (_, certificate, _, _) => certificate?.Subject == Subject,
+            Handler = static handler =>
+                handler.SslOptions.RemoteCertificateValidationCallback = static (_, certificate, _, _) => certificate?.Subject == Subject,
             IsFinal = true,
         },
         new("HTTP/1.1 only", _ => SocketServer.WithoutHttp2()) { IsFinal = true, IsARace = true },
@@ -67,9 +67,9 @@ internal sealed record Fault(string Title, string Script, FaultKind Kind = Fault
         new("connection closed (FIN), without a word", "tcp-close"),
         new("GOAWAY 0 that includes the call, then connection closed", "goaway-close"),
         new("GOAWAY that includes the call, which is then answered", "goaway-with") { IsNoticed = false },
-        new("GOAWAY that excludes the call", "goaway-without") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite], NeverLeft = true, PoolDeadline = 2, BareDeadline = 2 },
+        new("GOAWAY that excludes the call", "goaway-without") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite], NeverLeft = true, BareDeadline = 5 },
         new("SETTINGS: one stream on the connection, then the call is answered", "settings") { IsNoticed = false },
-        new("RST_STREAM 7 (REFUSED_STREAM)", "rst-7") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite], NeverLeft = true, PoolDeadline = 2, BareDeadline = 2 },
+        new("RST_STREAM 7 (REFUSED_STREAM)", "rst-7") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite], NeverLeft = true, BareDeadline = 5 },
         new("the same for every 3rd stream, six calls", "rst-7") { Points = [Point.Request], Times = "every-3", Calls = 6 },
         new("the same, always", "rst-7") { Points = [Point.Request], Times = "always" },
         new("RST_STREAM 8 (CANCEL)", "rst-8"),
@@ -92,11 +92,10 @@ internal sealed record Fault(string Title, string Script, FaultKind Kind = Fault
         {
             Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite],
             Handler = static handler => handler.Credentials = new NetworkCredential("ada", "secret"),
-            PoolDeadline = 2,
-            BareDeadline = 2,
+            BareDeadline = 5,
         },
-        new("HTTP status 307, to the same server", "http-307") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite], PoolDeadline = 2, BareDeadline = 2 },
-        new("HTTP status 308, to the same server", "http-308") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite], PoolDeadline = 2, BareDeadline = 2 },
+        new("HTTP status 307, to the same server", "http-307") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite], BareDeadline = 5 },
+        new("HTTP status 308, to the same server", "http-308") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite], BareDeadline = 5 },
         new("a response that cannot be parsed", "unparsable") { WhyGetNameFails = SameAgain, IsFinal = true },
         new("a status message larger than the client takes", "large-message") { WhyGetNameFails = Breaks, IsFinal = true },
         new("headers larger than the client takes", "large-headers") { Points = [Point.Request, Point.BeforeWrite, Point.AfterWrite], WhyGetNameFails = Breaks, IsFinal = true },

@@ -8,19 +8,13 @@ namespace PoolingInvoker.FunctionalTests;
 /// <summary>An HTTP proxy that passes connections on (CONNECT; RFC 9110, section 9.3.6), and writes down what it is asked.</summary>
 internal sealed class ConnectProxy : IAsyncDisposable
 {
-    private readonly TcpListener _listener = new(IPAddress.Loopback, 0);
     private readonly ConcurrentQueue<string> _requests = new();
     private readonly ConcurrentBag<Socket> _sockets = [];
-    private readonly Task _accepting;
+    private readonly SocketServer _server;
 
-    public ConnectProxy()
-    {
-        _listener.Start();
-        Address = new Uri($"http://127.0.0.1:{((IPEndPoint)_listener.LocalEndpoint).Port}");
-        _accepting = AcceptAsync();
-    }
+    public ConnectProxy() => _server = new SocketServer(ServeAsync);
 
-    public Uri Address { get; }
+    public Uri Address => _server.Address;
 
     /// <summary>Each request: its method and target, and the status of the answer.</summary>
     public IReadOnlyList<string> Requests => [.. _requests];
@@ -36,54 +30,29 @@ internal sealed class ConnectProxy : IAsyncDisposable
 
     public async ValueTask DisposeAsync()
     {
-        _listener.Dispose();
-        await _accepting;
+        await _server.DisposeAsync();
         foreach (var socket in _sockets)
         {
             socket.Dispose();
         }
     }
 
-    private async Task AcceptAsync()
-    {
-        try
-        {
-            while (true)
-            {
-                var socket = await _listener.AcceptSocketAsync();
-                _sockets.Add(socket);
-                _ = ServeAsync(socket);
-            }
-        }
-        catch (Exception exception) when (exception is SocketException or InvalidOperationException)
-        {
-            // The proxy has been stopped.
-        }
-    }
-
     private async Task ServeAsync(Socket socket)
     {
-        try
+        await using var client = new NetworkStream(socket, ownsSocket: true);
+        while (await ReadHeadAsync(client) is [var request, .. var fields])
         {
-            await using var client = new NetworkStream(socket, ownsSocket: true);
-            while (await ReadHeadAsync(client) is [var request, .. var fields])
+            var (method, target) = request.Split(' ') is [var first, var second, ..] ? (first, second) : (request, "");
+            var status = Refusal ?? (!IsAuthorized(fields) ? 407 : method == "CONNECT" ? 200 : 501);
+            _requests.Enqueue($"{method} {target} {status}");
+            if (status == 200)
             {
-                var (method, target) = request.Split(' ') is [var first, var second, ..] ? (first, second) : (request, "");
-                var status = Refusal ?? (!IsAuthorized(fields) ? 407 : method == "CONNECT" ? 200 : 501);
-                _requests.Enqueue($"{method} {target} {status}");
-                if (status == 200)
-                {
-                    await PassOnAsync(client, target);
-                    return;
-                }
-
-                var challenge = status == 407 ? "Proxy-Authenticate: Basic realm=\"test\"\r\n" : "";
-                await client.WriteAsync(Encoding.ASCII.GetBytes($"HTTP/1.1 {status} No\r\n{challenge}Content-Length: 0\r\n\r\n"));
+                await PassOnAsync(client, target);
+                return;
             }
-        }
-        catch (Exception exception) when (exception is IOException or SocketException or ObjectDisposedException)
-        {
-            // One of the two has gone.
+
+            var challenge = status == 407 ? "Proxy-Authenticate: Basic realm=\"test\"\r\n" : "";
+            await client.WriteAsync(Encoding.ASCII.GetBytes($"HTTP/1.1 {status} No\r\n{challenge}Content-Length: 0\r\n\r\n"));
         }
     }
 

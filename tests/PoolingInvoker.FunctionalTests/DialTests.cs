@@ -16,6 +16,7 @@ public sealed class DialTests(ITestOutputHelper output)
     [InlineData("resets", 1, 1)]
     [InlineData("resets", 1, 10)]
     [InlineData("resets", 20, 10)]
+    [InlineData("closes after SETTINGS", 1, 1)]
     [InlineData("closes after SETTINGS", 1, 10)]
     [InlineData("closes after SETTINGS", 20, 10)]
     public async Task NobodyBehindTheBalancer_IsDialledNoMoreThanByABareChannel_UntilAPauseIsOver(string what, int callers, int callsOfEach)
@@ -34,10 +35,15 @@ public sealed class DialTests(ITestOutputHelper output)
                 "resets" => SocketServer.ThatResets(),
                 _ => SocketServer.ThatClosesAfterSettings(),
             };
-            await using var client = TestClient.Create(overPool: time is not null, server.Address, pool: options => (options.Pool.TimeProvider, options.Retry.Delay) = (time!, TimeSpan.Zero));
-            var ends = (await Task.WhenAll(Enumerable.Range(0, callers).Select(_ => Task.Run(() => CallAsync(client, callsOfEach))))).SelectMany(static ends => ends).ToList();
+            await using var client = TestClient.Create(
+                overPool: time is not null,
+                server.Address,
+                pool: options => (options.Pool.TimeProvider, options.Retry.Delay) = (time!, TimeSpan.Zero));
+            var calling = Enumerable.Range(0, callers).Select(_ => Task.Run(() => CallAsync(client, callsOfEach)));
+            var ends = (await Task.WhenAll(calling)).SelectMany(static ends => ends).ToList();
             Assert.All(ends, static end => Assert.NotEqual(StatusCode.OK, end.Status));
-            return (await server.CountAsync(), $"{string.Join(", ", ends.GroupBy(static end => end.Status).Select(static kind => $"{kind.Count()} {kind.Key}"))}; {client.Pooled?.Pool.GetStatistics()}");
+            var kinds = ends.GroupBy(static end => end.Status).Select(static kind => $"{kind.Count()} {kind.Key}");
+            return (await server.CountAsync(), $"{string.Join(", ", kinds)}; {client.Pooled?.Pool.GetStatistics()}");
         }
     }
 
@@ -46,9 +52,14 @@ public sealed class DialTests(ITestOutputHelper output)
     {
         const int Calls = 20;
         await using var server = SocketServer.ThatSaysNothing();
-        await using var client = TestClient.Create(overPool: true, server.Address, pool: static options => options.Pool.TimeProvider = new FakeTimeProvider(TimeProvider.System.GetUtcNow()));
+        await using var client = TestClient.Create(
+            overPool: true,
+            server.Address,
+            pool: static options => options.Pool.TimeProvider = new FakeTimeProvider(TimeProvider.System.GetUtcNow()));
         using var patience = new CancellationTokenSource();
-        var calls = Enumerable.Range(0, Calls).Select(_ => Outcome.OfAsync(() => client.User.GetNameAsync(new GetNameRequest(), cancellationToken: patience.Token).ResponseAsync)).ToList();
+        var calls = Enumerable.Range(0, Calls)
+            .Select(_ => Outcome.OfAsync(() => client.User.GetNameAsync(new GetNameRequest(), cancellationToken: patience.Token).ResponseAsync))
+            .ToList();
         await Waiting.Until(() => server.Accepted > 0 && client.Pooled!.Pool.GetStatistics().CallsWaiting == Calls);
         await patience.CancelAsync();
         Assert.All(await Task.WhenAll(calls), static end => Assert.Equal(StatusCode.Cancelled, end.Status));

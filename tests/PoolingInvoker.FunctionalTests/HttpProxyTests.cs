@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using System.Net;
 using System.Net.Sockets;
 using System.Security.Cryptography.X509Certificates;
@@ -85,6 +86,36 @@ public sealed class HttpProxyTests(ITestOutputHelper output)
         {
             await server.DisposeAsync();
         }
+    }
+
+    [Theory]
+    [InlineData("https", "2.0", "CONNECT 127.0.0.9:{0} 502")]
+    [InlineData("https", "1.1", "CONNECT 127.0.0.9:{0} 502")]
+    [InlineData("http", "2.0", null)] // HTTP/2 without TLS does not go through a proxy
+    [InlineData("http", "1.1", "POST http://127.0.0.9:{0}/user.v1.User/GetName 502")]
+    public async Task WhateverIsSpoken_TheProxyIsAskedForTheEndpoint(string scheme, string version, string? request)
+    {
+        await using var proxy = new ConnectProxy { Refusal = 502 };
+        const int Port = 5000; // nobody connects to it
+        var options = Options(Through(proxy, certificate: null)).Pool;
+        options.ConfigureChannel = channel => channel.HttpVersion = Version.Parse(version);
+        using var policy = new AddressChannelPolicy(new Uri($"{scheme}://users.test:{Port}"), options, pins: true);
+        using var channel = policy.Create(new ChannelEndpoint(IPEndPoint.Parse($"127.0.0.9:{Port}")));
+        using var transport = policy.TransportOf(channel);
+        Assert.NotEqual(StatusCode.OK, (await Outcome.OfAsync(() => new User.UserClient(channel).GetNameAsync(new GetNameRequest()).ResponseAsync)).Status);
+        Assert.Equal(request is null ? [] : [string.Format(CultureInfo.InvariantCulture, request, Port)], proxy.Requests.Take(1)); // a POST has a body behind it
+    }
+
+    [Fact]
+    public async Task WithoutAProxy_AChannelOfHttp11GoesToItsEndpoint_ByTheName()
+    {
+        using var certificate = EndpointServer.NewCertificate("users.test");
+        await using var server = await EndpointServer.StartAsync("127.0.0.9", certificate: certificate);
+        var options = new ChannelPoolOptions { ConfigureChannel = static channel => channel.HttpVersion = HttpVersion.Version11 };
+        using var policy = new AddressChannelPolicy(new Uri($"https://users.test:{server.EndPoint.Port}"), options, pins: true);
+        using var channel = policy.Create(new ChannelEndpoint(server.EndPoint));
+        await Outcome.OfAsync(() => new User.UserClient(channel).GetNameAsync(new GetNameRequest()).ResponseAsync);
+        Assert.Equal("users.test", Assert.Single(server.ServerNames.Distinct()));
     }
 
     [Fact]

@@ -31,6 +31,9 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
 
     public ScriptedServer Then(Func<CancellationToken, Task<HttpResponseMessage>> answer) => Then((_, token) => answer(token), Task.CompletedTask);
 
+    /// <summary>What has not been asked for is not to come.</summary>
+    public void Forget() => _script.Clear();
+
     public ScriptedServer ThenReply(params IMessage[] messages) => Then(_ => Task.FromResult(Reply(messages)));
 
     /// <summary>Nothing before <paramref name="until"/>, and then these messages.</summary>
@@ -70,6 +73,15 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
     public ScriptedServer ThenName(string name) => ThenReply(new GetNameReply { Name = name });
 
     public ScriptedServer ThenStatus(StatusCode status, params (string Name, string Value)[] trailers) => Then(_ => Task.FromResult(TrailersOnly(status, trailers)));
+
+    /// <summary>Headers, and then a status.</summary>
+    public ScriptedServer ThenStatusInTrailers(StatusCode status) => Then(_ =>
+    {
+        var response = Reply([]);
+        response.TrailingHeaders.Clear();
+        response.TrailingHeaders.Add("grpc-status", $"{(int)status}");
+        return Task.FromResult(response);
+    });
 
     /// <summary>A status after <paramref name="until"/>.</summary>
     public ScriptedServer ThenStatusAfter(Task until, StatusCode status, params (string Name, string Value)[] trailers) => Then(async token =>

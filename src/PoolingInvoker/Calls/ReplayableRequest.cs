@@ -28,33 +28,55 @@ internal sealed class ReplayableRequest(object message, WriteOptions? writeOptio
             return;
         }
 
-        if (_bytes is not { } bytes)
+        if (_bytes is { } bytes)
         {
-            var kept = new KeepingContext();
-            marshaller.ContextualSerializer((TRequest)_message!, kept);
-            _bytes = bytes = kept.Bytes;
-            _message = null;
+            context.SetPayloadLength(bytes.Length);
+            context.GetBufferWriter().Write(bytes.Span);
+            context.Complete();
+            return;
         }
 
-        context.SetPayloadLength(bytes.Length);
-        context.GetBufferWriter().Write(bytes.Span);
-        context.Complete();
+        var kept = new KeepingContext(context);
+        marshaller.ContextualSerializer((TRequest)_message!, kept);
+        if (kept.Bytes is { } written)
+        {
+            (_bytes, _message) = (written, null);
+        }
     }
 
-    private sealed class KeepingContext : SerializationContext
+    /// <summary>Keeps what is given to the context of the channel, which says what a marshaller does wrong.</summary>
+    private sealed class KeepingContext(SerializationContext inner) : SerializationContext
     {
         private ArrayBufferWriter<byte>? _writer;
+        private IBufferWriter<byte>? _inner;
         private int _length;
 
-        public ReadOnlyMemory<byte> Bytes { get; private set; }
+        public ReadOnlyMemory<byte>? Bytes { get; private set; }
 
-        public override void Complete(byte[] payload) => Bytes = payload;
+        public override void Complete(byte[] payload)
+        {
+            inner.Complete(payload);
+            Bytes = payload;
+        }
 
-        public override void SetPayloadLength(int payloadLength) => _length = payloadLength;
+        public override void SetPayloadLength(int payloadLength)
+        {
+            inner.SetPayloadLength(payloadLength);
+            _length = payloadLength;
+        }
 
-        public override IBufferWriter<byte> GetBufferWriter() => _writer ??= _length > 0 ? new ArrayBufferWriter<byte>(_length) : new ArrayBufferWriter<byte>();
+        public override IBufferWriter<byte> GetBufferWriter()
+        {
+            _inner = inner.GetBufferWriter();
+            return _writer ??= _length > 0 ? new ArrayBufferWriter<byte>(_length) : new ArrayBufferWriter<byte>();
+        }
 
-        public override void Complete() => Bytes = _writer?.WrittenMemory ?? default;
+        public override void Complete()
+        {
+            _inner?.Write(_writer!.WrittenSpan);
+            inner.Complete();
+            Bytes = _writer?.WrittenMemory;
+        }
     }
 }
 

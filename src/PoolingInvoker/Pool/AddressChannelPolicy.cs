@@ -105,7 +105,7 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
         }
         else if (address != name)
         {
-            Pin(handler!, name, address);
+            Pin(options, handler!, name, address);
         }
 
         var channel = GrpcChannel.ForAddress(name, options);
@@ -237,21 +237,25 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
         }
     }
 
-    // HTTP/1.1 makes a connection for each call, which nothing is seen of. What does not go to the name goes to a proxy.
-    private static void Pin(SocketsHttpHandler handler, Uri name, Uri address)
+    // HTTP/1.1 makes a connection for each call, which nothing is seen of. With a ConnectCallback the channel dials nothing.
+    private static void Pin(GrpcChannelOptions options, SocketsHttpHandler handler, Uri name, Uri address)
     {
-        var theirs = handler.ConnectCallback;
-        if (theirs is not null)
+        handler.ConnectCallback ??= static (context, cancellationToken) => new(ChannelDialer.ConnectAsync(context.DnsEndPoint, cancellationToken));
+        DelegatingHandler? above = null;
+        for (var next = options.HttpHandler as DelegatingHandler; next is not null; next = next.InnerHandler as DelegatingHandler)
         {
-            throw new ArgumentException(
-                "A pool over several endpoints that does not speak HTTP/2 needs the SocketsHttpHandler without a ConnectCallback. Leave it null, or make a pool of one address.");
+            above = next;
         }
 
-        handler.ConnectCallback = (context, cancellationToken) =>
+        var pins = new EndpointHandler(handler, name, address);
+        if (above is null)
         {
-            var isToName = context.DnsEndPoint.Port == name.Port && string.Equals(context.DnsEndPoint.Host, ChannelDialer.HostOf(name), StringComparison.OrdinalIgnoreCase);
-            return new(ChannelDialer.ConnectAsync(isToName ? new DnsEndPoint(address.IdnHost, address.Port) : context.DnsEndPoint, cancellationToken));
-        };
+            options.HttpHandler = pins;
+        }
+        else
+        {
+            above.InnerHandler = pins;
+        }
     }
 
     private void RequireOwn(object transport)

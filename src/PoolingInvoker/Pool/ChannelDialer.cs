@@ -101,11 +101,12 @@ internal sealed class ChannelDialer
     /// <summary>Opens the transport of a connection.</summary>
     /// <param name="elsewhere">Where it goes, if not to the address of the channel.</param>
     /// <param name="cancellationToken">Ends the attempt.</param>
-    /// <returns>The transport, and what the user's filter has made of it.</returns>
-    public async Task<(Stream Transport, Stream Plaintext)> DialAsync((Uri Address, string? Host)? elsewhere, CancellationToken cancellationToken)
+    /// <returns>The transport, what the user's filter has made of it, and the socket below, where it is known.</returns>
+    public async Task<(Stream Transport, Stream Plaintext, Socket? Socket)> DialAsync((Uri Address, string? Host)? elsewhere, CancellationToken cancellationToken)
     {
         var (address, host) = elsewhere ?? (_address, _host);
-        var opened = new TaskCompletionSource<(Stream Transport, Stream Plaintext)>(TaskCreationOptions.RunContinuationsAsynchronously);
+        var opened = new TaskCompletionSource<(Stream Transport, Stream Plaintext, Socket? Socket)>(TaskCreationOptions.RunContinuationsAsynchronously);
+        Socket? socket = null;
         using var ended = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         using var requests = new Requests(new SocketsHttpHandler
         {
@@ -137,6 +138,7 @@ internal sealed class ChannelDialer
         {
             using var either = CancellationTokenSource.CreateLinkedTokenSource(token, cancellationToken);
             var stream = await _connect(context, either.Token).ConfigureAwait(false);
+            socket = (stream as NetworkStream)?.Socket;
             cancellationToken.UnsafeRegister(static stream => (stream as Stream)?.Dispose(), stream);
             return stream;
         }
@@ -149,7 +151,7 @@ internal sealed class ChannelDialer
             }
 
             var plaintext = _filter is null ? context.PlaintextStream : await _filter(context, token).ConfigureAwait(false);
-            if (opened.TrySetResult((context.PlaintextStream, plaintext)))
+            if (opened.TrySetResult((context.PlaintextStream, plaintext, socket)))
             {
                 await ended.CancelAsync().ConfigureAwait(false);
             }

@@ -47,17 +47,14 @@ public partial class ChannelPool : IEndpointListener
     /// <summary>Moves channels, a few at a time, so that they are even.</summary>
     internal void Balance()
     {
-        List<(PooledChannel Channel, string Because)> moving = [];
-        List<PooledChannel> closing = [];
-        int creates;
-        lock (_lock)
+        using (Enter())
         {
             if (_disposed)
             {
                 return;
             }
 
-            var atMost = MovesUnsynchronized;
+            var moves = MovesUnsynchronized;
             for (var i = _active.Count - 1; i >= 0; i--)
             {
                 var channel = _active[i];
@@ -69,44 +66,40 @@ public partial class ChannelPool : IEndpointListener
                 if (!server.IsGone)
                 {
                     // Nobody takes it as long as there are others, so nobody else would find that it is broken.
-                    if (moving.Count < atMost && ReasonToReplaceUnsynchronized(channel, thorough: false) is not null)
+                    if (moves > 0 && ReasonToReplaceUnsynchronized(channel, thorough: false) is not null)
                     {
-                        BeginReplacingUnsynchronized(channel);
-                        moving.Add((channel, "its endpoint cannot be reached"));
+                        moves--;
+                        ReplaceUnsynchronized(channel, "its endpoint cannot be reached");
                     }
                 }
                 else if (channel.Leases == 0 && _active.Count + _creating > MinimumUnsynchronized)
                 {
-                    DrainUnsynchronized(channel);
-                    closing.Add(channel);
+                    RetireUnsynchronized(channel, "its endpoint is gone");
                 }
-                else if (moving.Count < atMost)
+                else if (moves > 0)
                 {
-                    BeginRefreshingUnsynchronized(channel);
-                    moving.Add((channel, "its endpoint is gone"));
+                    moves--;
+                    RefreshUnsynchronized(channel, "its endpoint is gone");
                 }
             }
 
-            if (moving.Count < atMost && _endpoints!.Imbalance(_active.Count + _creating) is { From: var from }
-                && _active.FirstOrDefault(channel => channel.Server == from && channel.State == PooledChannelState.Active) is { } moves)
+            if (moves > 0 && _endpoints!.Imbalance(_active.Count + _creating) is { From: var from }
+                && _active.FirstOrDefault(channel => channel.Server == from && channel.State == PooledChannelState.Active) is { } moved)
             {
-                BeginRefreshingUnsynchronized(moves);
-                moving.Add((moves, "another endpoint has fewer channels"));
+                RefreshUnsynchronized(moved, "another endpoint has fewer channels");
             }
 
-            creates = _active.Count + _creating > 0 ? ReserveUnsynchronized(isCall: true) : 0;
+            if (_active.Count + _creating > 0)
+            {
+                GrowUnsynchronized("there are more endpoints than channels", isCall: true);
+            }
+
             _isBalanceWatched = false;
             if (_endpoints!.IsUneven(_active.Count + _creating))
             {
                 WatchTheBalanceUnsynchronized();
             }
-
-            AssertLawsUnsynchronized();
         }
-
-        closing.ForEach(channel => Retire(channel, "its endpoint is gone"));
-        moving.ForEach(move => BeginReplacing(move.Channel, move.Because));
-        BeginCreating(creates, "there are more endpoints than channels");
     }
 
     // Waits for the first list of endpoints. Gives why there is none, and after that at once, until there is one.

@@ -59,29 +59,33 @@ public partial class ChannelPool
         }
     }
 
-    // Reserves places for the channels that are to be made now. Whoever does that makes them, outside of the lock. What the minimum lacks
-    // is made when a call comes, and when one got nothing, and does not wait, one for those that come after it.
-    private int ReserveUnsynchronized(bool isCall = false, bool isRefused = false)
+    // Makes the channels that are missing now. What the minimum lacks is made when a call comes, and when one got nothing, and does not
+    // wait, one for those that come after it.
+    private void GrowUnsynchronized(string because, bool isCall = false, bool isRefused = false)
     {
         if (PlacesUnsynchronized == 0)
         {
             WatchTheLineUnsynchronized(_lastConnectFailed);
-            return 0;
+            return;
         }
 
         var below = Math.Max(
             isCall ? MinimumUnsynchronized - _active.Count - _creating : 0,
             isRefused && _creating + _waiters.Count == 0 ? 1 : 0);
-        return ReservePlacesUnsynchronized(Math.Max(below, MissingUnsynchronized(seen: null)));
+        CreateUnsynchronized(Math.Max(below, MissingUnsynchronized(seen: null)), because);
     }
 
-    // So many, or as many as there are places.
-    private int ReservePlacesUnsynchronized(long count)
+    // Makes so many, or as many as there are places. These are reserved at once.
+    private void CreateUnsynchronized(long count, string because)
     {
-        var reserved = (int)Math.Clamp(count, 0, PlacesUnsynchronized);
-        _creating += reserved;
-        return reserved;
+        for (count = Math.Min(count, PlacesUnsynchronized); count > 0; count--)
+        {
+            _creating++;
+            BeginCreatingUnsynchronized(because);
+        }
     }
+
+    private void BeginCreatingUnsynchronized(string because) => AfterUnsynchronized(() => BeginWork(() => CreateAsync(because)));
 
     // How many channels those in line need, beyond those on their way. With what was seen of the line it is known how many of them will
     // have been served before another channel is connected.
@@ -117,25 +121,9 @@ public partial class ChannelPool
         return Math.Min(atMost, (missing + ExpectedCapacityUnsynchronized - 1) / ExpectedCapacityUnsynchronized);
     }
 
-    private void BeginCreating(int count, string because)
-    {
-        for (; count > 0; count--)
-        {
-            BeginWork(() => CreateOneAsync(because));
-        }
-    }
-
-    // As below, and gives what it failed with.
-    private async Task<(Exception? Error, bool IsMade)> CreateOneAsync(string because)
-    {
-        var (error, isMade, creates) = await CreateAsync(because).ConfigureAwait(false);
-        BeginCreating(creates, because);
-        return (error, isMade);
-    }
-
-    // Makes the channel that was reserved under the lock, and publishes it when it is connected. Gives what that failed with, if it was made
-    // at all, and how many more were reserved meanwhile. It does not throw.
-    private async Task<(Exception? Error, bool IsMade, int Creates)> CreateAsync(string because)
+    // Makes the channel that was reserved under the lock, and publishes it when it is connected. Gives what that failed with, and whether it
+    // was made at all. It does not throw.
+    private async Task<(Exception? Error, bool IsMade)> CreateAsync(string because)
     {
         var began = _time.GetTimestamp();
         PooledChannel? created = null;
@@ -145,67 +133,41 @@ public partial class ChannelPool
             created = CreateChannel(out error);
         }
 
-        var joins = false;
         if (created is not null)
         {
             var connecting = ConnectChannelAsync(created);
-            joins = !await IsWorthWaitingAsync(created, connecting, old: null).ConfigureAwait(false) && TryPublishUnconnected(created);
-            if (joins)
+            if (!await IsWorthWaitingAsync(created, connecting, old: null).ConfigureAwait(false) && TryPublishUnconnected(created, because))
             {
-                because = "there is no other, although it takes long to connect";
+                return (null, true);
+            }
+
+            error = await BringUpAsync(created, connecting).ConfigureAwait(false);
+        }
+
+        using (Enter(because))
+        {
+            CreatedUnsynchronized();
+            error ??= GoneUnsynchronized(created);
+            if (error is null)
+            {
+                ConnectedUnsynchronized(created!, began);
             }
             else
             {
-                error = await BringUpAsync(created, connecting).ConfigureAwait(false);
+                FailedUnsynchronized(created, error);
             }
-        }
 
-        bool disposed;
-        int creates;
-        lock (_lock)
-        {
-            disposed = _disposed;
-            if (!joins)
+            if (created is not null && !_disposed && (error is null || (_active.Count == 0 && _endpoints is not { MayDial: true })))
             {
-                CreatedUnsynchronized();
-                error ??= GoneUnsynchronized(created);
-                if (error is null)
-                {
-                    ConnectedUnsynchronized(created!, began);
-                }
-                else
-                {
-                    FailedUnsynchronized(created, error);
-                }
-
-                joins = created is not null && !disposed && (error is null || (_active.Count == 0 && _endpoints is not { MayDial: true }));
-                if (joins)
-                {
-                    PublishUnsynchronized(created!);
-                }
+                PublishUnsynchronized(created, error is null ? because : "there is no other, although it could not be connected");
+            }
+            else
+            {
+                DiscardUnsynchronized(created);
             }
 
-            ServeWaitersUnsynchronized();
-            creates = ReserveUnsynchronized();
-            CompleteDisposeUnsynchronized();
-            AssertLawsUnsynchronized();
+            return _disposed ? (Disposed(), false) : (error, created is not null);
         }
-
-        if (joins)
-        {
-            _diary.Created(created!, error is null ? because : "there is no other, although it could not be connected");
-        }
-        else if (created is not null)
-        {
-            DisposeChannel(created);
-        }
-
-        if (error is not null && !disposed)
-        {
-            _diary.CreationFailed(error);
-        }
-
-        return (disposed ? Disposed() : error, created is not null && !disposed, creates);
     }
 
     // Whether calls have somewhere else to go, but the channel that is replaced, while one connects that takes long. If not they may as
@@ -244,9 +206,9 @@ public partial class ChannelPool
         _nextCreated = null;
     }
 
-    private bool TryPublishUnconnected(PooledChannel channel)
+    private bool TryPublishUnconnected(PooledChannel channel, string because)
     {
-        lock (_lock)
+        using (Enter(because))
         {
             if (_active.Count > 0 || _disposed)
             {
@@ -255,9 +217,7 @@ public partial class ChannelPool
 
             channel.IsUntried = false;
             CreatedUnsynchronized();
-            PublishUnsynchronized(channel);
-            ServeWaitersUnsynchronized();
-            AssertLawsUnsynchronized();
+            PublishUnsynchronized(channel, "there is no other, although it takes long to connect");
             return true;
         }
     }
@@ -368,57 +328,36 @@ public partial class ChannelPool
         Exception? error = null;
         InNobodysContext(() => created = CreateChannel(out error));
         ChannelLease? lease = null;
-        bool disposed;
-        int creates;
-        lock (_lock)
+        using (Enter("calls need it"))
         {
             CreatedUnsynchronized();
-            disposed = _disposed;
-            if (!disposed)
+            if (_disposed)
             {
-                if (created is not null)
-                {
-                    _lastCreationFailed = false;
-                    PublishUnsynchronized(created);
-                }
-                else
-                {
-                    FailedUnsynchronized(created, error!);
-                }
-
-                lease = (created ?? _active.Pick(isStream, avoid: null)) is { } channel ? LeaseUnsynchronized(channel, isStream) : null;
+                DiscardUnsynchronized(created);
+                throw Disposed();
             }
 
-            ServeWaitersUnsynchronized();
-            creates = ReserveUnsynchronized();
-            CompleteDisposeUnsynchronized();
-            AssertLawsUnsynchronized();
+            if (created is not null)
+            {
+                _lastCreationFailed = false;
+                PublishUnsynchronized(created, "calls need it");
+            }
+            else
+            {
+                FailedUnsynchronized(created, error!);
+            }
+
+            lease = (created ?? _active.Pick(isStream, avoid: null)) is { } channel ? LeaseUnsynchronized(channel, isStream) : null;
         }
 
-        if (disposed && created is not null)
-        {
-            DisposeChannel(created);
-        }
-
-        if (created is null)
-        {
-            _diary.CreationFailed(error!);
-        }
-        else if (!disposed)
-        {
-            _diary.Created(created, "calls need it");
-        }
-
-        BeginCreating(creates, "calls need it");
-        return lease is not null ? Begin(lease) : throw (disposed ? Disposed() : error!);
+        return lease is not null ? Begin(lease) : throw error!;
     }
 
     // A server has said how many streams it takes: when it is connected, and whenever it likes.
     internal void ServerTakes(PooledChannel channel, int maxStreams)
     {
-        int creates;
         bool isNews;
-        lock (_lock)
+        using (Enter("calls need it"))
         {
             isNews = channel.Announced != maxStreams;
             channel.Announced = maxStreams;
@@ -426,17 +365,12 @@ public partial class ChannelPool
             _announced = maxStreams > 0 ? maxStreams : _announced; // that is for now, and of this connection
             channel.IsUntried = false;
             FoundAliveUnsynchronized(channel);
-            ServeWaitersUnsynchronized();
-            creates = ReserveUnsynchronized();
-            AssertLawsUnsynchronized();
         }
 
         if (isNews)
         {
             _log.LimitAnnounced(channel, maxStreams);
         }
-
-        BeginCreating(creates, "calls need it");
     }
 
     private void ConnectedUnsynchronized(PooledChannel channel, long began)
@@ -446,9 +380,15 @@ public partial class ChannelPool
         _connectTime = _time.GetElapsedTime(began);
     }
 
-    private void FailedUnsynchronized(PooledChannel? channel, Exception error)
+    // Of a channel that takes the place of another it is the error of that one.
+    private void FailedUnsynchronized(PooledChannel? channel, Exception error, bool replaces = false)
     {
         _lastCreationError = error;
+        if (!replaces && !_disposed)
+        {
+            AfterUnsynchronized(() => _diary.CreationFailed(error));
+        }
+
         if (channel is not null)
         {
             channel.IsUntried = false;
@@ -465,6 +405,12 @@ public partial class ChannelPool
         {
             _waiters.Dequeue().SetException(error);
         }
+    }
+
+    private void PublishUnsynchronized(PooledChannel channel, string because)
+    {
+        PublishUnsynchronized(channel);
+        AfterUnsynchronized(() => _diary.Created(channel, because));
     }
 
     private void PublishUnsynchronized(PooledChannel channel)
@@ -485,17 +431,13 @@ public partial class ChannelPool
 
     private void LookAtTheLine()
     {
-        int creates;
-        lock (_lock)
+        using (Enter())
         {
             _isLineWatched = false;
             var elapsed = _time.GetElapsedTime(_line.At).TotalSeconds;
-            creates = ReservePlacesUnsynchronized(MissingUnsynchronized(elapsed > 0 ? (_returns - _line.Returns) / elapsed : 0));
+            CreateUnsynchronized(MissingUnsynchronized(elapsed > 0 ? (_returns - _line.Returns) / elapsed : 0), "calls wait");
             WatchTheLineUnsynchronized(!_disposed && _active.Count + _creating < _options.MaxPoolSize);
-            AssertLawsUnsynchronized();
         }
-
-        BeginCreating(creates, "calls wait");
     }
 
     private void CountTheCrowdUnsynchronized()
@@ -526,8 +468,7 @@ public partial class ChannelPool
 
     internal void LookAtTheCrowd()
     {
-        int creates;
-        lock (_lock)
+        using (Enter())
         {
             // As those saw it who came; where nobody came, as it is.
             (double Calls, double Streams) seen = _picked.Picks == 0
@@ -541,19 +482,15 @@ public partial class ChannelPool
             }
 
             var there = _active.Count - _active.Spare + _creating;
-            creates = ReservePlacesUnsynchronized(lasting - there);
+            CreateUnsynchronized(lasting - there, $"channels carry more than {_options.TargetConcurrentCallsPerChannel} calls, or calls share one with streams that last");
             _crowd = seen;
             _picked = default;
-            _isCrowdWatched = !_disposed && wanted > there + creates && _active.Count + _creating < _options.MaxPoolSize;
+            _isCrowdWatched = !_disposed && wanted > _active.Count - _active.Spare + _creating && _active.Count + _creating < _options.MaxPoolSize;
             if (_isCrowdWatched)
             {
                 _crowdWatch.Start(CrowdPeriod);
             }
-
-            AssertLawsUnsynchronized();
         }
-
-        BeginCreating(creates, $"channels carry more than {_options.TargetConcurrentCallsPerChannel} calls, or calls share one with streams that last");
     }
 
     private int ChannelsForUnsynchronized(double load) => _target.ChannelsFor(load, ExpectedCapacityUnsynchronized);
@@ -565,17 +502,6 @@ public partial class ChannelPool
 
         public void ConnectionLost() => pool.ConnectionLost(channel);
 
-        public void ServerGoes()
-        {
-            if (pool.ServerGoes(channel) is { } rest)
-            {
-                // Other calls are on the connection.
-                pool.BeginWork(() =>
-                {
-                    rest();
-                    return Task.CompletedTask;
-                });
-            }
-        }
+        public void ServerGoes() => pool.ServerGoes(channel);
     }
 }

@@ -34,7 +34,7 @@ public partial class ChannelPool
             List<PooledChannel> unconnected;
             int connected;
             int creates;
-            lock (_lock)
+            using (Enter())
             {
                 // What others are making is waited for, and seen to if it fails.
                 ObjectDisposedException.ThrowIf(_disposed, this);
@@ -49,7 +49,7 @@ public partial class ChannelPool
 
             var outcomes = await Task.WhenAll(
             [
-                .. Enumerable.Range(0, creates).Select(_ => DoAsync(() => CreateOneAsync("the pool warms up to MinPoolSize"))),
+                .. Enumerable.Range(0, creates).Select(_ => DoAsync(() => CreateAsync("the pool warms up to MinPoolSize"))),
                 .. unconnected.Select(channel => DoAsync(async () => (await FailureOfAsync(ConnectChannelAsync(channel)).ConfigureAwait(false), true))),
             ]).WaitAsync(cancellationToken).ConfigureAwait(false);
             triesOthers = ThrowIfFailed(outcomes, connected);
@@ -116,21 +116,17 @@ public partial class ChannelPool
     /// <param name="disposing">Whether this is a dispose; the pool has no finalizer.</param>
     protected virtual void Dispose(bool disposing)
     {
-        List<PooledChannel> closing;
-        lock (_lock)
+        using (Enter())
         {
-            closing = [.. _channels.Values.Where(static channel => channel.State == PooledChannelState.Draining)];
-            closing.ForEach(CloseUnsynchronized);
+            _channels.Values.Where(static channel => channel.State == PooledChannelState.Draining).ToList().ForEach(CloseUnsynchronized);
         }
 
-        closing.ForEach(DisposeChannel);
         (_policy as AddressChannelPolicy)?.Dispose();
     }
 
     private void BeginDispose()
     {
-        List<PooledChannel> closing = [];
-        lock (_lock)
+        using (Enter())
         {
             if (_disposed)
             {
@@ -145,15 +141,8 @@ public partial class ChannelPool
 
             while (_active.Count > 0)
             {
-                var channel = _active[_active.Count - 1];
-                if (DrainUnsynchronized(channel))
-                {
-                    closing.Add(channel);
-                }
+                DrainUnsynchronized(_active[_active.Count - 1]);
             }
-
-            CompleteDisposeUnsynchronized();
-            AssertLawsUnsynchronized();
         }
 
         try
@@ -171,15 +160,6 @@ public partial class ChannelPool
         _crowdWatch.Dispose();
         _balanceWatch.Dispose();
         _endpointWatcher?.Dispose();
-        closing.ForEach(DisposeChannel);
-    }
-
-    private void CompleteDisposeUnsynchronized()
-    {
-        if (_disposed && _creating + _replacing + _channels.Count == 0)
-        {
-            _closed.TrySetResult();
-        }
     }
 
     private PoolTimer? StartMaintenance()
@@ -215,10 +195,7 @@ public partial class ChannelPool
         }
 
         var reason = $"it carried no call for {_options.PooledChannelIdleTimeout}";
-        List<PooledChannel> closing = [];
-        List<PooledChannel> replacing = [];
-        int creates;
-        lock (_lock)
+        using (Enter("calls need it")) // somebody waits if a channel was idle because its server takes nothing
         {
             for (var i = _active.Count - 1; i >= 0; i--)
             {
@@ -230,23 +207,14 @@ public partial class ChannelPool
 
                 if (_active.Count + _creating > MinimumUnsynchronized)
                 {
-                    DrainUnsynchronized(channel);
-                    closing.Add(channel);
+                    RetireUnsynchronized(channel, reason);
                 }
                 else if (channel.Transport is { ConnectionsMade: > 0 })
                 {
-                    BeginReplacingUnsynchronized(channel, countsAsDial: false);
-                    replacing.Add(channel);
+                    RenewUnsynchronized(channel, reason);
                 }
             }
-
-            creates = ReserveUnsynchronized(); // somebody waits if it was idle because its server takes nothing
-            AssertLawsUnsynchronized();
         }
-
-        closing.ForEach(channel => Retire(channel, reason));
-        replacing.ForEach(channel => Renew(channel, reason));
-        BeginCreating(creates, "calls need it");
     }
 
     // How many channels may be replaced beside those that are: few at a time.
@@ -260,50 +228,24 @@ public partial class ChannelPool
             return;
         }
 
-        List<PooledChannel> old;
-        lock (_lock)
+        using (Enter())
         {
-            old =
-            [
-                .. _active.Where(channel => channel.State == PooledChannelState.Active && _time.GetElapsedTime(channel.CreatedAt) >= channel.Lifetime)
-                    .OrderBy(static channel => channel.CreatedAt)
-                    .Take(MovesUnsynchronized),
-            ];
-            old.ForEach(BeginRefreshingUnsynchronized);
-            AssertLawsUnsynchronized();
-        }
-
-        foreach (var channel in old)
-        {
-            var reason = $"it was older than {channel.Lifetime}";
-            if (channel.Leases == 0 && _time.GetElapsedTime(channel.IdleSince) > IdleConnection)
+            var old = _active.Where(channel => channel.State == PooledChannelState.Active && _time.GetElapsedTime(channel.CreatedAt) >= channel.Lifetime)
+                .OrderBy(static channel => channel.CreatedAt)
+                .Take(MovesUnsynchronized)
+                .ToList();
+            foreach (var channel in old)
             {
-                Renew(channel, reason);
+                var isIdle = channel.Leases == 0 && _time.GetElapsedTime(channel.IdleSince) > IdleConnection;
+                RefreshUnsynchronized(channel, $"it was older than {channel.Lifetime}", isIdle);
             }
-            else
-            {
-                BeginReplacing(channel, reason);
-            }
-        }
-    }
-
-    // Replaces a channel that is idle, without connecting, unless the new one has to be primed.
-    private void Renew(PooledChannel channel, string reason)
-    {
-        if (_options.PrimeAsync is null)
-        {
-            ReplaceUnconnected(channel, reason);
-        }
-        else
-        {
-            BeginReplacing(channel, reason);
         }
     }
 
     // Sets aside what the load of late did not need. What is set aside and not needed again closes when it has been idle for long enough.
     private void SetAside()
     {
-        lock (_lock)
+        using (Enter())
         {
             var most = Math.Max(_mostCalls.Now, _mostCalls.Before);
             _mostCalls = (_active.Calls, _mostCalls.Now);
@@ -322,8 +264,6 @@ public partial class ChannelPool
                 channel.IsSpare = true;
                 _active.Update(channel);
             }
-
-            AssertLawsUnsynchronized();
         }
     }
 }

@@ -19,7 +19,33 @@ public partial class ChannelPool
             : null;
     }
 
-    private void BeginReplacingUnsynchronized(PooledChannel channel, bool countsAsDial = true)
+    private void ReplaceUnsynchronized(PooledChannel channel, string reason, bool countsAsDial = true)
+    {
+        BeginReplacingUnsynchronized(channel, countsAsDial);
+        AfterUnsynchronized(() => BeginReplacing(channel, reason));
+    }
+
+    // As above, but it takes leases meanwhile.
+    private void RefreshUnsynchronized(PooledChannel channel, string reason, bool isIdle = false)
+    {
+        channel.State = PooledChannelState.Refreshing;
+        _replacing++;
+        AfterUnsynchronized(() => BeginReplacing(channel, reason, isIdle));
+    }
+
+    private void RenewUnsynchronized(PooledChannel channel, string reason)
+    {
+        BeginReplacingUnsynchronized(channel, countsAsDial: false);
+        AfterUnsynchronized(() => BeginReplacing(channel, reason, isIdle: true));
+    }
+
+    private void RetireUnsynchronized(PooledChannel channel, string reason)
+    {
+        AfterUnsynchronized(() => _diary.Retired(channel, reason));
+        DrainUnsynchronized(channel);
+    }
+
+    private void BeginReplacingUnsynchronized(PooledChannel channel, bool countsAsDial)
     {
         if (!channel.Proven && countsAsDial)
         {
@@ -31,14 +57,18 @@ public partial class ChannelPool
         _active.Update(channel);
     }
 
-    // As above, but it takes leases meanwhile.
-    private void BeginRefreshingUnsynchronized(PooledChannel channel)
+    // What takes the place of one that is idle connects with its first call, unless it has to be primed.
+    private void BeginReplacing(PooledChannel channel, string because, bool isIdle = false)
     {
-        channel.State = PooledChannelState.Refreshing;
-        _replacing++;
+        if (isIdle && _options.PrimeAsync is null)
+        {
+            ReplaceUnconnected(channel, because);
+        }
+        else
+        {
+            BeginWork(() => ReplaceAsync(channel, because));
+        }
     }
-
-    private void BeginReplacing(PooledChannel channel, string because) => BeginWork(() => ReplaceAsync(channel, because));
 
     // Makes the replacement of a channel that is being replaced or refreshed, and publishes it when it is connected. As a rule the old one
     // stays if that fails.
@@ -73,30 +103,27 @@ public partial class ChannelPool
 
     private bool Publish(PooledChannel old, PooledChannel? created, Exception? error, bool isConnected, string because)
     {
-        var closes = false;
-        bool takesOver;
-        bool disposed;
-        int creates;
-        lock (_lock)
+        using (Enter("calls need it"))
         {
             _replacing--;
-            disposed = _disposed;
             error ??= GoneUnsynchronized(created);
-            takesOver = created is not null && !disposed && (error is null || IsLostUnsynchronized(old));
-            if (takesOver)
+            if (created is not null && !_disposed && (error is null || IsLostUnsynchronized(old)))
             {
                 if (error is not null)
                 {
-                    FailedUnsynchronized(created, error);
+                    FailedUnsynchronized(created, error, replaces: true);
                 }
                 else if (isConnected)
                 {
-                    created!.Server?.Reached();
+                    created.Server?.Reached();
                 }
 
-                closes = PublishInPlaceOfUnsynchronized(old, created!);
+                PublishInPlaceOfUnsynchronized(old, created, because);
+                return true;
             }
-            else if (!disposed)
+
+            DiscardUnsynchronized(created);
+            if (!_disposed)
             {
                 // Its connection broke, and there is none to be had. It goes on, and is replaced when the pool may dial again.
                 _backoff.Dialed();
@@ -110,35 +137,20 @@ public partial class ChannelPool
                 old.LastError = _lastCreationError = error;
                 old.State = PooledChannelState.Active;
                 _active.Update(old);
+                AfterUnsynchronized(() => _diary.ReplacementFailed(old, error!));
             }
 
-            ServeWaitersUnsynchronized();
-            creates = ReserveUnsynchronized();
-            CompleteDisposeUnsynchronized();
-            AssertLawsUnsynchronized();
+            return false;
         }
+    }
 
-        if (takesOver)
+    // One that never joined.
+    private void DiscardUnsynchronized(PooledChannel? channel)
+    {
+        if (channel is not null)
         {
-            _diary.Replaced(created!, old, because);
+            AfterUnsynchronized(() => DisposeChannel(channel));
         }
-        else if (created is not null)
-        {
-            DisposeChannel(created);
-        }
-
-        if (error is not null && !takesOver && !disposed)
-        {
-            _diary.ReplacementFailed(old, error);
-        }
-
-        if (closes)
-        {
-            DisposeChannel(old);
-        }
-
-        BeginCreating(creates, "calls need it");
-        return takesOver;
     }
 
     // Why a channel that was connected, and perhaps primed, is of no use.
@@ -151,90 +163,85 @@ public partial class ChannelPool
     private bool IsLostUnsynchronized(PooledChannel old) =>
         old.State == PooledChannelState.Replacing && (_active.Count == 1 || old.BrokenState(thorough: true) == ConnectivityState.Shutdown);
 
-    // Whether the old one has no leases, and closes.
-    private bool PublishInPlaceOfUnsynchronized(PooledChannel old, PooledChannel created)
+    private void PublishInPlaceOfUnsynchronized(PooledChannel old, PooledChannel created, string because)
     {
         // Statement order is important: the pool is never without either of them.
         PublishUnsynchronized(created);
         _replaced++;
-        return DrainUnsynchronized(old);
+        AfterUnsynchronized(() => _diary.Replaced(created, old, because));
+        DrainUnsynchronized(old);
     }
 
-    // Whether it has no leases, and closes.
-    private bool DrainUnsynchronized(PooledChannel channel)
+    private void DrainUnsynchronized(PooledChannel channel)
     {
         _active.Remove(channel);
         LeaveEndpointUnsynchronized(channel);
         channel.State = PooledChannelState.Draining;
         _draining++;
-        if (channel.Leases > 0)
+        if (channel.Leases == 0)
         {
-            return false;
+            CloseUnsynchronized(channel);
         }
-
-        CloseUnsynchronized(channel);
-        return true;
     }
 
-    // What is left to do for one that was closed under the lock, and that none takes the place of.
-    private void Retire(PooledChannel channel, string reason)
-    {
-        _diary.Retired(channel, reason);
-        DisposeChannel(channel);
-    }
-
-    // Whoever closes a channel under the lock disposes it outside.
     private void CloseUnsynchronized(PooledChannel channel)
     {
         Debug.Assert(channel.State == PooledChannelState.Draining, "Only a draining channel closes.");
         channel.State = PooledChannelState.Closed;
         _draining--;
+        AfterUnsynchronized(() => DisposeChannel(channel));
     }
 
     // The calls on it are about to fail: those that are sent again are not to meet it before the first of them has come back.
     internal void ConnectionLost(PooledChannel channel)
     {
-        lock (_lock)
+        using (Enter())
         {
             channel.Failed |= channel.Leases > 0;
+            if (!channel.Proven && !_disposed)
+            {
+                // A server that closes before it has answered anything is dialled again as one that could not be connected to.
+                _lastConnectFailed = true;
+                _backoff.Dialed();
+            }
+
             _active.Update(channel);
-            AssertLawsUnsynchronized();
         }
     }
 
     /// <summary>
     /// A server takes no new calls on the connection of a channel (GOAWAY): it is too old for it, or has carried enough, or the server goes.
-    /// From here on the channel takes no leases. Gives what is left to do, which may take its time.
+    /// From here on the channel takes no leases.
     /// </summary>
-    internal Action? ServerGoes(PooledChannel channel)
+    internal void ServerGoes(PooledChannel channel)
     {
         const string Reason = "its server takes no more calls on the connection (GOAWAY)";
-        lock (_lock)
+        using (Enter(isReading: true))
         {
             var isIdle = channel.Leases == 0 && _waiters.Count == 0;
             if (channel.State == PooledChannelState.Refreshing)
             {
                 channel.State = PooledChannelState.Replacing; // by the one that is being connected
                 _active.Update(channel);
-                return null;
+                return;
             }
 
             if (channel.State != PooledChannelState.Active || channel.Index < 0 || _disposed)
             {
                 channel.IsGoing = channel.State == PooledChannelState.Connecting; // whoever brings it up sees to it
-                return null;
             }
-
-            if (isIdle && _active.Count + _creating > MinimumUnsynchronized)
+            else if (!isIdle)
             {
-                DrainUnsynchronized(channel);
-                AssertLawsUnsynchronized();
-                return () => Retire(channel, Reason);
+                ReplaceUnsynchronized(channel, Reason, countsAsDial: false);
             }
-
-            BeginReplacingUnsynchronized(channel, countsAsDial: false);
-            AssertLawsUnsynchronized();
-            return isIdle ? () => Renew(channel, Reason) : () => BeginReplacing(channel, Reason);
+            else if (_active.Count + _creating > MinimumUnsynchronized)
+            {
+                RetireUnsynchronized(channel, Reason);
+            }
+            else
+            {
+                RenewUnsynchronized(channel, Reason);
+            }
         }
     }
 }

@@ -74,32 +74,25 @@ public partial class ChannelPool
 
     private void Look()
     {
-        List<PooledChannel> silent = [];
-        var goesOn = false;
-        lock (_lock)
+        using (Enter()) // a channel may take more by now
         {
+            var goesOn = false;
             var now = _time.GetTimestamp();
             foreach (var channel in _channels.Values)
             {
-                goesOn |= LookUnsynchronized(channel, now, silent);
+                goesOn |= LookUnsynchronized(channel, now);
             }
 
-            ServeWaitersUnsynchronized(); // a channel may take more by now
-            goesOn &= !_disposed;
-            _isWatching = goesOn;
-            AssertLawsUnsynchronized();
+            _isWatching = goesOn && !_disposed;
+            if (_isWatching)
+            {
+                _watch.Start(WatchPeriod);
+            }
         }
-
-        if (goesOn)
-        {
-            _watch.Start(WatchPeriod);
-        }
-
-        silent.ForEach(channel => BeginWork(() => ProbeAsync(channel)));
     }
 
     // Whether there will be something to see at the next look.
-    private bool LookUnsynchronized(PooledChannel channel, long now, List<PooledChannel> silent)
+    private bool LookUnsynchronized(PooledChannel channel, long now)
     {
         if (channel.FailingSince is { } since && _time.GetElapsedTime(since, now) >= Penalty)
         {
@@ -117,13 +110,15 @@ public partial class ChannelPool
                 && (_time.GetElapsedTime(pulse.WaitsSince, now) >= PatienceWith(channel) || _time.GetElapsedTime(pulse.SilentSince, now) >= RarePing))
             {
                 pulse.IsProbed = pulse.IsSuspect = true;
-                silent.Add(channel);
+                BeginProbingUnsynchronized(channel);
             }
         }
 
         _active.Update(channel);
         return pulse.Calls > 0 || channel.FailingSince is not null;
     }
+
+    private void BeginProbingUnsynchronized(PooledChannel channel) => AfterUnsynchronized(() => BeginWork(() => ProbeAsync(channel)));
 
     // A channel over a transport of the user's own can be asked with a call of theirs alone.
     private bool MayBeProbed(PooledChannel channel) =>
@@ -331,7 +326,7 @@ public partial class ChannelPool
     private void GiveUp(PooledChannel channel)
     {
         bool replaces;
-        lock (_lock)
+        using (Enter())
         {
             if (channel.Pulse.IsGivenUp || !channel.Pulse.IsSilentStill)
             {
@@ -371,17 +366,16 @@ public partial class ChannelPool
         {
             if (await IsAnsweredByCallAsync(channel).ConfigureAwait(false))
             {
-                lock (_lock)
+                using (Enter())
                 {
                     FoundAliveUnsynchronized(channel);
-                    ServeWaitersUnsynchronized();
                 }
 
                 return;
             }
 
             await Task.Delay(pause, _time).ConfigureAwait(false);
-            lock (_lock)
+            using (Enter())
             {
                 if (channel is not { IsAlive: false, State: PooledChannelState.Active } || _leases == 0 || _disposed)
                 {
@@ -422,46 +416,26 @@ public partial class ChannelPool
             }
 
             bool goesOn;
-            var replaces = false;
-            var closes = false;
-            lock (_lock)
+            using (Enter())
             {
                 goesOn = fresh is null && !_disposed && silent is { Pulse: { IsSuspect: true, Calls: > 0 }, State: PooledChannelState.Active };
-                if (fresh is not null && !_disposed)
+                if (fresh is not null && !_disposed && silent is { Pulse: { IsSilentStill: true, IsGivenUp: false }, State: PooledChannelState.Active })
                 {
-                    replaces = silent is { Pulse: { IsSilentStill: true, IsGivenUp: false }, State: PooledChannelState.Active };
-                }
-
-                if (replaces)
-                {
-                    fresh!.IsAlive = true;
+                    fresh.IsAlive = true;
                     silent.Pulse.IsGivenUp = true;
                     if (silent.Server != fresh.Server)
                     {
                         CouldNotReachUnsynchronized(silent);
                     }
 
-                    closes = PublishInPlaceOfUnsynchronized(silent, fresh);
-                    ServeWaitersUnsynchronized();
+                    var reason = $"nothing has come from it for {_time.GetElapsedTime(silent.Pulse.SilentSince).TotalSeconds:0.#} s, and a server answered on a fresh one";
+                    PublishInPlaceOfUnsynchronized(silent, fresh, reason);
+                    AfterUnsynchronized(() => Break(silent, reason));
                 }
-
-                AssertLawsUnsynchronized();
-            }
-
-            if (replaces)
-            {
-                var reason = $"nothing has come from it for {_time.GetElapsedTime(silent.Pulse.SilentSince).TotalSeconds:0.#} s, and a server answered on a fresh one";
-                _diary.Replaced(fresh!, silent, reason);
-                Break(silent, reason);
-            }
-            else if (fresh is not null)
-            {
-                DisposeChannel(fresh);
-            }
-
-            if (closes)
-            {
-                DisposeChannel(silent);
+                else
+                {
+                    DiscardUnsynchronized(fresh);
+                }
             }
 
             suspects.ForEach(GiveUp);

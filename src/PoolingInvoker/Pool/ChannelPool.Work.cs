@@ -1,3 +1,5 @@
+using System.Diagnostics;
+
 namespace PoolingInvoker;
 
 // Work of the pool's own. It is done on the thread pool or by a timer, never on the thread or in the context of whoever caused it: a channel
@@ -5,6 +7,90 @@ namespace PoolingInvoker;
 public partial class ChannelPool
 {
     private static ExecutionContext? _nobodys;
+
+    private List<Action>? _after; // what is left to do when the lock is free
+
+    // The one way to change the pool. At its end those that wait are served, channels are reserved if the section may have left them missing,
+    // and the laws are checked. What the section leaves to do is done after the lock, in its order, by the same thread (law 5).
+    private Section Enter(string? growsBecause = null, bool isReading = false) => new(this, growsBecause, isReading);
+
+    private void AfterUnsynchronized(Action action)
+    {
+        Debug.Assert(Monitor.IsEntered(_lock), "What is left to do is told under the lock.");
+        (_after ??= []).Add(action);
+    }
+
+    private List<Action>? LeaveUnsynchronized(string? growsBecause)
+    {
+        ServeWaitersUnsynchronized();
+        if (growsBecause is not null)
+        {
+            GrowUnsynchronized(growsBecause);
+        }
+
+        if (_disposed && _creating + _replacing + _channels.Count == 0)
+        {
+            _closed.TrySetResult();
+        }
+
+        AssertLawsUnsynchronized();
+        var after = _after;
+        _after = null;
+        return after;
+    }
+
+    private readonly ref struct Section
+    {
+        private readonly ChannelPool _pool;
+        private readonly string? _growsBecause;
+        private readonly bool _isReading;
+        private readonly bool _isEntered;
+
+        /// <param name="pool">The pool.</param>
+        /// <param name="growsBecause">Why channels may be missing at the end; null if the section does not see to that.</param>
+        /// <param name="isReading">Whether the thread reads from a connection: it does not do what is left, which may dispose that connection.</param>
+        public Section(ChannelPool pool, string? growsBecause, bool isReading)
+        {
+            (_pool, _growsBecause, _isReading) = (pool, growsBecause, isReading);
+            Monitor.Enter(pool._lock, ref _isEntered);
+        }
+
+        public void Dispose()
+        {
+            List<Action>? after;
+            try
+            {
+                after = _pool.LeaveUnsynchronized(_growsBecause);
+            }
+            finally
+            {
+                Monitor.Exit(_pool._lock);
+            }
+
+            if (after is not null)
+            {
+                _pool.Do(after, later: _isReading);
+            }
+        }
+    }
+
+    private void Do(List<Action> actions, bool later)
+    {
+        if (later)
+        {
+            BeginWork(() =>
+            {
+                Do(actions, later: false);
+                return Task.CompletedTask;
+            });
+            return;
+        }
+
+        foreach (var action in actions)
+        {
+            action();
+        }
+    }
 
     private void BeginWork(Func<Task> work) => _options.Queue(() => RunAsync(work).Observe());
 

@@ -351,7 +351,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         async Task<ChannelLease> WaitForNewOneAsync()
         {
             var began = _time.GetTimestamp();
-            Task creating = DoAsync(() => CreateOneAsync("a call failed on the only other one"));
+            Task creating = DoAsync(() => CreateAsync("a call failed on the only other one"));
             await creating.WaitAsync(timeout, _time, cancellationToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             cancellationToken.ThrowIfCancellationRequested();
             var left = timeout == Timeout.InfiniteTimeSpan ? timeout : TimeSpan.FromTicks(Math.Max(0, (timeout - _time.GetElapsedTime(began)).Ticks));
@@ -365,23 +365,14 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     /// <summary>Takes a lease on a channel that has room, without making one: the fast path of a call.</summary>
     internal bool TryLease(bool isStream, [NotNullWhen(true)] out ChannelLease? lease)
     {
-        PooledChannel? channel;
-        lock (_lock)
+        using (Enter())
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
-            channel = _active.Count + _creating < MinimumUnsynchronized ? null : _active.Pick(isStream, avoid: null);
-            if (channel is null || ReasonToReplaceUnsynchronized(channel, thorough: false) is not null)
-            {
-                lease = null;
-                return false;
-            }
-
-            lease = LeaseUnsynchronized(channel, isStream);
-            AssertLawsUnsynchronized();
+            var channel = _active.Count + _creating < MinimumUnsynchronized ? null : _active.Pick(isStream, avoid: null);
+            lease = channel is null || ReasonToReplaceUnsynchronized(channel, thorough: false) is not null ? null : LeaseUnsynchronized(channel, isStream);
         }
 
-        Begin(lease);
-        return true;
+        return lease is not null && Begin(lease) is not null;
     }
 
     /// <summary>The same for a unary call, which is the lease itself, and the gate: it gives the lease back once.</summary>
@@ -476,9 +467,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         _leakDetector?.Returned(leaseOrCall);
         var lease = leaseOrCall as ChannelLease;
         var good = IsGood(channel) && outcome != LeaseOutcome.ChannelFailed && (outcome != LeaseOutcome.CouldNotConnect || channel.IsConnected);
-        var closes = false;
-        string? reason;
-        lock (_lock)
+        using (Enter())
         {
             Debug.Assert(channel.Leases > 0, "A lease came back that was not out.");
             _active.Returned(channel, lease is { IsStream: true }, lease?.Looks ?? 0);
@@ -502,28 +491,14 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             channel.LastError = outcome is LeaseOutcome.Answered or LeaseOutcome.Unknown ? channel.LastError : error;
             channel.Failed |= !good;
             _active.Update(channel);
-            reason = ReasonToReplaceUnsynchronized(channel, thorough: outcome != LeaseOutcome.Answered);
-            if (reason is not null)
+            if (ReasonToReplaceUnsynchronized(channel, thorough: outcome != LeaseOutcome.Answered) is { } reason)
             {
-                BeginReplacingUnsynchronized(channel);
+                ReplaceUnsynchronized(channel, reason);
             }
             else if (channel is { State: PooledChannelState.Draining, Leases: 0 })
             {
-                closes = true;
                 CloseUnsynchronized(channel);
             }
-
-            ServeWaitersUnsynchronized();
-            AssertLawsUnsynchronized();
-        }
-
-        if (closes)
-        {
-            DisposeChannel(channel);
-        }
-        else if (reason is not null)
-        {
-            BeginReplacing(channel, reason);
         }
     }
 
@@ -540,28 +515,24 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     {
         while (true)
         {
-            List<(PooledChannel Channel, string Reason)>? broken = null;
+            var areBroken = false;
             Taken taken;
-            int creates;
-            lock (_lock)
+            using (Enter())
             {
                 ObjectDisposedException.ThrowIf(_disposed, this);
                 var picked = Pick();
                 while (picked is not null && ReasonToReplaceUnsynchronized(picked, thorough: true) is { } reason)
                 {
-                    BeginReplacingUnsynchronized(picked);
-                    (broken ??= []).Add((picked, reason));
+                    areBroken = true;
+                    ReplaceUnsynchronized(picked, reason);
                     picked = Pick();
                 }
 
                 taken = TakeUnsynchronized(picked);
-                creates = ReserveUnsynchronized(isCall: true, isRefused: !taken.IsSomething && !mayWait);
-                AssertLawsUnsynchronized();
+                GrowUnsynchronized("calls need it", isCall: true, isRefused: !taken.IsSomething && !mayWait);
             }
 
-            broken?.ForEach(channel => BeginReplacing(channel.Channel, channel.Reason));
-            BeginCreating(creates, "calls need it");
-            if (taken.IsSomething || mayWait || broken is null)
+            if (taken.IsSomething || mayWait || !areBroken)
             {
                 return taken;
             }
@@ -635,11 +606,10 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
             _log.CloseFailed(channel, exception);
         }
 
-        lock (_lock)
+        using (Enter())
         {
             LeaveEndpointUnsynchronized(channel); // if it never joined
             _channels.Remove(channel.Channel);
-            CompleteDisposeUnsynchronized();
         }
     }
 

@@ -13,40 +13,42 @@ namespace PoolingInvoker;
 /// <remarks>A channel that could not connect stays so, and fails its calls with the cause, until it is replaced or told to connect.</remarks>
 internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 {
+    // A connection that ends sooner after its SETTINGS, with no call, is one that could not be made.
+    private static readonly TimeSpan ShortestWait = TimeSpan.FromSeconds(1);
+
     private readonly object _lock = new();
     private readonly ConcurrentDictionary<ConnectionStream, byte> _connections = new();
 #pragma warning disable CA2213 // It has no timer, and an attempt to connect may still look at it.
     private readonly CancellationTokenSource _disposing = new();
 #pragma warning restore CA2213
-    private long _signsOfLife;
-    private long _callFrames;
     private long _connectionsMade;
     private IConnectionEvents? _events;
-    private TaskCompletionSource? _nextSign;
 
     // Guarded by the lock.
     private ChannelDialer? _dialer;
-    private Dial? _dial; // the attempt to connect that is under way
+    private (Task Opened, CancellationTokenSource Stop)? _dialling; // the attempt to connect that is under way
     private ConnectionStream? _ready; // connected, and not yet taken by the handler
-    private (ExceptionDispatchInfo Exception, ConnectionFact Fact)? _failure; // of the last attempt to connect
+    private Failure? _failure; // of the last attempt to connect; written under the lock, read without it
     private ConnectionFact _lastFact;
     private int _facts;
-    private bool _disposed;
-    private bool _isBroken; // written under the lock, read without it
+    private bool _disposed; // as well
 
     public bool HasConnections => !_connections.IsEmpty;
 
     /// <summary>How many connections there have been.</summary>
     public long ConnectionsMade => Interlocked.Read(ref _connectionsMade);
 
-    /// <summary>How often something has come, or the other side has taken what it had not taken at once.</summary>
-    public long SignsOfLife => Interlocked.Read(ref _signsOfLife);
+    public LifeSigns Signs { get; } = new();
 
-    /// <summary>How many frames have come that belong to calls.</summary>
-    public long CallFrames => Interlocked.Read(ref _callFrames);
+    public long SignsOfLife => Signs.Count;
+
+    public long CallFrames => Signs.CallFrames;
+
+    /// <summary>Whether something has come that has not been read yet: a sign of life that this process has not got to.</summary>
+    public bool HasUnread => _connections.Keys.Any(static connection => connection.HasUnread);
 
     /// <summary>Whether the channel could not connect, or is disposed: the question of each pick.</summary>
-    public bool IsBroken => Volatile.Read(ref _isBroken);
+    public bool IsBroken => Volatile.Read(ref _failure) is not null || Volatile.Read(ref _disposed);
 
     /// <summary>Where the channel stands, in the words of gRPC.</summary>
     public ConnectivityState State
@@ -58,7 +60,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
                 return _disposed ? ConnectivityState.Shutdown
                     : _failure is not null ? ConnectivityState.TransientFailure
                     : HasConnections ? ConnectivityState.Ready
-                    : _dial is not null ? ConnectivityState.Connecting
+                    : _dialling is not null ? ConnectivityState.Connecting
                     : ConnectivityState.Idle;
             }
         }
@@ -102,27 +104,26 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     /// <summary>Sends a ping on each connection that has begun, and waits for a sign of life on any of them, whatever it is.</summary>
     public async Task PingAsync(CancellationToken cancellationToken)
     {
-        var sign = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-        sign = Interlocked.CompareExchange(ref _nextSign, sign, null) ?? sign;
+        var sign = Signs.Next;
         foreach (var connection in _connections.Keys.Where(static connection => connection.IsHttp2))
         {
             connection.PingAsync(cancellationToken).Observe(); // broken meanwhile, or still about to write
         }
 
-        await sign.Task.WaitAsync(cancellationToken).ConfigureAwait(false);
+        await sign.WaitAsync(cancellationToken).ConfigureAwait(false);
     }
 
     /// <summary>Breaks all connections, and ends the attempt to make one: the calls on them end as if the server had.</summary>
     public void Abort()
     {
-        Dial? dial;
+        CancellationTokenSource? stop;
         lock (_lock)
         {
             NoteUnsynchronized(ConnectionFact.Lost);
-            dial = _dial;
+            stop = _dialling?.Stop;
         }
 
-        dial?.Stop.Cancel();
+        stop?.Cancel();
         foreach (var connection in _connections.Keys)
         {
             connection.Abort();
@@ -134,7 +135,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     {
         lock (_lock)
         {
-            _disposed = _isBroken = true;
+            _disposed = true;
             _ready = null;
         }
 
@@ -142,15 +143,6 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         foreach (var connection in _connections.Keys)
         {
             connection.Dispose();
-        }
-    }
-
-    public void SawRead(int callFrames)
-    {
-        SawProgress();
-        if (callFrames > 0)
-        {
-            Interlocked.Add(ref _callFrames, callFrames);
         }
     }
 
@@ -166,22 +158,13 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         _events?.ServerGoes();
     }
 
-    public void SawProgress()
-    {
-        Interlocked.Increment(ref _signsOfLife);
-        if (Volatile.Read(ref _nextSign) is not null)
-        {
-            Interlocked.Exchange(ref _nextSign, null)?.TrySetResult();
-        }
-    }
-
     /// <summary>The peer has closed or reset a connection.</summary>
-    /// <param name="isInVain">Whether the handler had taken it, and nothing had come of a call: the next would end the same way.</param>
-    public void SawEnd(bool isInVain)
+    public void SawEnd(ConnectionStream connection)
     {
         lock (_lock)
         {
-            if (isInVain && _dial is null)
+            // Nothing had come of a call, and the next connection would end the same way. One that has waited for long is as one that served.
+            if (!connection.HasServed && (connection.IsTaken || time.GetElapsedTime(connection.OpenedAt) < ShortestWait) && _dialling is null)
             {
                 FailUnsynchronized(new IOException("The connection was closed before anything had come of a call."));
             }
@@ -211,43 +194,48 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 
         if (TakeReady() is { } ready)
         {
-            if ((_dialer.IdleTimeout == Timeout.InfiniteTimeSpan || time.GetElapsedTime(ready.OpenedAt) < _dialer.IdleTimeout) && ready.Take() is { } wire)
-            {
-                return wire;
-            }
-
-            await ready.DisposeAsync().ConfigureAwait(false);
+            return ready;
         }
 
         await DialAsync(afresh: false).WaitAsync(cancellationToken).ConfigureAwait(false);
-        if (TakeReady()?.Take() is { } dialled)
+        if (TakeReady() is { } dialled)
         {
             return dialled;
         }
 
+        var error = NewEndedException();
         lock (_lock)
         {
-            FailUnsynchronized(NewEndedException());
-            _failure!.Value.Exception.Throw();
-            return null!;
+            FailUnsynchronized(error);
         }
 
-        ConnectionStream? TakeReady()
+        throw error;
+    }
+
+    // Null if there is no connection, or it has ended, or it has waited for too long.
+    private Stream? TakeReady()
+    {
+        ConnectionStream? ready;
+        lock (_lock)
         {
-            lock (_lock)
-            {
-                (var taken, _ready) = (_ready, null);
-                return taken;
-            }
+            (ready, _ready) = (_ready, null);
         }
+
+        var isFresh = _dialer!.IdleTimeout == Timeout.InfiniteTimeSpan || ready is null || time.GetElapsedTime(ready.OpenedAt) < _dialer.IdleTimeout;
+        if (isFresh && ready?.Take() is { } wire)
+        {
+            return wire;
+        }
+
+        ready?.Dispose();
+        return null;
     }
 
     private async Task<Stream> TakeElsewhereAsync((Uri Address, string? Host) elsewhere, CancellationToken cancellationToken)
     {
-        using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, _disposing.Token);
         try
         {
-            return (await OpenAsync(elsewhere, stop.Token).ConfigureAwait(false)).Take() ?? throw NewEndedException();
+            return (await OpenAsync(elsewhere, cancellationToken).ConfigureAwait(false)).Take() ?? throw NewEndedException();
         }
         catch (Exception exception)
         {
@@ -256,20 +244,19 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
                 NoteUnsynchronized(FactOf(exception));
             }
 
-            throw ChannelDialer.Cause(exception);
+            throw;
         }
     }
 
     // Begins to connect, unless that is under way. What it failed with the last time counts, unless it is to try afresh.
     private Task DialAsync(bool afresh)
     {
-        Dial dial;
         lock (_lock)
         {
             ObjectDisposedException.ThrowIf(_disposed, this);
-            if (_dial is not null)
+            if (_dialling is { } dialling)
             {
-                return _dial.Opened.Task;
+                return dialling.Opened;
             }
 
             if (_failure is { } failure && !afresh)
@@ -279,89 +266,76 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             }
 
             _failure = null;
-            _isBroken = false;
-            _dial = dial = new Dial();
-        }
+            var stop = new CancellationTokenSource();
+            using (ExecutionContext.SuppressFlow())
+            {
+                _dialling = (Task.Run(() => RunAsync(stop.Token)), stop);
+            }
 
-        dial.Opened.Task.Observe();
-        ThreadPool.UnsafeQueueUserWorkItem(_ => RunAsync(dial).Observe(), state: null); // without the context of a caller
-        return dial.Opened.Task;
+            _dialling.Value.Opened.Observe();
+            return _dialling.Value.Opened;
+        }
     }
 
-    private async Task RunAsync(Dial dial)
+    private async Task RunAsync(CancellationToken stop)
     {
-        using var timeout = new CancellationTokenSource(_dialer!.Timeout, time);
-        using var stop = CancellationTokenSource.CreateLinkedTokenSource(dial.Stop.Token, timeout.Token, _disposing.Token);
-        ConnectionStream? connection = null;
-        Exception? error = null;
         try
         {
-            connection = await OpenAsync(elsewhere: null, stop.Token).ConfigureAwait(false);
+            var connection = await OpenAsync(elsewhere: null, stop).ConfigureAwait(false);
+            lock (_lock)
+            {
+                _ready = connection.IsOpen && !_disposed ? connection : throw NewEndedException();
+                _dialling = null;
+            }
         }
-#pragma warning disable CA1031 // Whoever waits for the connection gets the exception.
         catch (Exception exception)
-#pragma warning restore CA1031
         {
-            error = !stop.IsCancellationRequested ? ChannelDialer.Cause(exception) : new SocketException(
-                (int)SocketError.TimedOut,
-                timeout.IsCancellationRequested ? $"No connection could be made within {_dialer.Timeout.TotalSeconds:0.###} s." : "The attempt to connect was given up.");
-        }
-
-        lock (_lock)
-        {
-            _dial = null;
-            if (error is not null)
+            lock (_lock)
             {
-                FailUnsynchronized(error);
+                _dialling = null;
+                FailUnsynchronized(exception);
             }
-            else if (!_disposed && connection!.IsOpen)
-            {
-                _ready = connection;
-            }
-        }
 
-        if (error is not null)
-        {
-            dial.Opened.SetException(error);
-        }
-        else
-        {
-            dial.Opened.SetResult();
+            throw;
         }
     }
 
     private static IOException NewEndedException() => new("The connection was closed before it could be used.");
 
+    // All connections are opened here, and what that fails with is what an attempt is judged by.
     private async Task<ConnectionStream> OpenAsync((Uri Address, string? Host)? elsewhere, CancellationToken cancellationToken)
     {
-        var (transport, plaintext) = await _dialer!.DialAsync(elsewhere, cancellationToken).ConfigureAwait(false);
-        var connection = new ConnectionStream(plaintext, this, transport);
+        using var timeout = new CancellationTokenSource(_dialer!.Timeout, time);
+        using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, timeout.Token, _disposing.Token);
+        ConnectionStream? connection = null;
         try
         {
-            await connection.OpenAsync(time, cancellationToken).ConfigureAwait(false);
+            var (wire, plaintext, socket) = await _dialer.DialAsync(elsewhere, stop.Token).ConfigureAwait(false);
+            connection = new ConnectionStream(plaintext, this, wire) { Socket = socket };
+            await connection.OpenAsync(time, stop.Token).ConfigureAwait(false);
+            Interlocked.Increment(ref _connectionsMade);
+            _connections.TryAdd(connection, 0);
+            connection.Watch();
+            stop.Token.ThrowIfCancellationRequested();
+            return connection;
         }
-        catch
+        catch (Exception exception)
         {
-            await connection.DisposeAsync().ConfigureAwait(false);
-            throw;
-        }
+            if (connection is not null)
+            {
+                await connection.DisposeAsync().ConfigureAwait(false);
+            }
 
-        Interlocked.Increment(ref _connectionsMade);
-        _connections.TryAdd(connection, 0);
-        connection.Watch();
-        if (_disposing.IsCancellationRequested)
-        {
-            await connection.DisposeAsync().ConfigureAwait(false);
+            throw !stop.IsCancellationRequested ? ChannelDialer.Cause(exception) : new SocketException(
+                (int)SocketError.TimedOut,
+                timeout.IsCancellationRequested ? $"No connection could be made within {_dialer.Timeout.TotalSeconds:0.###} s." : "The attempt to connect was given up.");
         }
-
-        return connection;
     }
 
     private void FailUnsynchronized(Exception error)
     {
-        _isBroken = true;
-        _failure = (ExceptionDispatchInfo.Capture(error), FactOf(error));
-        NoteUnsynchronized(_failure.Value.Fact);
+        _failure = new Failure(ExceptionDispatchInfo.Capture(error), FactOf(error));
+        NoteUnsynchronized(_failure.Fact);
     }
 
     private static ConnectionFact FactOf(Exception error) => ChannelDialer.IsForGood(error) ? ConnectionFact.NotCompatible : ConnectionFact.NotConnected;
@@ -372,11 +346,5 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         Volatile.Write(ref _facts, _facts + 1);
     }
 
-    /// <summary>An attempt to connect.</summary>
-    private sealed class Dial
-    {
-        public TaskCompletionSource Opened { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
-
-        public CancellationTokenSource Stop { get; } = new();
-    }
+    private sealed record Failure(ExceptionDispatchInfo Exception, ConnectionFact Fact);
 }

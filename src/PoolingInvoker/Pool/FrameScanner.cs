@@ -1,5 +1,3 @@
-using System.Buffers.Binary;
-
 namespace PoolingInvoker;
 
 /// <summary>
@@ -7,7 +5,7 @@ namespace PoolingInvoker;
 /// 4.1): what the server allows (SETTINGS), and that it is going (GOAWAY). It takes out the acknowledgements of what the pool has sent and the
 /// handler knows nothing of: a ping, and the SETTINGS that open a connection.
 /// </summary>
-internal struct FrameScanner
+internal sealed class FrameScanner
 {
     public const int HeaderLength = 9;
     public const int PingLength = HeaderLength + 8;
@@ -18,8 +16,11 @@ internal struct FrameScanner
     /// <summary>A SETTINGS frame that changes nothing.</summary>
     public static readonly byte[] EmptySettings = [0, 0, 0, SettingsType, 0, 0, 0, 0, 0];
 
-    /// <summary>That of the pool's pings, far from those of the handler's own, which count from 0, up and down.</summary>
-    public const long Payload = 0x506F_6F6C_0000_0000;
+    /// <summary>The acknowledgement of a SETTINGS frame.</summary>
+    public static readonly byte[] SettingsAck = [0, 0, 0, SettingsType, AckFlag, 0, 0, 0, 0];
+
+    /// <summary>A ping of the pool's own. Its payload is far from those of the handler's pings, which count from 0, up and down.</summary>
+    public static readonly byte[] Ping = [0, 0, PingLength - HeaderLength, PingType, 0, 0, 0, 0, 0, .. "Pool\0\0\0\0"u8];
 
     private const byte DataType = 0;
     private const byte HeadersType = 1;
@@ -30,17 +31,25 @@ internal struct FrameScanner
     private const int SettingLength = 6; // an identifier of 16 bits, a value of 32
     private const int MaxConcurrentStreams = 3;
 
-    private readonly byte[] _header;
+    private static readonly byte[] PingAck = AckOf(Ping);
+
+    private readonly byte[] _header = new byte[HeaderLength];
     private int _headerLength; // how much of the next header is there
     private int _payloadLeft; // how much of the current frame is still to come
     private bool _isInSettings;
     private ulong _setting; // as much of it as is there
     private int _settingLength;
-
-    public FrameScanner() => _header = new byte[HeaderLength];
+    private volatile bool _isPingOut;
 
     /// <summary>Whether the acknowledgement of the pool's SETTINGS has yet to come, to be taken out.</summary>
     public bool AwaitsSettingsAck { get; set; }
+
+    /// <summary>Whether that of a ping has. There is never more than one, so that a server that wakes up is not flooded.</summary>
+    public bool IsPingOut
+    {
+        get => _isPingOut;
+        set => _isPingOut = value;
+    }
 
     /// <summary>Whether the first frame header, or what stands in its place, has come.</summary>
     public bool HasBegun { get; private set; }
@@ -68,10 +77,10 @@ internal struct FrameScanner
     /// that is held back, and not looked at yet.
     /// </summary>
     /// <param name="bytes">What was read. Changed if something is taken out of it.</param>
-    /// <param name="isPingOut">Whether a ping is out; set to false when its acknowledgement has been taken out.</param>
     /// <param name="held">How many bytes are held back, behind those that stay.</param>
+    /// <param name="isNoAck">Whether they have been held back, and are no acknowledgement.</param>
     /// <returns>How many bytes stay.</returns>
-    public int Scan(Span<byte> bytes, ref bool isPingOut, out int held)
+    public int Scan(Span<byte> bytes, out int held, bool isNoAck = false)
     {
         held = 0;
         var length = bytes.Length;
@@ -92,7 +101,7 @@ internal struct FrameScanner
                 continue;
             }
 
-            if (_headerLength == 0 && AckLength(bytes[position..length], isPingOut) is > 0 and var ack)
+            if (_headerLength == 0 && !isNoAck && AckLength(bytes[position..length]) is > 0 and var ack)
             {
                 if (length - position < ack)
                 {
@@ -102,7 +111,7 @@ internal struct FrameScanner
 
                 bytes[(position + ack)..length].CopyTo(bytes[position..]);
                 length -= ack;
-                TakeOut(ack, ref isPingOut);
+                TakeOut(ack);
                 continue;
             }
 
@@ -128,28 +137,30 @@ internal struct FrameScanner
         return length;
     }
 
-    public static void WritePing(Span<byte> frame)
+    /// <summary>The length of the frame that these bytes begin with; 0 if it is not all there.</summary>
+    public static int LengthOf(ReadOnlySpan<byte> bytes) =>
+        bytes is [var high, var middle, var low, ..] && HeaderLength + ((high << 16) | (middle << 8) | low) is var length && length <= bytes.Length ? length : 0;
+
+    /// <summary>Whether a frame is a ping that has to be answered.</summary>
+    public static bool IsPing(ReadOnlySpan<byte> frame) => frame is [0, 0, 8, PingType, var flags, 0, 0, 0, 0, ..] && (flags & AckFlag) == 0;
+
+    /// <summary>Whether a frame is one of SETTINGS that has to be acknowledged.</summary>
+    public static bool IsSettings(ReadOnlySpan<byte> frame) =>
+        frame is [_, _, _, SettingsType, var flags, 0, 0, 0, 0, ..] && (flags & AckFlag) == 0 && (frame.Length - HeaderLength) % SettingLength == 0;
+
+    /// <summary>The answer to a ping.</summary>
+    public static byte[] AckOf(ReadOnlySpan<byte> ping)
     {
-        frame.Clear();
-        frame[2] = PingLength - HeaderLength;
-        frame[3] = PingType;
-        BinaryPrimitives.WriteInt64BigEndian(frame[HeaderLength..], Payload);
+        var ack = ping.ToArray();
+        ack[4] |= AckFlag;
+        return ack;
     }
 
     /// <summary>The length of the acknowledgement that these bytes are, or may become; 0 if they are none that is waited for.</summary>
-    public readonly int AckLength(ReadOnlySpan<byte> bytes, bool isPingOut)
+    public int AckLength(ReadOnlySpan<byte> bytes)
     {
-        if (!isPingOut && !AwaitsSettingsAck)
-        {
-            return 0;
-        }
-
-        Span<byte> ping = stackalloc byte[PingLength];
-        WritePing(ping);
-        ping[4] = AckFlag;
-        ReadOnlySpan<byte> settings = [0, 0, 0, SettingsType, AckFlag, 0, 0, 0, 0];
-        return isPingOut && BeginsLike(bytes, ping) ? PingLength
-            : AwaitsSettingsAck && BeginsLike(bytes, settings) ? HeaderLength
+        return IsPingOut && BeginsLike(bytes, PingAck) ? PingLength
+            : AwaitsSettingsAck && BeginsLike(bytes, SettingsAck) ? HeaderLength
             : 0;
 
         static bool BeginsLike(ReadOnlySpan<byte> bytes, ReadOnlySpan<byte> frame)
@@ -160,9 +171,9 @@ internal struct FrameScanner
     }
 
     /// <summary>An acknowledgement of this length is not waited for any more.</summary>
-    public void TakeOut(int ackLength, ref bool isPingOut)
+    public void TakeOut(int ackLength)
     {
-        isPingOut &= ackLength != PingLength;
+        IsPingOut &= ackLength != PingLength;
         AwaitsSettingsAck &= ackLength != HeaderLength;
     }
 

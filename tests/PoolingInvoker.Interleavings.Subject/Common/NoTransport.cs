@@ -9,6 +9,8 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 {
     public bool HasConnections => false;
 
+    public bool HasUnread => false;
+
     public bool IsBroken => false;
 
     public bool IsWrapped { get; init; }

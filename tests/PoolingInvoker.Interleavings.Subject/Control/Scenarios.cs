@@ -112,7 +112,7 @@ internal sealed class Stage
     }
 
     /// <summary>The server of a channel says that it takes no more calls on the connection.</summary>
-    public void ServerGoes(PooledChannel channel) => Pool.Pool.ServerGoes(channel)?.Invoke();
+    public void ServerGoes(PooledChannel channel) => Pool.Pool.ServerGoes(channel);
 
     /// <summary>The server of a channel says how many streams it takes.</summary>
     public void ServerTakes(PooledChannel channel, params int[] limits)

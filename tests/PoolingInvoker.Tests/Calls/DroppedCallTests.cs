@@ -133,11 +133,12 @@ public sealed class DroppedCallTests : ScriptedCalls
         Server.ThenHang();
         var (client, pool) = NewClient();
         var response = BeginImport(client);
-        await Elapse(() =>
+        await Waiting.Until(() =>
         {
             Collect();
-            return pool.GetStatistics().CallsInFlight == 0;
+            return Time.Dues.Contains(TimeSpan.FromSeconds(30)); // it is found
         });
+        await Elapse(() => pool.GetStatistics().CallsInFlight == 0);
         Assert.Equal(1, pool.GetStatistics().LeaksReclaimed);
         Assert.Equal(StatusCode.Cancelled, (await Assert.ThrowsAsync<RpcException>(() => response.Soon())).StatusCode);
     }

@@ -68,7 +68,7 @@ public sealed class ChannelTransportTests : IDisposable
     }
 
     [Fact]
-    public async Task HoweverItComes_TheHandlerReadsEverything_ButTheAcknowledgementOfThePool()
+    public async Task HoweverItComes_TheHandlerReadsEverything_ButTheAcknowledgementOfThePool_AndPingsThatWereAnswered()
     {
         var random = new Random(1);
         for (var round = 0; round < 500; round++)
@@ -88,8 +88,34 @@ public sealed class ChannelTransportTests : IDisposable
             Assert.Same(wire, connection.Take());
             wire.Ends();
             var read = await ConnectionStreamTests.ReadToEndAsync(connection, () => random.Next(1, 2 + (round % 30)), round % 2 == 0);
-            Assert.Equal([.. Settings, .. before, .. after], read);
+            AssertIsAllOf([.. Settings, .. before, .. after], read, wire.Written[FrameScanner.Preface.Length..]);
         }
+    }
+
+    [Fact]
+    public async Task WhatThePoolHasAnswered_TheHandlerDoesNotAnswerAgain()
+    {
+        var ping = FrameScannerTests.Ping(1, ack: false);
+        byte[] window = [0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 1, 0, 0];
+        await using var wire = new Wire();
+        await using var connection = new ConnectionStream(wire, _transport);
+        wire.Comes([.. Settings, .. ping, .. Settings, .. window, .. Settings[..4]]);
+        await connection.OpenAsync(_time, CancellationToken.None).Soon();
+        connection.Watch();
+        byte[] opening = [.. FrameScanner.Preface, .. FrameScanner.EmptySettings, .. SettingsAck, .. FrameScanner.AckOf(ping), .. SettingsAck];
+        await Waiting.Until(() => wire.Written.Length == opening.Length);
+        Assert.Equal(opening, wire.Written);
+
+        // The handler takes it in the middle of a third SETTINGS frame, which is its own.
+        Assert.Same(wire, connection.Take());
+        wire.Comes([.. Settings[4..], .. ping]);
+        wire.Ends();
+        var read = await ConnectionStreamTests.ReadToEndAsync(connection, static () => 5, zeroByteReads: false);
+        Assert.Equal([.. Settings, .. Settings, .. window, .. Settings, .. ping], read);
+        await connection.WriteAsync((byte[])[.. FrameScanner.Preface, .. Settings, .. SettingsAck, .. window]);
+        await connection.WriteAsync(SettingsAck);
+        await connection.WriteAsync((byte[])[.. SettingsAck, .. FrameScanner.AckOf(ping)]);
+        Assert.Equal([.. opening, .. Settings, .. window, .. SettingsAck, .. FrameScanner.AckOf(ping)], wire.Written);
     }
 
     [Fact]
@@ -177,9 +203,22 @@ public sealed class ChannelTransportTests : IDisposable
     public async Task AConnectionThatEndsBeforeItIsTaken_IsIdleAgain_AndTheNextRequestDials()
     {
         await ConnectAsync();
+        _time.Advance(TimeSpan.FromSeconds(1));
         _wire.Ends();
         await Waiting.Until(() => _transport.State == ConnectivityState.Idle);
         await TheNextRequestDialsAsync();
+    }
+
+    [Fact]
+    public async Task AConnectionThatEndsAtOnce_IsAsOneThatCouldNotBeMade()
+    {
+        await ConnectAsync();
+        _wire.Ends();
+        await Waiting.Until(() => _transport.State == ConnectivityState.TransientFailure);
+        using var invoker = new HttpMessageInvoker(_handler, disposeHandler: false);
+        var failure = await Assert.ThrowsAsync<HttpRequestException>(() => SendAsync(invoker).Soon());
+        Assert.IsType<IOException>(failure.InnerException);
+        Assert.Equal((1, true), (_dials, _transport.IsBroken));
     }
 
     [Fact]
@@ -310,6 +349,28 @@ public sealed class ChannelTransportTests : IDisposable
     }
 
     [Fact]
+    public async Task WhatHasComeAndIsNotRead_Shows()
+    {
+        using var listener = new TcpListener(IPAddress.Loopback, 0);
+        listener.Start();
+        using var handler = new SocketsHttpHandler();
+        using var transport = new ChannelTransport(_time);
+        var address = new Uri($"http://{listener.LocalEndpoint}");
+        transport.Supply(handler, address, address);
+        var connecting = transport.ConnectAsync(CancellationToken.None);
+        using var server = await listener.AcceptSocketAsync();
+        await server.SendAsync(Settings);
+        await connecting.Soon();
+        await Waiting.Until(() => !transport.HasUnread);
+
+        // More than is read before a call: 200 kB of WINDOW_UPDATE.
+        await server.SendAsync((byte[])[.. Enumerable.Repeat((byte[])[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1], 16_000).SelectMany(static frame => frame)]);
+        await Waiting.Until(() => transport.HasUnread);
+        transport.Dispose();
+        Assert.False(transport.HasUnread);
+    }
+
+    [Fact]
     public async Task Disposed_ItLeavesNothingOpen()
     {
         await ConnectAsync();
@@ -341,6 +402,27 @@ public sealed class ChannelTransportTests : IDisposable
         transport.Dispose();
         Assert.True(_wire.IsDisposed);
         await Assert.ThrowsAsync<SocketException>(() => connecting.Soon());
+    }
+
+    // Each frame was read, or is a ping that was answered, in order.
+    private static void AssertIsAllOf(byte[] expected, byte[] read, byte[] written)
+    {
+        var frames = new Queue<byte[]>(ConnectionStreamTests.ParseFrames(read));
+        var answered = new Queue<byte[]>(ConnectionStreamTests.ParseFrames(written).Where(static frame => frame[3] == 6));
+        foreach (var frame in ConnectionStreamTests.ParseFrames(expected))
+        {
+            if (frames.TryPeek(out var next) && next.AsSpan().SequenceEqual(frame))
+            {
+                frames.Dequeue();
+                continue;
+            }
+
+            Assert.True(FrameScanner.IsPing(frame));
+            Assert.Equal(FrameScanner.AckOf(frame), answered.Dequeue());
+        }
+
+        Assert.Empty(frames);
+        Assert.Empty(answered);
     }
 
     private async Task TheNextRequestDialsAsync()

@@ -5,7 +5,7 @@ namespace PoolingInvoker.Tests.Pool;
 /// <summary>What passes between a handler and its transport, with pings of the pool's own between.</summary>
 public sealed class ConnectionStreamTests
 {
-    private const long Payload = FrameScanner.Payload;
+    private const long Payload = FrameScannerTests.Payload;
     private static readonly byte[] Settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 
     private readonly ChannelTransport _transport = new(TimeProvider.System);
@@ -203,6 +203,29 @@ public sealed class ConnectionStreamTests
         Assert.Equal("reset", (await Assert.ThrowsAsync<IOException>(() => reading.Soon())).Message);
     }
 
+    [Fact]
+    public async Task AReadAndAWrite_AllocateNothing()
+    {
+        await using var stream = new ConnectionStream(new EndlessFrames(), _transport);
+        var buffer = new byte[100];
+        await AllocatedAsync();
+        Assert.Equal(0, await AllocatedAsync());
+
+        async Task<long> AllocatedAsync()
+        {
+            var before = GC.GetAllocatedBytesForCurrentThread();
+            for (var i = 0; i < 1_000; i++)
+            {
+                if (await stream.ReadAsync(buffer) > 0)
+                {
+                    await stream.WriteAsync(buffer);
+                }
+            }
+
+            return GC.GetAllocatedBytesForCurrentThread() - before;
+        }
+    }
+
     [Theory]
     [InlineData(1)]
     [InlineData(3)]
@@ -237,6 +260,18 @@ public sealed class ConnectionStreamTests
         Assert.Equal([$"takes {int.MaxValue}", "lost"], told.Events);
     }
 
+    // Empty DATA frames, as many as are read.
+    private sealed class EndlessFrames : MemoryStream
+    {
+        public override ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken = default)
+        {
+            buffer.Span.Clear();
+            return ValueTask.FromResult(90);
+        }
+
+        public override ValueTask WriteAsync(ReadOnlyMemory<byte> buffer, CancellationToken cancellationToken = default) => ValueTask.CompletedTask;
+    }
+
     private sealed class ToldEvents : IConnectionEvents
     {
         public List<string> Events { get; } = [];
@@ -269,7 +304,7 @@ public sealed class ConnectionStreamTests
         }
     }
 
-    private static List<byte[]> ParseFrames(byte[] bytes)
+    internal static List<byte[]> ParseFrames(byte[] bytes)
     {
         var frames = new List<byte[]>();
         for (var at = 0; at + FrameScanner.HeaderLength <= bytes.Length;)

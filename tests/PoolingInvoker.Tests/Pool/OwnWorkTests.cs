@@ -206,7 +206,7 @@ public sealed class OwnWorkTests
         var lease = await first[0].Soon();
         var line = PoolInTime.Come(pool, 1);
         await Waiting.Until(() => inTime.Primes.Count == 2);
-        Assert.Null(pool.ServerGoes(Known(pool)[inTime.Policy.Created[1]]));
+        pool.ServerGoes(Known(pool)[inTime.Policy.Created[1]]);
         inTime.Primes[1].Ends.SetResult();
         await Waiting.Until(() => StubPolicy.IsDisposed(inTime.Policy.Created[1]));
         Assert.False(line[0].IsCompleted);

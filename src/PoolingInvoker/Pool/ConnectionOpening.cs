@@ -1,0 +1,182 @@
+using System.Runtime.InteropServices;
+
+namespace PoolingInvoker;
+
+/// <summary>
+/// The beginning of a connection, until its handler has taken it and read what came before that. The pool sends what a client begins with,
+/// acknowledges SETTINGS and answers pings, and reads on, so that the end of the connection, and GOAWAY, show. The handler gets all frames but
+/// the pings, and what it says that has been said already is left out.
+/// </summary>
+internal sealed class ConnectionOpening(ConnectionStream connection, FrameReader reader)
+{
+    private const int ProtocolError = 1; // RFC 9113, section 7
+    private const int MostEarly = 1 << 16;
+
+    private readonly object _lock = new();
+    private byte[] _buffer = new byte[1024];
+    private List<byte> _early = []; // what has come
+    private int _seen; // how much of it are whole frames that the pool has seen to
+    private int _given; // how much of it the handler has
+    private int _prefaceLeft = FrameScanner.Preface.Length; // how much the handler will write that has been written already
+    private int _acksLeft; // and how often it will acknowledge SETTINGS
+    private bool _isTaken;
+    private Task _watching = Task.CompletedTask;
+
+    /// <summary>Whether the handler has taken the connection, or nobody will: it has ended.</summary>
+    public bool IsTaken => Volatile.Read(ref _isTaken);
+
+    /// <summary>Whether the handler has read all that came before it.</summary>
+    public bool IsRead { get; private set; }
+
+    /// <summary>Whether the handler has written all that had been written already.</summary>
+    public bool IsWritten => IsRead && _prefaceLeft == 0 && Volatile.Read(ref _acksLeft) == 0;
+
+    /// <summary>Sends the preface and an empty SETTINGS frame (RFC 9113, section 3.4), and waits for the SETTINGS of the server.</summary>
+    public async Task OpenAsync(CancellationToken cancellationToken)
+    {
+        reader.Frames.AwaitsSettingsAck = true;
+        await connection.WriteOwnAsync([.. FrameScanner.Preface, .. FrameScanner.EmptySettings], cancellationToken).ConfigureAwait(false);
+        while (reader.Frames.SettingsFrames == 0)
+        {
+            if (!await ReadEarlyAsync(cancellationToken).ConfigureAwait(false))
+            {
+                throw new HttpIOException(HttpRequestError.InvalidResponse, "The connection was closed before the server had sent its SETTINGS.");
+            }
+
+            if (reader.Frames is { HasBegun: true, IsHttp2: false })
+            {
+                throw new HttpProtocolException(ProtocolError, "The server does not speak HTTP/2: the first it sent is no SETTINGS frame.", innerException: null);
+            }
+        }
+    }
+
+    /// <summary>Reads on until the handler does.</summary>
+    public void Watch() => _watching = WatchAsync();
+
+    /// <summary>Whether the connection is there for who takes it.</summary>
+    public bool Take()
+    {
+        lock (_lock)
+        {
+            (var wasTaken, _isTaken) = (_isTaken, true);
+            return !wasTaken;
+        }
+    }
+
+    /// <summary>Reads what came before the handler did, and then what comes.</summary>
+    public async ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken)
+    {
+        if (GiveEarly(buffer.Span) is { } early)
+        {
+            return early;
+        }
+
+        await _watching.WaitAsync(cancellationToken).ConfigureAwait(false);
+        if (GiveEarly(buffer.Span) is { } late)
+        {
+            return late;
+        }
+
+        (IsRead, _early, _buffer) = (true, [], []);
+        return await reader.ReadAsync(buffer, cancellationToken).ConfigureAwait(false);
+    }
+
+    /// <summary>Leaves out of a write of the handler, which is of whole frames, what has been written already.</summary>
+    public ReadOnlyMemory<byte> LeaveOut(ReadOnlyMemory<byte> written)
+    {
+        var preface = Math.Min(_prefaceLeft, written.Length);
+        _prefaceLeft -= preface;
+        var frames = written[preface..];
+        for (var at = 0; Volatile.Read(ref _acksLeft) > 0 && FrameScanner.LengthOf(frames.Span[at..]) is > 0 and var length;)
+        {
+            if (!frames.Span.Slice(at, length).SequenceEqual(FrameScanner.SettingsAck))
+            {
+                at += length;
+                continue;
+            }
+
+            frames = at == 0 ? frames[length..] : (byte[])[.. frames.Span[..at], .. frames.Span[(at + length)..]];
+            Interlocked.Decrement(ref _acksLeft);
+        }
+
+        return frames;
+    }
+
+    private async Task WatchAsync()
+    {
+        var isOpen = true;
+        try
+        {
+            while (isOpen && !IsTaken && _early.Count < MostEarly)
+            {
+                isOpen = await ReadEarlyAsync(CancellationToken.None).ConfigureAwait(false);
+            }
+        }
+#pragma warning disable CA1031 // The handler meets it with its next read.
+        catch (Exception)
+#pragma warning restore CA1031
+        {
+            isOpen = false;
+        }
+
+        if (!isOpen && Take())
+        {
+            await connection.DisposeAsync().ConfigureAwait(false);
+        }
+    }
+
+    // False if it is the end.
+    private async Task<bool> ReadEarlyAsync(CancellationToken cancellationToken)
+    {
+        var read = await reader.ReadAsync(_buffer, cancellationToken).ConfigureAwait(false);
+        if (Keep(_buffer.AsSpan(0, read)) is { Length: > 0 } answers)
+        {
+            await connection.WriteOwnAsync(answers, cancellationToken).ConfigureAwait(false);
+        }
+
+        return read > 0;
+    }
+
+    // Gives what is to be answered. Statement order is important: what the handler may read is counted, and a frame of which it may have read a
+    // part is its own.
+    private byte[] Keep(ReadOnlySpan<byte> bytes)
+    {
+        List<byte> answers = [];
+        lock (_lock)
+        {
+            _early.AddRange(bytes);
+            while (!_isTaken && FrameScanner.LengthOf(CollectionsMarshal.AsSpan(_early)[_seen..]) is > 0 and var length)
+            {
+                var frame = CollectionsMarshal.AsSpan(_early).Slice(_seen, length);
+                if (FrameScanner.IsPing(frame))
+                {
+                    answers.AddRange(FrameScanner.AckOf(frame));
+                    _early.RemoveRange(_seen, length);
+                    continue;
+                }
+
+                if (FrameScanner.IsSettings(frame))
+                {
+                    answers.AddRange(FrameScanner.SettingsAck);
+                    _acksLeft++;
+                }
+
+                _seen += length;
+            }
+        }
+
+        return [.. answers];
+    }
+
+    private int? GiveEarly(Span<byte> buffer)
+    {
+        lock (_lock)
+        {
+            var rest = CollectionsMarshal.AsSpan(_early)[_given..];
+            var given = Math.Min(rest.Length, buffer.Length);
+            rest[..given].CopyTo(buffer);
+            _given += given;
+            return rest.IsEmpty ? null : given;
+        }
+    }
+}

@@ -1,0 +1,125 @@
+using System.Runtime.ExceptionServices;
+using Grpc.Core;
+using PoolingInvoker.Protos;
+using PoolingInvoker.Testing;
+
+namespace PoolingInvoker.Tests.Calls;
+
+/// <summary>
+/// The exceptions that are thrown in a call that fails, whoever catches them, beside those on a bare channel: none of a type that a bare
+/// channel does not throw but a cancellation, and no more than it takes to pass the failure on. Nothing is polled for by exception.
+/// </summary>
+[Collection(nameof(FirstChanceTests))]
+public sealed class FirstChanceOfFailuresTests : ScriptedCalls
+{
+    public static TheoryData<string, string> Cases => [.. from kind in (string[])["unary", "blocking unary", "client streaming", "server streaming", "duplex"]
+                                                          from end in (string[])["status", "trailers only", "token", "deadline", "broken", "broken, behind the headers"]
+                                                          where end != "broken, behind the headers" || kind is "server streaming" or "duplex"
+                                                          select (kind, end)];
+
+    [Theory]
+    [MemberData(nameof(Cases))]
+    public async Task AFailingCall_ThrowsWhatItThrowsOnABareChannel(string kind, string end)
+    {
+        using var channel = Server.Create();
+        var (client, pool) = NewClient(static options => options.IsIdempotent = static _ => false);
+        await CountAsync(new User.UserClient(channel), kind, end, pool); // what is thrown once, when code runs for the first time
+        await CountAsync(client, kind, end, pool);
+        var bare = await CountAsync(new User.UserClient(channel), kind, end, pool);
+        var pooled = await CountAsync(client, kind, end, pool);
+        var told = $"bare {string.Join(", ", bare)}; pooled {string.Join(", ", pooled)}";
+        Assert.True(pooled.Keys.Except(bare.Keys).All(static name => name is nameof(RpcException) or nameof(TaskCanceledException)), told);
+        Assert.True(pooled.GetValueOrDefault(nameof(RpcException)) <= bare.GetValueOrDefault(nameof(RpcException)) + Passes(kind), told);
+    }
+
+    // How often the failure passes from one asynchronous method of the library to the next, each of which throws it once more.
+    private static int Passes(string kind) => kind switch
+    {
+        "unary" or "blocking unary" => 2,
+        "client streaming" => 3,
+        _ => 5,
+    };
+
+    private async Task<IReadOnlyDictionary<string, int>> CountAsync(User.UserClient client, string kind, string end, ChannelPool pool)
+    {
+        var thrown = new List<string>();
+        void OnThrown(object? sender, FirstChanceExceptionEventArgs arguments)
+        {
+            lock (thrown)
+            {
+                thrown.Add(arguments.Exception.GetType().Name);
+            }
+        }
+
+        AppDomain.CurrentDomain.FirstChanceException += OnThrown;
+        try
+        {
+            await RunAsync(client, kind, end);
+            await Waiting.Until(() => pool.GetStatistics().CallsInFlight == 0);
+        }
+        finally
+        {
+            AppDomain.CurrentDomain.FirstChanceException -= OnThrown;
+        }
+
+        lock (thrown)
+        {
+            return thrown.CountBy(static name => name).ToDictionary();
+        }
+    }
+
+    private async Task RunAsync(User.UserClient client, string kind, string end)
+    {
+        using var cancellation = new CancellationTokenSource();
+        var options = new CallOptions(cancellationToken: cancellation.Token);
+        switch (end)
+        {
+            case "status":
+                Server.ThenStatusInTrailers(StatusCode.FailedPrecondition);
+                break;
+            case "trailers only":
+                Server.ThenStatus(StatusCode.FailedPrecondition);
+                break;
+            case "broken":
+                Server.ThenBreak();
+                break;
+            case "broken, behind the headers":
+                Server.ThenBreakAfter(new NameReply { Name = "a" });
+                break;
+            default:
+                Server.ThenHang();
+                options = end == "deadline" ? options.WithDeadline(DateTime.UtcNow.AddMilliseconds(20)) : options;
+                break;
+        }
+
+        var calling = CallAsync(client, kind, options);
+        await Waiting.Until(() => Server.Requests.Count > 0);
+        await (end == "token" ? cancellation.CancelAsync() : Task.CompletedTask);
+        await ((Task)calling).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        Assert.True(calling.IsFaulted);
+    }
+
+    private static Task CallAsync(User.UserClient client, string kind, CallOptions options)
+    {
+        switch (kind)
+        {
+            case "unary":
+                return client.GetNameAsync(new GetNameRequest(), options).ResponseAsync;
+            case "blocking unary":
+                return Task.Run(() => client.GetName(new GetNameRequest(), options));
+            case "client streaming":
+                return client.ImportNames(options).ResponseAsync;
+            case "server streaming":
+                return ReadAsync(client.ListNames(new ListNamesRequest(), options).ResponseStream);
+            default:
+                return ReadAsync(client.Chat(options).ResponseStream);
+        }
+
+        static async Task ReadAsync<T>(IAsyncStreamReader<T> responses)
+        {
+            while (await responses.MoveNext(CancellationToken.None))
+            {
+            }
+        }
+    }
+}
