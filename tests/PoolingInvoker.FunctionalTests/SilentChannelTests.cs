@@ -1,3 +1,4 @@
+using System.Net.Sockets;
 using Grpc.Core;
 using Microsoft.Extensions.Time.Testing;
 using PoolingInvoker.Demo.Servers;
@@ -60,6 +61,51 @@ public sealed class SilentChannelTests(ITestOutputHelper output) : IAsyncLifetim
         Assert.Equal((1, 0, 0), (statistics.ChannelsCreated, statistics.ChannelsGivenUp, statistics.Retries));
         Assert.Equal(1, _relay.Connections);
         Assert.InRange(probes, 1, 3);
+    }
+
+    [Fact]
+    public async Task AnAnswerThatLiesUnread_IsASignOfLife()
+    {
+        var gate = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        var release = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        UnreadStream? last = null;
+        await using var server = await HttpServer.StartAsync(async context =>
+        {
+            await (context.Request.Path.Value!.EndsWith("/Rename", StringComparison.Ordinal) ? release.Task : Task.CompletedTask);
+            await HttpServer.ReplyAsync(context, []);
+        });
+        await using var invoker = PoolingCallInvoker.ForAddress(server.Address, new PoolingCallInvokerOptions
+        {
+            Pool =
+            {
+                MinPoolSize = 2,
+                MaxPoolSize = 2,
+                MaxConcurrentCallsPerChannel = 1,
+                ProbeDelay = TimeSpan.FromMilliseconds(100),
+                ProbeTimeout = TimeSpan.FromMilliseconds(100),
+                LoggerFactory = _log,
+                ConfigureHandler = handler => handler.ConnectCallback = async (context, token) =>
+                {
+                    var socket = new Socket(SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
+                    await socket.ConnectAsync(context.DnsEndPoint, token);
+                    return new UnreadStream(socket, stream => last = stream);
+                },
+            },
+        });
+        await invoker.ConnectAsync().Soon();
+        var client = new User.UserClient(invoker);
+        var rename = client.RenameAsync(new RenameRequest()).ResponseAsync;
+        await Waiting.Until(() => server.Requests.Count == 1);
+        last!.MayRead = gate.Task; // from here on the process does not get to it
+        while (_log.Entries.Count(static entry => entry.Event == "ChannelSuspected") < 3 && invoker.Pool.GetStatistics().ChannelsGivenUp == 0)
+        {
+            await client.GetNameAsync(new GetNameRequest()).ResponseAsync.Soon();
+        }
+
+        gate.SetResult();
+        release.SetResult();
+        Assert.Equal(0, invoker.Pool.GetStatistics().ChannelsGivenUp);
+        await rename.Soon();
     }
 
     [Fact]
@@ -242,6 +288,25 @@ public sealed class SilentChannelTests(ITestOutputHelper output) : IAsyncLifetim
         {
             await StopAsync();
             _stop.Dispose();
+        }
+    }
+
+    // Tells who writes, and leaves what has come unread until it may read.
+    private sealed class UnreadStream(Socket socket, Action<UnreadStream> writes) : NetworkStream(socket, ownsSocket: true)
+    {
+        public Task MayRead { get; set; } = Task.CompletedTask;
+
+        public override async ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken = default)
+        {
+            _ = await base.ReadAsync(Memory<byte>.Empty, cancellationToken);
+            await MayRead.WaitAsync(cancellationToken);
+            return await base.ReadAsync(buffer, cancellationToken);
+        }
+
+        public override ValueTask WriteAsync(ReadOnlyMemory<byte> buffer, CancellationToken cancellationToken = default)
+        {
+            writes(this);
+            return base.WriteAsync(buffer, cancellationToken);
         }
     }
 }

@@ -328,7 +328,8 @@ public partial class ChannelPool
         bool replaces;
         using (Enter())
         {
-            if (channel.Pulse.IsGivenUp || !channel.Pulse.IsSilentStill)
+            // What lies unread is an answer that this process has not got to.
+            if (channel.Pulse.IsGivenUp || !channel.Pulse.IsSilentStill || channel.Transport is { HasUnread: true })
             {
                 return;
             }
@@ -419,7 +420,7 @@ public partial class ChannelPool
             using (Enter())
             {
                 goesOn = fresh is null && !_disposed && silent is { Pulse: { IsSuspect: true, Calls: > 0 }, State: PooledChannelState.Active };
-                if (fresh is not null && !_disposed && silent is { Pulse: { IsSilentStill: true, IsGivenUp: false }, State: PooledChannelState.Active })
+                if (fresh is not null && !_disposed && silent is { Pulse: { IsSilentStill: true, IsGivenUp: false }, State: PooledChannelState.Active, Transport: not { HasUnread: true } })
                 {
                     fresh.IsAlive = true;
                     silent.Pulse.IsGivenUp = true;
