@@ -46,6 +46,9 @@ internal abstract class PooledCall<TRequest, TResponse>(CallEnvironment environm
 
     protected abstract bool HasFailed { get; }
 
+    /// <summary>Whether a reader or writer was told that call or pool is disposed: a moment may pass until the channel has ended the call.</summary>
+    protected bool IsToldDisposed { get; set; }
+
     protected override bool HedgesNoMore => _loop is { HedgesNoMore: true };
 
     /// <summary>Starts an attempt, which is the current one from now on. What the channel throws at once is thrown, and the lease is back by then.</summary>
@@ -190,6 +193,7 @@ internal abstract class PooledCall<TRequest, TResponse>(CallEnvironment environm
 
     // What a call ends with that the caller has ended while there was no attempt under way.
     private Status? EndedByCallerWith =>
+        IsToldDisposed ? CallErrors.Disposed :
         Inner is not null && !HasFailed && !IsEndedByLoop ? null
         : EndedByToken is { } byToken ? byToken
         : IsDisposed || (IsPoolDisposed && Inner is null) ? CallErrors.Disposed

@@ -134,7 +134,14 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
     }
 
     /// <summary>A call that was disposed before it had a channel takes no more; one that has a channel asks that.</summary>
-    public void ThrowIfDisposed() => ObjectDisposedException.ThrowIf((IsDisposed || IsPoolDisposed) && _endedByToken is null && _current is null, this);
+    public void ThrowIfDisposed()
+    {
+        if ((IsDisposed || IsPoolDisposed) && _endedByToken is null && _current is null)
+        {
+            IsToldDisposed = true;
+            throw new ObjectDisposedException(GetType().FullName);
+        }
+    }
 
     /// <summary>
     /// The application has dropped its call object, reader and writer. A client stream may have its response awaited all the same, which
@@ -252,10 +259,16 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
     /// What a read throws that has met this. Where that was a disposed channel or attempt, and the application had not disposed the call before
     /// it: how the call ended.
     /// </summary>
-    public Exception EndOf(StreamAttempt<TResponse> attempt, Exception met, bool wasDisposed) =>
-        met is ObjectDisposedException && (_endedByToken is not null || !wasDisposed)
-            ? new RpcException(attempt.IsOver() ? attempt.Inner.GetStatus() : CallErrors.Disposed) // a moment passes between a Dispose and the status
-            : AsEndOfCall(met);
+    public Exception EndOf(StreamAttempt<TResponse> attempt, Exception met, bool wasDisposed)
+    {
+        if (met is not ObjectDisposedException)
+        {
+            return AsEndOfCall(met);
+        }
+
+        IsToldDisposed = true;
+        return _endedByToken is null && wasDisposed ? met : new RpcException(attempt.IsOver() ? attempt.Inner.GetStatus() : CallErrors.Disposed);
+    }
 
     private void EndDropped()
     {

@@ -64,6 +64,9 @@ public sealed class ForeignCallCodeTests : ScriptedCalls
             }
 
             var expected = code < Code.Serializer ? Expected(code, deed, kind) : await RunAsync(code, deed, kind, overPool: false);
+
+            // A bare channel that is disposed under its handler says Internal of the response, and Cancelled of the call. Over a pool it is Cancelled.
+            expected = code == Code.Handler && expected.StartsWith("Internal ← ObjectDisposedException", StringComparison.Ordinal) ? "Cancelled" : expected;
             Assert.Equal($"{kind}: {expected}", $"{kind}: {await RunAsync(code, deed, kind, overPool: true)}");
         }
     }
@@ -299,7 +302,7 @@ public sealed class ForeignCallCodeTests : ScriptedCalls
                 hedging.DelayGenerator = async arguments =>
                 {
                     await (Run(Code.HedgingDelay) ?? Task.CompletedTask);
-                    return TimeSpan.FromMilliseconds(100);
+                    return code == Code.HedgingShouldHandle ? Timeout.InfiniteTimeSpan : TimeSpan.FromMilliseconds(100); // what it handles alone is hedged
                 };
                 hedging.OnHedging = arguments => Run(Code.OnHedging) is { } task ? new ValueTask(task) : default;
                 hedging.ActionGenerator = arguments => Run(Code.ActionGenerator) is null ? null : action(arguments);
