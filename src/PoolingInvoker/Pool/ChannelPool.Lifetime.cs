@@ -211,7 +211,7 @@ public partial class ChannelPool
                 }
                 else if (channel.Transport is { ConnectionsMade: > 0 })
                 {
-                    RenewUnsynchronized(channel, reason);
+                    ReplaceUnsynchronized(channel, reason, countsAsDial: false, isIdle: true);
                 }
             }
         }

@@ -19,10 +19,10 @@ public partial class ChannelPool
             : null;
     }
 
-    private void ReplaceUnsynchronized(PooledChannel channel, string reason, bool countsAsDial = true)
+    private void ReplaceUnsynchronized(PooledChannel channel, string reason, bool countsAsDial = true, bool isIdle = false)
     {
         BeginReplacingUnsynchronized(channel, countsAsDial);
-        AfterUnsynchronized(() => BeginReplacing(channel, reason));
+        AfterUnsynchronized(() => BeginReplacing(channel, reason, isIdle));
     }
 
     // As above, but it takes leases meanwhile.
@@ -31,12 +31,6 @@ public partial class ChannelPool
         channel.State = PooledChannelState.Refreshing;
         _replacing++;
         AfterUnsynchronized(() => BeginReplacing(channel, reason, isIdle));
-    }
-
-    private void RenewUnsynchronized(PooledChannel channel, string reason)
-    {
-        BeginReplacingUnsynchronized(channel, countsAsDial: false);
-        AfterUnsynchronized(() => BeginReplacing(channel, reason, isIdle: true));
     }
 
     private void RetireUnsynchronized(PooledChannel channel, string reason)
@@ -230,17 +224,13 @@ public partial class ChannelPool
             {
                 channel.IsGoing = channel.State == PooledChannelState.Connecting; // whoever brings it up sees to it
             }
-            else if (!isIdle)
-            {
-                ReplaceUnsynchronized(channel, Reason, countsAsDial: false);
-            }
-            else if (_active.Count + _creating > MinimumUnsynchronized)
+            else if (isIdle && _active.Count + _creating > MinimumUnsynchronized)
             {
                 RetireUnsynchronized(channel, Reason);
             }
             else
             {
-                RenewUnsynchronized(channel, Reason);
+                ReplaceUnsynchronized(channel, Reason, countsAsDial: false, isIdle);
             }
         }
     }
