@@ -192,13 +192,6 @@ public partial class ChannelPool
         using (Enter())
         {
             channel.Failed |= channel.Leases > 0;
-            if (!channel.Proven && !_disposed)
-            {
-                // A server that closes before it has answered anything is dialled again as one that could not be connected to.
-                _lastConnectFailed = true;
-                _backoff.Dialed();
-            }
-
             _active.Update(channel);
         }
     }

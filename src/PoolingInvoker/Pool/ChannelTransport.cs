@@ -13,9 +13,6 @@ namespace PoolingInvoker;
 /// <remarks>A channel that could not connect stays so, and fails its calls with the cause, until it is replaced or told to connect.</remarks>
 internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 {
-    // A connection that ends sooner after its SETTINGS, with no call, is one that could not be made.
-    private static readonly TimeSpan ShortestWait = TimeSpan.FromSeconds(1);
-
     private readonly object _lock = new();
     private readonly ConcurrentDictionary<ConnectionStream, byte> _connections = new();
 #pragma warning disable CA2213 // It has no timer, and an attempt to connect may still look at it.
@@ -163,8 +160,8 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     {
         lock (_lock)
         {
-            // Nothing had come of a call, and the next connection would end the same way. One that has waited for long is as one that served.
-            if (!connection.HasServed && (connection.IsTaken || time.GetElapsedTime(connection.OpenedAt) < ShortestWait) && _dialling is null)
+            // Nothing had come of a call, and the next connection would end the same way. One that nobody has used is as one that served.
+            if (!connection.HasServed && connection.IsTaken && _dialling is null)
             {
                 FailUnsynchronized(new IOException("The connection was closed before anything had come of a call."));
             }
@@ -192,13 +189,13 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             return await TakeElsewhereAsync(elsewhere, cancellationToken).ConfigureAwait(false);
         }
 
-        if (TakeReady() is { } ready)
+        if (TakeReady(mayHaveWaited: true) is { } ready)
         {
             return ready;
         }
 
         await DialAsync(afresh: false).WaitAsync(cancellationToken).ConfigureAwait(false);
-        if (TakeReady() is { } dialled)
+        if (TakeReady(mayHaveWaited: false) is { } dialled)
         {
             return dialled;
         }
@@ -213,7 +210,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     }
 
     // Null if there is no connection, or it has ended, or it has waited for too long.
-    private Stream? TakeReady()
+    private Stream? TakeReady(bool mayHaveWaited)
     {
         ConnectionStream? ready;
         lock (_lock)
@@ -221,8 +218,8 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             (ready, _ready) = (_ready, null);
         }
 
-        var isFresh = _dialer!.IdleTimeout == Timeout.InfiniteTimeSpan || ready is null || time.GetElapsedTime(ready.OpenedAt) < _dialer.IdleTimeout;
-        if (isFresh && ready?.Take() is { } wire)
+        var isOld = mayHaveWaited && ready is not null && _dialer!.IdleTimeout != Timeout.InfiniteTimeSpan && time.GetElapsedTime(ready.OpenedAt) >= _dialer.IdleTimeout;
+        if (!isOld && ready?.Take() is { } wire)
         {
             return wire;
         }

@@ -210,18 +210,6 @@ public sealed class ChannelTransportTests : IDisposable
     }
 
     [Fact]
-    public async Task AConnectionThatEndsAtOnce_IsAsOneThatCouldNotBeMade()
-    {
-        await ConnectAsync();
-        _wire.Ends();
-        await Waiting.Until(() => _transport.State == ConnectivityState.TransientFailure);
-        using var invoker = new HttpMessageInvoker(_handler, disposeHandler: false);
-        var failure = await Assert.ThrowsAsync<HttpRequestException>(() => SendAsync(invoker).Soon());
-        Assert.IsType<IOException>(failure.InnerException);
-        Assert.Equal((1, true), (_dials, _transport.IsBroken));
-    }
-
-    [Fact]
     public async Task AConnectionThatHasWaitedForTooLong_IsNotTaken()
     {
         await ConnectAsync();
