@@ -16,8 +16,8 @@ internal sealed class ConnectionStream : Stream
     private readonly SemaphoreSlim _writing = new(1, 1);
 #pragma warning restore CA2213
     private ConnectionOpening? _opening;
-    private int _hasEnded;
     private bool _isClosed;
+    private bool _hasEnded;
 
     /// <param name="inner">The transport, or what the user's filter has made of it.</param>
     /// <param name="transport">Who is told what comes.</param>
@@ -73,7 +73,7 @@ internal sealed class ConnectionStream : Stream
     public long OpenedAt { get; private set; }
 
     /// <summary>Whether neither side has closed it, as far as has been seen.</summary>
-    public bool IsOpen => !Volatile.Read(ref _isClosed) && Volatile.Read(ref _hasEnded) == 0;
+    public bool IsOpen => !Volatile.Read(ref _isClosed) && !Volatile.Read(ref _hasEnded);
 
     /// <summary>Whether the handler has taken it.</summary>
     public bool IsTaken => _opening is { IsTaken: true };
@@ -203,8 +203,10 @@ internal sealed class ConnectionStream : Stream
     /// <summary>The other side has closed or reset it, or takes nothing more.</summary>
     public void SawEnd()
     {
-        if (!Volatile.Read(ref _isClosed) && Interlocked.Exchange(ref _hasEnded, 1) == 0)
+        // Both a read and a write may see it. Each has to have told it before its exception is passed on, which is judged by that.
+        if (!Volatile.Read(ref _isClosed))
         {
+            Volatile.Write(ref _hasEnded, true);
             _transport.SawEnd(this);
         }
     }
