@@ -74,6 +74,11 @@ public sealed class ForeignCallCodeTests : ScriptedCalls
                 (expected, actual) = (expected.Replace("ObjectDisposedException", "Cancelled", StringComparison.Ordinal), actual.Replace("ObjectDisposedException", "Cancelled", StringComparison.Ordinal));
             }
 
+            if (actual == "Cancelled" && expected.StartsWith("Unavailable", StringComparison.Ordinal) && deed is (Deed.DisposesThePool or Deed.IsLateWhileThePoolIsDisposed))
+            {
+                continue; // what comes first: the failure of the attempt, or the end of the pool
+            }
+
             Assert.Equal($"{kind}: {expected}", $"{kind}: {actual}");
         }
     }
