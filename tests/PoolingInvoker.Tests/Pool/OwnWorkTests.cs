@@ -73,7 +73,7 @@ public sealed class OwnWorkTests
     }
 
     [Fact]
-    public async Task WhoListensAndDoesNotReturn_DelaysNothing_AndIsToldInOrder_AndWhatWasDropped()
+    public async Task WhoListensAndDoesNotReturn_DelaysNothing_AndIsToldOnce_AndWhatWasDropped()
     {
         var told = new ConcurrentQueue<ChannelPoolEvent>();
         using var goesOn = new ManualResetEventSlim();
@@ -98,13 +98,13 @@ public sealed class OwnWorkTests
         Assert.Single(told);
         goesOn.Set();
 
-        // Each channel begins and ends.
+        // Each channel begins and ends. Two threads that change the pool one after the other may tell it the other way round.
         var all = 2 * pool.GetStatistics().ChannelsCreated;
         await Waiting.Until(() => told.Sum(Counts) == all);
         Assert.Equal(1, told.Count(static one => one.Kind == ChannelPoolEventKind.Dropped));
         Assert.Equal(ChannelPoolEventKind.Dropped, told.Last().Kind);
         var begun = told.Where(static one => one.Kind is ChannelPoolEventKind.Created or ChannelPoolEventKind.Replaced).Select(static one => one.Channel).ToList();
-        Assert.Equal(begun.Order(), begun);
+        Assert.Equal(begun.Distinct(), begun);
 
         static long Counts(ChannelPoolEvent one) => one.Kind == ChannelPoolEventKind.Dropped
             ? long.Parse(Regex.Match(one.Reason, "([0-9]+) events were not told$").Groups[1].Value, CultureInfo.InvariantCulture)
