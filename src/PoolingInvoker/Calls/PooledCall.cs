@@ -321,13 +321,21 @@ internal abstract class PooledCall<TRequest, TResponse>(CallEnvironment environm
 
         // The headers are told below the continuation of the channel that goes on to end the call, or to wait for the response. Where
         // that is too late the caller has the headers of a refusal and then its status, as on a bare channel.
-        for (var yields = 0; yields < 64 && !response.IsCompleted; yields++)
+        for (var yields = 0; yields < 4_096 && !response.IsCompleted; yields++)
         {
             await Task.CompletedTask.ConfigureAwait(ConfigureAwaitOptions.ForceYielding);
         }
 
-        return response is { IsFaulted: true, Exception.InnerException: { } failure } && MayMoveOn(failure);
+        if (response is not { IsFaulted: true, Exception.InnerException: { } failure })
+        {
+            return false;
+        }
+
+        Judge(attempt, failure); // the loop may not have come to it yet
+        return MayMoveOn(failure);
     }
+
+    protected abstract void Judge(object attempt, Exception failure);
 
     protected abstract Task<TResponse>? ResponseOf(object attempt);
 }

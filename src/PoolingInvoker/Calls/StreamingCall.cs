@@ -97,6 +97,8 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
 
     protected override Task<TResponse>? ResponseOf(object attempt) => (attempt as StreamAttempt<TResponse>)?.Deciding;
 
+    protected override void Judge(object attempt, Exception failure) => ((StreamAttempt<TResponse>)attempt).Judge(failure);
+
     protected override void DisposeAttempt() => Volatile.Read(ref _current)?.Dispose(endsCall: true);
 
     protected override bool TryLease(out AttemptLease lease)

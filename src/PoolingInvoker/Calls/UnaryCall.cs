@@ -123,6 +123,8 @@ internal sealed class UnaryCall<TRequest, TResponse>(CallEnvironment environment
 
     protected override Task<TResponse>? ResponseOf(object attempt) => (attempt as AsyncUnaryCall<TResponse>)?.ResponseAsync;
 
+    protected override void Judge(object attempt, Exception failure) => _lease.Judge(failure, attempt, Options.Headers);
+
     protected override void DisposeAttempt() => Inner?.Dispose();
 
     private void Publish(AttemptLease lease, AsyncUnaryCall<TResponse> inner)
