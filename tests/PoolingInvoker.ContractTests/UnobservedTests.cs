@@ -22,13 +22,11 @@ public sealed class UnobservedTests(ContractServer server) : IClassFixture<Contr
     private static readonly Method<string, string> Unary = new(MethodType.Unary, "contract", "Unary", Text, Text);
     private static readonly Method<string, string> Duplex = new(MethodType.DuplexStreaming, "contract", "Duplex", Text, Text);
 
-    private readonly ConcurrentQueue<Exception> _unobserved = new();
-
     [Theory]
     [InlineData("closed")]
     [InlineData("reset")]
     [InlineData("closed after the SETTINGS")]
-    public Task ConnectionsThatAreAcceptedAndEnd(string how) => LeavesNothingUnobservedAsync(async () =>
+    public Task ConnectionsThatAreAcceptedAndEnd(string how) => Unobserved.LeavesNothingUnobservedAsync(async () =>
     {
         using var listener = new TcpListener(IPAddress.Loopback, 0);
         listener.Start();
@@ -55,7 +53,7 @@ public sealed class UnobservedTests(ContractServer server) : IClassFixture<Contr
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
-    public Task APoolThatIsDisposedWhileItConnects(bool drains) => LeavesNothingUnobservedAsync(async () =>
+    public Task APoolThatIsDisposedWhileItConnects(bool drains) => Unobserved.LeavesNothingUnobservedAsync(async () =>
     {
         using var listener = new TcpListener(IPAddress.Loopback, 0);
         listener.Start();
@@ -86,7 +84,7 @@ public sealed class UnobservedTests(ContractServer server) : IClassFixture<Contr
     });
 
     [Fact]
-    public Task StreamsThatNobodyReads_OnAConnectionThatBreaks() => LeavesNothingUnobservedAsync(async () =>
+    public Task StreamsThatNobodyReads_OnAConnectionThatBreaks() => Unobserved.LeavesNothingUnobservedAsync(async () =>
     {
         await using var pool = NewPool(server.Address);
         for (var i = 0; i < Rounds; i++)
@@ -96,7 +94,7 @@ public sealed class UnobservedTests(ContractServer server) : IClassFixture<Contr
 
         await Waiting.Until(() =>
         {
-            Collect();
+            Unobserved.Collect();
             return pool.Pool.GetStatistics().CallsInFlight == 0;
         });
     });
@@ -135,55 +133,9 @@ public sealed class UnobservedTests(ContractServer server) : IClassFixture<Contr
                 await answer(await listener.AcceptSocketAsync());
             }
         }
-        catch (Exception exception) when (exception is SocketException or ObjectDisposedException)
+        catch (Exception exception) when (exception is SocketException or InvalidOperationException)
         {
             // It was stopped.
         }
-    }
-
-    private async Task LeavesNothingUnobservedAsync(Func<Task> act)
-    {
-        Collect(); // what others have left
-        TaskScheduler.UnobservedTaskException += OnUnobserved;
-        try
-        {
-            await act();
-
-            // Failures that are left here, one after the other, are reported: by then the others have been too.
-            for (var i = 1; i <= 5; i++)
-            {
-                Leave();
-                await Waiting.Until(() =>
-                {
-                    Collect();
-                    return _unobserved.Count(IsLeftHere) >= i;
-                });
-            }
-        }
-        finally
-        {
-            TaskScheduler.UnobservedTaskException -= OnUnobserved;
-        }
-
-        Assert.All(_unobserved, static exception => Assert.True(IsLeftHere(exception), exception.ToString()));
-
-        [MethodImpl(MethodImplOptions.NoInlining)]
-        static void Leave() => _ = Task.FromException(new InvalidTimeZoneException());
-
-        static bool IsLeftHere(Exception exception) => exception is InvalidTimeZoneException;
-    }
-
-    private void OnUnobserved(object? sender, UnobservedTaskExceptionEventArgs arguments)
-    {
-        foreach (var exception in arguments.Exception.InnerExceptions)
-        {
-            _unobserved.Enqueue(exception);
-        }
-    }
-
-    private static void Collect()
-    {
-        GC.Collect();
-        GC.WaitForPendingFinalizers();
     }
 }

@@ -1,4 +1,3 @@
-using System.Collections.Concurrent;
 using System.Runtime.CompilerServices;
 using PoolingInvoker.Protos;
 using PoolingInvoker.Testing;
@@ -12,14 +11,12 @@ namespace PoolingInvoker.Tests.Calls;
 [Collection(nameof(UnobservedTests))]
 public sealed class UnobservedTests : ScriptedCalls
 {
-    private readonly ConcurrentQueue<Exception> _unobserved = new();
-
     [Fact]
     public async Task AReadThatIsCancelledBeforeThereIsALease()
     {
         var (client, pool) = NewClient(static options => (options.Pool.MaxPoolSize, options.Pool.MaxConcurrentCallsPerChannel) = (1, 1));
         using var taken = await pool.AcquireAsync().Soon();
-        await LeavesNothingUnobservedAsync(async () =>
+        await Unobserved.LeavesNothingUnobservedAsync(async () =>
         {
             await CancelAsync(client).Soon();
             await Waiting.Until(() => pool.GetStatistics().CallsWaiting == 0);
@@ -44,7 +41,7 @@ public sealed class UnobservedTests : ScriptedCalls
         Server.ThenHang();
         using var channel = Server.Create();
         var (client, pool) = NewClient();
-        await LeavesNothingUnobservedAsync(async () =>
+        await Unobserved.LeavesNothingUnobservedAsync(async () =>
         {
             Cancel(pooled ? client : new User.UserClient(channel));
             await Waiting.Until(() => pool.GetStatistics().CallsInFlight == 0);
@@ -67,7 +64,7 @@ public sealed class UnobservedTests : ScriptedCalls
         Server.ThenThrow(new InvalidDataException());
         using var channel = Server.Create();
         var (client, pool) = NewClient();
-        await LeavesNothingUnobservedAsync(async () =>
+        await Unobserved.LeavesNothingUnobservedAsync(async () =>
         {
             await AwaitHeadersAsync(pooled ? client : new User.UserClient(channel)).Soon();
             await Waiting.Until(() => pool.GetStatistics().CallsInFlight == 0);
@@ -80,53 +77,4 @@ public sealed class UnobservedTests : ScriptedCalls
             await call.ResponseHeadersAsync.ContinueWith(static headers => Assert.NotNull(headers.Exception), TaskScheduler.Default);
         }
     }
-
-    private async Task LeavesNothingUnobservedAsync(Func<Task> act)
-    {
-        Collect(); // what others have left
-        TaskScheduler.UnobservedTaskException += OnUnobserved;
-        try
-        {
-            await act();
-
-            // Failures that are left here, one after the other, are reported: by then the others have been too.
-            for (var i = 1; i <= 5; i++)
-            {
-                Leave();
-                await Waiting.Until(() =>
-                {
-                    Collect();
-                    return _unobserved.Count(IsLeftHere) >= i;
-                });
-            }
-        }
-        finally
-        {
-            TaskScheduler.UnobservedTaskException -= OnUnobserved;
-        }
-
-        Assert.All(_unobserved, static exception => Assert.True(IsLeftHere(exception), exception.ToString()));
-
-        [MethodImpl(MethodImplOptions.NoInlining)]
-        static void Leave() => _ = Task.FromException(new InvalidTimeZoneException());
-
-        static bool IsLeftHere(Exception exception) => exception is InvalidTimeZoneException;
-    }
-
-    private void OnUnobserved(object? sender, UnobservedTaskExceptionEventArgs arguments)
-    {
-        foreach (var exception in arguments.Exception.InnerExceptions)
-        {
-            _unobserved.Enqueue(exception);
-        }
-    }
-
-    private static void Collect()
-    {
-        GC.Collect();
-        GC.WaitForPendingFinalizers();
-    }
 }
-
-[CollectionDefinition(nameof(UnobservedTests), DisableParallelization = true)]
-public sealed class UnobservedTestsRunAlone;
