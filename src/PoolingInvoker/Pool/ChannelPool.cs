@@ -367,9 +367,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     {
         using (Enter())
         {
-            ObjectDisposedException.ThrowIf(_disposed, this);
-            var channel = _active.Count + _creating < MinimumUnsynchronized ? null : _active.Pick(isStream, avoid: null);
-            lease = channel is null || ReasonToReplaceUnsynchronized(channel, thorough: false) is not null ? null : LeaseUnsynchronized(channel, isStream);
+            lease = PickReadyUnsynchronized(isStream) is { } channel ? LeaseUnsynchronized(channel, isStream) : null;
         }
 
         return lease is not null && Begin(lease) is not null;
@@ -379,21 +377,26 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     internal PooledChannel? TryLease(object call)
     {
         PooledChannel? channel;
-        lock (_lock)
+        using (Enter())
         {
-            ObjectDisposedException.ThrowIf(_disposed, this);
-            channel = _active.Count + _creating < MinimumUnsynchronized ? null : _active.Pick(isStream: false, avoid: null);
-            if (channel is null || ReasonToReplaceUnsynchronized(channel, thorough: false) is not null)
+            channel = PickReadyUnsynchronized(isStream: false);
+            if (channel is null)
             {
                 return null;
             }
 
             CountLeaseUnsynchronized(channel, isStream: false);
-            AssertLawsUnsynchronized();
         }
 
         Begin(call);
         return channel;
+    }
+
+    private PooledChannel? PickReadyUnsynchronized(bool isStream)
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        var channel = _active.Count + _creating < MinimumUnsynchronized ? null : _active.Pick(isStream, avoid: null);
+        return channel is null || ReasonToReplaceUnsynchronized(channel, thorough: false) is not null ? null : channel;
     }
 
     /// <summary>Whether there is room on a channel that works, other than this one.</summary>
