@@ -28,6 +28,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     private Failure? _failure; // of the last attempt to connect; written under the lock, read without it
     private ConnectionFact _lastFact;
     private int _facts;
+    private bool _isLost; // the connection that the handler has taken; it may not know that yet, and send requests on it
     private bool _disposed; // as well
 
     public bool HasConnections => !_connections.IsEmpty;
@@ -87,7 +88,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     {
         lock (_lock)
         {
-            return _facts != mark ? _lastFact : _dialer is { HandlerPings: true } ? ConnectionFact.UnharmedOrSilent : ConnectionFact.Unharmed;
+            return _facts != mark || _isLost ? _lastFact : _dialer is { HandlerPings: true } ? ConnectionFact.UnharmedOrSilent : ConnectionFact.Unharmed;
         }
     }
 
@@ -166,6 +167,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
                 FailUnsynchronized(new IOException("The connection was closed before anything had come of a call."));
             }
 
+            _isLost |= connection.IsTaken;
             NoteUnsynchronized(ConnectionFact.Lost);
         }
 
@@ -221,6 +223,11 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         var isOld = mayHaveWaited && ready is not null && _dialer!.IdleTimeout != Timeout.InfiniteTimeSpan && time.GetElapsedTime(ready.OpenedAt) >= _dialer.IdleTimeout;
         if (!isOld && ready?.Take() is { } wire)
         {
+            lock (_lock)
+            {
+                _isLost = false;
+            }
+
             return wire;
         }
 

@@ -210,6 +210,28 @@ public sealed class ChannelTransportTests : IDisposable
     }
 
     [Fact]
+    public async Task WhatBeginsOnAConnectionThatIsLost_IsLostWithIt_UntilAnotherIsTaken()
+    {
+        await using var wire = new Wire();
+        await using var connection = new ConnectionStream(wire, _transport);
+        wire.Comes([.. Settings, .. Response]);
+        await connection.OpenAsync(_time, CancellationToken.None).Soon();
+        connection.Watch();
+        connection.Take();
+        wire.Ends(new IOException("reset"));
+        await Assert.ThrowsAsync<IOException>(() => ConnectionStreamTests.ReadToEndAsync(connection, static () => 100, zeroByteReads: false).Soon());
+
+        // The handler has not come to it yet, and would send a request on it.
+        var mark = _transport.Mark;
+        Assert.Equal(ConnectionFact.Lost, _transport.FactSince(mark));
+        await connection.DisposeAsync();
+        await ConnectAsync();
+        using var invoker = new HttpMessageInvoker(_handler, disposeHandler: false);
+        await AnswerAsync(SendAsync(invoker), _wire);
+        Assert.Equal(ConnectionFact.Unharmed, _transport.FactSince(_transport.Mark));
+    }
+
+    [Fact]
     public async Task AConnectionThatHasWaitedForTooLong_IsNotTaken()
     {
         await ConnectAsync();
@@ -420,10 +442,15 @@ public sealed class ChannelTransportTests : IDisposable
         using var invoker = new HttpMessageInvoker(_handler, disposeHandler: false);
         var sending = SendAsync(invoker);
         second.Comes(Settings);
-        await Waiting.Until(() => second.Written.Length > 90);
-        second.Comes([.. SettingsAck, .. SettingsAck, .. Response]);
-        using var response = await sending.Soon();
+        await AnswerAsync(sending, second);
         Assert.Equal(2, _dials);
+    }
+
+    private static async Task AnswerAsync(Task<HttpResponseMessage> sending, Wire wire)
+    {
+        await Waiting.Until(() => wire.Written.Length > 90);
+        wire.Comes([.. SettingsAck, .. SettingsAck, .. Response]);
+        using var response = await sending.Soon();
     }
 
     private static Task<HttpResponseMessage> SendAsync(HttpMessageInvoker invoker)
