@@ -102,6 +102,7 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
         {
             transport = new ChannelTransport(_options.TimeProvider) { IsWrapped = isWrapped };
             transport.Supply(handler, name, address);
+            options.HttpHandler = new SendOnceHandler(options.HttpHandler!, handler, transport.Refusals);
         }
         else if (address != name)
         {
@@ -177,13 +178,7 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
                 + "channels goes to one endpoint: leave LoadBalancingConfigs empty.");
         }
 
-        var isWrapped = options.HttpHandler != transport;
-        if (transport is SocketsHttpHandler sockets && options.HttpHandler is { } outermost && SpeaksHttp2(options))
-        {
-            options.HttpHandler = new SendOnceHandler(outermost, sockets);
-        }
-
-        return new Prepared(options, transport as SocketsHttpHandler, isWrapped);
+        return new Prepared(options, transport as SocketsHttpHandler, IsWrapped: options.HttpHandler != transport);
     }
 
     private static bool SpeaksHttp2(GrpcChannelOptions options)

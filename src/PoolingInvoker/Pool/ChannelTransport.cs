@@ -38,6 +38,8 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 
     public LifeSigns Signs { get; } = new();
 
+    public RefusalDelivery Refusals { get; } = new();
+
     public long SignsOfLife => Signs.Count;
 
     public long CallFrames => Signs.CallFrames;

@@ -7,6 +7,8 @@ namespace PoolingInvoker;
 /// <summary>In place of the connections of a channel: the channels of the checker have none.</summary>
 internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 {
+    public RefusalDelivery Refusals { get; } = new();
+
     public bool HasConnections => false;
 
     public bool HasUnread => false;
