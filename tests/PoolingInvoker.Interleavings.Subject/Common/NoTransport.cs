@@ -46,6 +46,11 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     }
 }
 
+internal sealed class RefusalDelivery
+{
+    public System.Runtime.CompilerServices.TaskAwaiter GetAwaiter() => System.Threading.Tasks.Task.CompletedTask.GetAwaiter();
+}
+
 internal static class ChannelDialer
 {
     public static string HostOf(Uri address) => address.Host;
