@@ -87,62 +87,60 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
         new UnaryCall<TRequest, TResponse>(_environment, method, GivenOptions.Of(host, options), request).Start().GetAwaiter().GetResult();
 
     /// <inheritdoc/>
-    public override AsyncUnaryCall<TResponse> AsyncUnaryCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
+    public override AsyncUnaryCall<TResponse> AsyncUnaryCall<TRequest, TResponse>(
+        Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
     {
         var call = new UnaryCall<TRequest, TResponse>(_environment, method, GivenOptions.Of(host, options), request);
-        return new AsyncUnaryCall<TResponse>(
-            call.Start(),
-            CallHandle<TRequest, TResponse>.GetResponseHeadersAsync,
-            CallHandle<TRequest, TResponse>.GetStatus,
-            CallHandle<TRequest, TResponse>.GetTrailers,
-            CallHandle<TRequest, TResponse>.DisposeCall,
-            call);
+        return new(call.Start(), CallHandle.GetResponseHeadersAsync, CallHandle.GetStatus, CallHandle.GetTrailers, CallHandle.DisposeCall, call);
     }
 
     /// <inheritdoc/>
-    public override AsyncClientStreamingCall<TRequest, TResponse> AsyncClientStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options)
+    public override AsyncClientStreamingCall<TRequest, TResponse> AsyncClientStreamingCall<TRequest, TResponse>(
+        Method<TRequest, TResponse> method, string? host, CallOptions options)
     {
         var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.ClientStreaming, method, GivenOptions.Of(host, options), request: null);
         var response = call.Start();
-        var handle = new CallHandle<TRequest, TResponse>(call);
-        return new AsyncClientStreamingCall<TRequest, TResponse>(
-            new LeasedStreamWriter<TRequest, TResponse>(handle),
+        var handle = new CallHandle(call);
+        return new(
+            new LeasedStreamWriter<TRequest, TResponse>(call, handle),
             response,
-            CallHandle<TRequest, TResponse>.GetResponseHeadersAsync,
-            CallHandle<TRequest, TResponse>.GetStatus,
-            CallHandle<TRequest, TResponse>.GetTrailers,
-            CallHandle<TRequest, TResponse>.DisposeCall,
+            CallHandle.GetResponseHeadersAsync,
+            CallHandle.GetStatus,
+            CallHandle.GetTrailers,
+            CallHandle.DisposeCall,
             handle);
     }
 
     /// <inheritdoc/>
-    public override AsyncServerStreamingCall<TResponse> AsyncServerStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
+    public override AsyncServerStreamingCall<TResponse> AsyncServerStreamingCall<TRequest, TResponse>(
+        Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
     {
         var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.ServerStreaming, method, GivenOptions.Of(host, options), request);
         _ = call.Start();
-        var handle = new CallHandle<TRequest, TResponse>(call);
-        return new AsyncServerStreamingCall<TResponse>(
-            new LeasedStreamReader<TRequest, TResponse>(handle),
-            CallHandle<TRequest, TResponse>.GetResponseHeadersAsync,
-            CallHandle<TRequest, TResponse>.GetStatus,
-            CallHandle<TRequest, TResponse>.GetTrailers,
-            CallHandle<TRequest, TResponse>.DisposeCall,
+        var handle = new CallHandle(call);
+        return new(
+            new LeasedStreamReader<TRequest, TResponse>(call, handle),
+            CallHandle.GetResponseHeadersAsync,
+            CallHandle.GetStatus,
+            CallHandle.GetTrailers,
+            CallHandle.DisposeCall,
             handle);
     }
 
     /// <inheritdoc/>
-    public override AsyncDuplexStreamingCall<TRequest, TResponse> AsyncDuplexStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options)
+    public override AsyncDuplexStreamingCall<TRequest, TResponse> AsyncDuplexStreamingCall<TRequest, TResponse>(
+        Method<TRequest, TResponse> method, string? host, CallOptions options)
     {
         var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.DuplexStreaming, method, GivenOptions.Of(host, options), request: null);
         _ = call.Start();
-        var handle = new CallHandle<TRequest, TResponse>(call);
-        return new AsyncDuplexStreamingCall<TRequest, TResponse>(
-            new LeasedStreamWriter<TRequest, TResponse>(handle),
-            new LeasedStreamReader<TRequest, TResponse>(handle),
-            CallHandle<TRequest, TResponse>.GetResponseHeadersAsync,
-            CallHandle<TRequest, TResponse>.GetStatus,
-            CallHandle<TRequest, TResponse>.GetTrailers,
-            CallHandle<TRequest, TResponse>.DisposeCall,
+        var handle = new CallHandle(call);
+        return new(
+            new LeasedStreamWriter<TRequest, TResponse>(call, handle),
+            new LeasedStreamReader<TRequest, TResponse>(call, handle),
+            CallHandle.GetResponseHeadersAsync,
+            CallHandle.GetStatus,
+            CallHandle.GetTrailers,
+            CallHandle.DisposeCall,
             handle);
     }
 

@@ -15,7 +15,7 @@ internal sealed class CallStop : IDisposable
     public CallStop(CallOptions options, TimeProvider time)
     {
         Token = _source.Token;
-        var due = CallCompletion.DueTime(options.Deadline, time);
+        var due = GivenOptions.DueTime(options.Deadline, time);
         if (due == TimeSpan.Zero)
         {
             Cancel();

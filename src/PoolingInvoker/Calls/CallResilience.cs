@@ -5,24 +5,6 @@ using Polly.Retry;
 
 namespace PoolingInvoker;
 
-/// <summary>What a retry strategy has to know of the call that it is asked about.</summary>
-internal interface IRetryableCall
-{
-    /// <summary>Whether the call may be sent again after its last attempt ended with this exception.</summary>
-    bool MayBeSentAgain(Exception? outcome);
-
-    /// <summary>Whether there may be another attempt beside those under way.</summary>
-    bool MayBeHedged { get; }
-
-    /// <summary>How long to wait before the next attempt where the call knows better than a backoff; null where it does not.</summary>
-    /// <param name="outcome">What the last attempt ended with.</param>
-    /// <param name="attemptNumber">The number of retries so far.</param>
-    TimeSpan? DelayBeforeRetry(Exception? outcome, int attemptNumber);
-
-    /// <summary>Whether the deadline of the call comes before the end of this delay.</summary>
-    bool EndsWithin(TimeSpan delay);
-}
-
 /// <summary>
 /// How the attempts of a method follow each other: through a pipeline, or none. With <paramref name="OnFailureOnly"/> an attempt that
 /// succeeds does not have to pass through it: the first attempt can run outside, and its outcome be handed to the pipeline when it is a
@@ -33,7 +15,7 @@ internal sealed record CallPlan(ResiliencePipeline? Pipeline, bool OnFailureOnly
 /// <summary>Joins calls and Polly: builds the pipelines, and tells their predicates which call they are asked about.</summary>
 internal static class CallResilience
 {
-    private static readonly ResiliencePropertyKey<IRetryableCall> Call = new("PoolingInvoker.Call");
+    private static readonly ResiliencePropertyKey<PooledCall> Call = new("PoolingInvoker.Call");
 
     /// <summary>The plan of all methods that have none of their own.</summary>
     public static CallPlan Plan(PoolingCallInvokerOptions options, TimeProvider time) => Plan(options.Retry, options.ConfigurePipeline, options, time);
@@ -59,7 +41,7 @@ internal static class CallResilience
         return plan with { IsIdempotent = config.IsIdempotent };
     }
 
-    public static void Attach(ResilienceContext context, IRetryableCall call) => context.Properties.Set(Call, call);
+    public static void Attach(ResilienceContext context, PooledCall call) => context.Properties.Set(Call, call);
 
     /// <summary>The preset predicate. Outside of a pooled call there is no method to ask about, so only what never left is retried.</summary>
     public static bool ShouldRetry(ResilienceContext context, Exception? exception) =>
