@@ -386,7 +386,7 @@ public partial class ChannelPool
         _lastCreationError = error;
         if (!replaces && !_disposed)
         {
-            AfterUnsynchronized(() => _diary.CreationFailed(error));
+            _diary.CreationFailed(error);
         }
 
         if (channel is not null)
@@ -410,7 +410,7 @@ public partial class ChannelPool
     private void PublishUnsynchronized(PooledChannel channel, string because)
     {
         PublishUnsynchronized(channel);
-        AfterUnsynchronized(() => _diary.Created(channel, because));
+        _diary.Created(channel, because);
     }
 
     private void PublishUnsynchronized(PooledChannel channel)

@@ -35,7 +35,7 @@ public partial class ChannelPool
 
     private void RetireUnsynchronized(PooledChannel channel, string reason)
     {
-        AfterUnsynchronized(() => _diary.Retired(channel, reason));
+        _diary.Retired(channel, reason);
         DrainUnsynchronized(channel);
     }
 
@@ -131,7 +131,7 @@ public partial class ChannelPool
                 old.LastError = _lastCreationError = error;
                 old.State = PooledChannelState.Active;
                 _active.Update(old);
-                AfterUnsynchronized(() => _diary.ReplacementFailed(old, error!));
+                _diary.ReplacementFailed(old, error!);
             }
 
             return false;
@@ -162,7 +162,7 @@ public partial class ChannelPool
         // Statement order is important: the pool is never without either of them.
         PublishUnsynchronized(created);
         _replaced++;
-        AfterUnsynchronized(() => _diary.Replaced(created, old, because));
+        _diary.Replaced(created, old, because);
         DrainUnsynchronized(old);
     }
 

@@ -80,7 +80,7 @@ public partial class ChannelPool
             var now = _time.GetTimestamp();
             foreach (var channel in _channels.Values)
             {
-                goesOn |= LookUnsynchronized(channel, now);
+                goesOn |= LookUnsynchronized(channel, now) | ReplaceBrokenUnsynchronized(channel);
             }
 
             _isWatching = goesOn && !_disposed;
@@ -116,6 +116,17 @@ public partial class ChannelPool
 
         _active.Update(channel);
         return pulse.Calls > 0 || channel.FailingSince is not null;
+    }
+
+    // Calls keep away from a broken channel while there are good ones, so no call would find that it may be replaced by now.
+    private bool ReplaceBrokenUnsynchronized(PooledChannel channel)
+    {
+        if (_active.Good > 0 && ReasonToReplaceUnsynchronized(channel, thorough: false) is { } reason)
+        {
+            ReplaceUnsynchronized(channel, reason);
+        }
+
+        return _active.Good > 0 && channel.Index >= 0 && (channel.Failed || channel.BrokenState(thorough: false) is not null);
     }
 
     private void BeginProbingUnsynchronized(PooledChannel channel) => AfterUnsynchronized(() => BeginWork(() => ProbeAsync(channel)));
@@ -349,14 +360,17 @@ public partial class ChannelPool
             BeginWork(() => TryOutAsync(created));
         }
 
-        Break(channel, reason);
+        using (Enter())
+        {
+            BreakUnsynchronized(channel, reason);
+        }
     }
 
-    private void Break(PooledChannel channel, string reason)
+    private void BreakUnsynchronized(PooledChannel channel, string reason)
     {
-        Interlocked.Increment(ref _givenUp);
+        _givenUp++;
         _diary.GivenUp(channel, reason);
-        channel.Transport?.Abort();
+        AfterUnsynchronized(() => channel.Transport?.Abort());
     }
 
     // A channel on probation has no calls that would show whether a server is there. While there are calls on others it is tried out, and
@@ -431,7 +445,7 @@ public partial class ChannelPool
 
                     var reason = $"nothing has come from it for {_time.GetElapsedTime(silent.Pulse.SilentSince).TotalSeconds:0.#} s, and a server answered on a fresh one";
                     PublishInPlaceOfUnsynchronized(silent, fresh, reason);
-                    AfterUnsynchronized(() => Break(silent, reason));
+                    BreakUnsynchronized(silent, reason);
                 }
                 else
                 {

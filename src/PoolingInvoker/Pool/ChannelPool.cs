@@ -96,7 +96,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         _time = validated.TimeProvider;
         _random = random;
         _log = new PoolingInvokerLog(validated.LoggerFactory);
-        _diary = new PoolDiary(_log, validated.OnEvent, validated.Queue, Target);
+        _diary = new PoolDiary(_lock, AfterUnsynchronized, _log, validated, Target);
         _backoff = new ReconnectBackoff(_time, random, TimeSpan.FromSeconds(0.1), TimeSpan.FromSeconds(1));
         _target = new ChannelTarget(validated.TargetConcurrentCallsPerChannel ?? int.MaxValue);
         _active = new ActiveChannels(random, _target);
@@ -434,7 +434,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
                 CallsWaiting = _waiters.Count,
                 ChannelsCreated = _created,
                 ChannelsReplaced = _replaced,
-                ChannelsGivenUp = Interlocked.Read(ref _givenUp),
+                ChannelsGivenUp = _givenUp,
                 Retries = Interlocked.Read(ref _retries),
                 LeaksReclaimed = Interlocked.Read(ref _leaksReclaimed),
             };
@@ -596,11 +596,12 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
 
     private void DisposeChannel(PooledChannel channel)
     {
+        var isClosed = false;
         try
         {
             channel.Channel.Dispose();
             channel.Transport?.Dispose();
-            _diary.Closed(channel, tells: channel.State == PooledChannelState.Closed); // of others nobody has been told
+            isClosed = true;
         }
 #pragma warning disable CA1031 // Whoever gives the last lease back has nothing to do with what a handler of the user's throws.
         catch (Exception exception)
@@ -613,6 +614,10 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
         {
             LeaveEndpointUnsynchronized(channel); // if it never joined
             _channels.Remove(channel.Channel);
+            if (isClosed)
+            {
+                _diary.Closed(channel);
+            }
         }
     }
 
@@ -667,14 +672,12 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
     private T Refused<T>(Func<T> newUnsynchronized)
         where T : Exception
     {
-        T refusal;
-        lock (_lock)
+        using (Enter())
         {
-            refusal = newUnsynchronized();
+            var refusal = newUnsynchronized();
+            _diary.Refused(refusal);
+            return refusal;
         }
-
-        _diary.Refused(refusal);
-        return refusal;
     }
 
     // A cancelled waiter takes nothing: what it has been granted in this moment goes to the next one.

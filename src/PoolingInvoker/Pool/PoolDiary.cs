@@ -1,96 +1,75 @@
 namespace PoolingInvoker;
 
-/// <summary>What the pool tells of its channels, each event with its reason: to the log, and to who listens.</summary>
-internal sealed class PoolDiary(PoolingInvokerLog log, Action<ChannelPoolEvent>? onEvent, Action<Action> queue, string target)
+/// <summary>
+/// What the pool tells of its channels, each event with its reason: to the log, and to OnEvent. Events are added under the lock of the pool, so
+/// that they keep the order of the changes, and told after it.
+/// </summary>
+/// <param name="gate">The lock of the pool.</param>
+/// <param name="after">Takes what is done when the lock is free.</param>
+/// <param name="log">The log.</param>
+/// <param name="options">The options of the pool.</param>
+/// <param name="target">Where channels go that have no endpoint of their own.</param>
+internal sealed class PoolDiary(object gate, Action<Action> after, PoolingInvokerLog log, ChannelPoolOptions options, string target)
 {
     private const int MostWaiting = 1_000;
 
-    private readonly object _lock = new();
     private readonly Queue<ChannelPoolEvent> _waiting = new();
     private bool _isTelling;
     private long _dropped; // since the last one that waits
 
-    public void Created(PooledChannel channel, string reason)
-    {
-        log.Created(channel, reason);
-        Raise(ChannelPoolEventKind.Created, channel, reason);
-    }
+    public void Created(PooledChannel channel, string reason) =>
+        Add(ChannelPoolEventKind.Created, channel, reason, () => log.Created(channel, reason));
 
-    public void Replaced(PooledChannel channel, PooledChannel replaced, string reason)
-    {
-        log.Replaced(channel, replaced, reason);
-        Raise(ChannelPoolEventKind.Replaced, channel, $"in place of #{replaced.Id}, because {reason}");
-    }
+    public void Replaced(PooledChannel channel, PooledChannel replaced, string reason) =>
+        Add(ChannelPoolEventKind.Replaced, channel, $"in place of #{replaced.Id}, because {reason}", () => log.Replaced(channel, replaced, reason));
 
-    public void Retired(PooledChannel channel, string reason)
-    {
-        log.Retired(channel, reason);
-        Raise(ChannelPoolEventKind.Retired, channel, reason);
-    }
+    public void Retired(PooledChannel channel, string reason) =>
+        Add(ChannelPoolEventKind.Retired, channel, reason, () => log.Retired(channel, reason));
 
-    public void GivenUp(PooledChannel channel, string reason)
-    {
-        log.GivenUp(channel, reason);
-        Raise(ChannelPoolEventKind.GivenUp, channel, reason);
-    }
+    public void GivenUp(PooledChannel channel, string reason) =>
+        Add(ChannelPoolEventKind.GivenUp, channel, reason, () => log.GivenUp(channel, reason));
 
-    public void Closed(PooledChannel channel, bool tells)
+    /// <summary>A channel is disposed. One that never joined has no event: nothing was told of it.</summary>
+    public void Closed(PooledChannel channel) =>
+        Add(channel.State == PooledChannelState.Closed ? ChannelPoolEventKind.Closed : null, channel, "its last call is over", () => log.Closed(channel));
+
+    public void CreationFailed(Exception error) =>
+        Add(ChannelPoolEventKind.Failed, channel: null, "no channel could be made and connected", () => log.CreationFailed(error), error);
+
+    public void ReplacementFailed(PooledChannel channel, Exception error) =>
+        Add(ChannelPoolEventKind.Failed, channel, "it stays: no replacement could be made and connected", () => log.ReplacementFailed(channel, error), error);
+
+    public void Refused(Exception error) =>
+        Add(ChannelPoolEventKind.Refused, channel: null, error.Message, () => log.Refused(error.Message), error);
+
+    private void Add(ChannelPoolEventKind? kind, PooledChannel? channel, string reason, Action write, Exception? error = null)
     {
-        log.Closed(channel);
-        if (tells)
+        if (kind is { } told && options.OnEvent is not null)
         {
-            Raise(ChannelPoolEventKind.Closed, channel, "its last call is over");
+            Enqueue(new ChannelPoolEvent(told, channel?.Id ?? 0, channel?.Endpoint ?? target, reason, error));
         }
+
+        after(write);
     }
 
-    public void CreationFailed(Exception exception)
+    private void Enqueue(ChannelPoolEvent one)
     {
-        log.CreationFailed(exception);
-        Raise(ChannelPoolEventKind.Failed, channel: null, "no channel could be made and connected", exception);
-    }
-
-    public void ReplacementFailed(PooledChannel channel, Exception exception)
-    {
-        log.ReplacementFailed(channel, exception);
-        Raise(ChannelPoolEventKind.Failed, channel, "it stays: no replacement could be made and connected", exception);
-    }
-
-    public void Refused(Exception exception)
-    {
-        log.Refused(exception.Message);
-        Raise(ChannelPoolEventKind.Refused, channel: null, exception.Message, exception);
-    }
-
-    private void Raise(ChannelPoolEventKind kind, PooledChannel? channel, string reason, Exception? exception = null)
-    {
-        if (onEvent is null)
+        if (_waiting.Count >= MostWaiting)
         {
+            _dropped++;
             return;
         }
 
-        var told = new ChannelPoolEvent(kind, channel?.Id ?? 0, channel?.Endpoint ?? target, reason, exception);
-        lock (_lock)
+        EnqueueDropped();
+        _waiting.Enqueue(one);
+        if (!_isTelling)
         {
-            if (_waiting.Count >= MostWaiting)
-            {
-                _dropped++;
-                return;
-            }
-
-            SayWhatWasDroppedUnsynchronized();
-            _waiting.Enqueue(told);
-            if (_isTelling)
-            {
-                return;
-            }
-
             _isTelling = true;
+            after(() => options.Queue(Tell));
         }
-
-        queue(Tell);
     }
 
-    private void SayWhatWasDroppedUnsynchronized()
+    private void EnqueueDropped()
     {
         if (_dropped > 0)
         {
@@ -105,11 +84,11 @@ internal sealed class PoolDiary(PoolingInvokerLog log, Action<ChannelPoolEvent>?
         while (true)
         {
             ChannelPoolEvent? next;
-            lock (_lock)
+            lock (gate)
             {
                 if (_waiting.Count == 0)
                 {
-                    SayWhatWasDroppedUnsynchronized();
+                    EnqueueDropped();
                 }
 
                 _isTelling = _waiting.TryDequeue(out next);
@@ -121,9 +100,9 @@ internal sealed class PoolDiary(PoolingInvokerLog log, Action<ChannelPoolEvent>?
 
             try
             {
-                onEvent!(next!);
+                options.OnEvent!(next!);
             }
-#pragma warning disable CA1031 // Who listens has no part in it.
+#pragma warning disable CA1031 // What a listener throws is lost.
             catch
 #pragma warning restore CA1031
             {

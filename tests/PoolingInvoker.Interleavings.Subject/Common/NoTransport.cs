@@ -1,4 +1,4 @@
-#pragma warning disable CA1801, CA1822, CS9113, IDE0060 // The shape is that of the library's.
+#pragma warning disable CA1801, CA1822, CS0436, CS9113, IDE0060 // The shape is that of the library's.
 using Grpc.Core;
 using Microsoft.Extensions.ServiceDiscovery;
 
@@ -53,9 +53,7 @@ internal sealed class RefusalDelivery
 
 internal static class ChannelDialer
 {
-    public static string HostOf(Uri address) => address.Host;
-
-    public static Task<Stream> ConnectAsync(System.Net.DnsEndPoint endPoint, CancellationToken cancellationToken) => throw new NotSupportedException();
+    public static ValueTask<Stream> ConnectAsync(SocketsHttpConnectionContext context, CancellationToken cancellationToken) => throw new NotSupportedException();
 }
 
 /// <summary>In place of what follows the endpoints of a name: those of the checker are given to the pool by hand.</summary>
