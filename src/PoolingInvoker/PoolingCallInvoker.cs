@@ -1,5 +1,6 @@
 using Grpc.Core;
 using Microsoft.Extensions.ServiceDiscovery;
+using static PoolingInvoker.CallHandle;
 
 namespace PoolingInvoker;
 
@@ -91,7 +92,7 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
         Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
     {
         var call = new UnaryCall<TRequest, TResponse>(_environment, method, GivenOptions.Of(host, options), request);
-        return new(call.Start(), CallHandle.GetResponseHeadersAsync, CallHandle.GetStatus, CallHandle.GetTrailers, CallHandle.DisposeCall, call);
+        return new(call.Start(), GetHeaders, GetStatus, GetTrailers, EndCall, call);
     }
 
     /// <inheritdoc/>
@@ -101,14 +102,7 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
         var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.ClientStreaming, method, GivenOptions.Of(host, options), request: null);
         var response = call.Start();
         var handle = new CallHandle(call);
-        return new(
-            new LeasedStreamWriter<TRequest, TResponse>(call, handle),
-            response,
-            CallHandle.GetResponseHeadersAsync,
-            CallHandle.GetStatus,
-            CallHandle.GetTrailers,
-            CallHandle.DisposeCall,
-            handle);
+        return new(new LeasedStreamWriter<TRequest, TResponse>(call, handle), response, GetHeaders, GetStatus, GetTrailers, EndCall, handle);
     }
 
     /// <inheritdoc/>
@@ -118,13 +112,7 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
         var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.ServerStreaming, method, GivenOptions.Of(host, options), request);
         _ = call.Start();
         var handle = new CallHandle(call);
-        return new(
-            new LeasedStreamReader<TRequest, TResponse>(call, handle),
-            CallHandle.GetResponseHeadersAsync,
-            CallHandle.GetStatus,
-            CallHandle.GetTrailers,
-            CallHandle.DisposeCall,
-            handle);
+        return new(new LeasedStreamReader<TRequest, TResponse>(call, handle), GetHeaders, GetStatus, GetTrailers, EndCall, handle);
     }
 
     /// <inheritdoc/>
@@ -134,14 +122,8 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
         var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.DuplexStreaming, method, GivenOptions.Of(host, options), request: null);
         _ = call.Start();
         var handle = new CallHandle(call);
-        return new(
-            new LeasedStreamWriter<TRequest, TResponse>(call, handle),
-            new LeasedStreamReader<TRequest, TResponse>(call, handle),
-            CallHandle.GetResponseHeadersAsync,
-            CallHandle.GetStatus,
-            CallHandle.GetTrailers,
-            CallHandle.DisposeCall,
-            handle);
+        var (requests, responses) = (new LeasedStreamWriter<TRequest, TResponse>(call, handle), new LeasedStreamReader<TRequest, TResponse>(call, handle));
+        return new(requests, responses, GetHeaders, GetStatus, GetTrailers, EndCall, handle);
     }
 
     /// <summary>Disposes the pool if it is the invoker's own: calls in flight may end, up to <see cref="ChannelPoolOptions.DrainTimeout"/>.</summary>

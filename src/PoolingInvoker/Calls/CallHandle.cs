@@ -10,10 +10,10 @@ namespace PoolingInvoker;
 internal sealed class CallHandle(PooledCall call) : IEnumerable<KeyValuePair<string, object>>
 {
     // Made once, as the delegates of a bare channel are.
-    public static readonly Func<object, Task<Metadata>> GetResponseHeadersAsync = static state => CallOf(state).GetResponseHeadersAsync(holder: state);
+    public static readonly Func<object, Task<Metadata>> GetHeaders = static state => CallOf(state).GetResponseHeadersAsync(holder: state);
     public static readonly Func<object, Status> GetStatus = static state => CallOf(state).GetStatus();
     public static readonly Func<object, Metadata> GetTrailers = static state => CallOf(state).GetTrailers();
-    public static readonly Action<object> DisposeCall = static state =>
+    public static readonly Action<object> EndCall = static state =>
     {
         CallOf(state).Dispose();
         if (state is CallHandle)

@@ -1,3 +1,4 @@
+using System.Runtime.ExceptionServices;
 using Grpc.Core;
 
 namespace PoolingInvoker;
@@ -43,7 +44,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
         catch (Exception exception)
         {
             attempt.MetFailure(exception);
-            ThrowIfOther(exception, call.EndOf(attempt, exception, call.IsDisposed || call.Pool.IsDisposed));
+            ExceptionDispatchInfo.Throw(call.EndOf(attempt, exception, call.IsDisposed || call.Pool.IsDisposed));
             throw;
         }
 
@@ -81,17 +82,9 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
                     continue;
                 }
 
-                ThrowIfOther(exception, call.EndOf(attempt, exception, wasDisposed));
+                ExceptionDispatchInfo.Throw(call.EndOf(attempt, exception, wasDisposed));
                 throw;
             }
-        }
-    }
-
-    private static void ThrowIfOther(Exception met, Exception end)
-    {
-        if (end != met)
-        {
-            throw end;
         }
     }
 

@@ -89,7 +89,7 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
     public virtual void Publish(CallAttempt<TResponse> attempt)
     {
         SetAttempt(attempt);
-        AttemptChanged();
+        Volatile.Read(ref _loop)?.AttemptChanged();
         if (IsDisposed)
         {
             attempt.Dispose();
@@ -160,8 +160,6 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
             ? new RpcException(CallErrors.NoChannel(cause).Status)
             : failure;
 
-    protected void AttemptChanged() => Volatile.Read(ref _loop)?.AttemptChanged();
-
     // The fast path is an attempt that is started already, and nothing of Polly. A stream shows its failures to who reads it.
     private async Task<TResponse> RunAsync()
     {
@@ -203,6 +201,7 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         }
         else if (failure is not null && (TryAbandon() || HasOneResponse))
         {
+            Attempt?.End();
             SetAttempt(new EndedCall(failure, Channel));
         }
         else if (Attempt is null)
@@ -211,7 +210,7 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         }
 
         SetCompleted(isCancelled: failure is OperationCanceledException or RpcException { StatusCode: StatusCode.Cancelled or StatusCode.DeadlineExceeded });
-        AttemptChanged();
+        Volatile.Read(ref _loop)?.AttemptChanged();
         Completed();
         ObserveCancelled();
     }

@@ -17,7 +17,8 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
 
     private TaskCompletionSource? _changed; // made when somebody waits
-    private CallStop? _stop; // there while the loop runs
+    private CancellationTokenSource? _stop; // ends what the call waits for: a lease, a backoff, a strategy
+    private CancellationToken _stopToken;
     private Outcome<TResponse> _last;
     private bool _isInHand; // the pipeline has yet to be shown an attempt that was made outside
     private bool _hasTried;
@@ -41,7 +42,17 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     private ChannelPool Pool => call.Pool;
 
     /// <summary>The caller has ended the call: what it waits for ends.</summary>
-    public void Stop() => Volatile.Read(ref _stop)?.Cancel();
+    public void Stop()
+    {
+        try
+        {
+            Volatile.Read(ref _stop)?.Cancel();
+        }
+        catch (Exception exception) when (exception is AggregateException or ObjectDisposedException)
+        {
+            // Of a callback that a strategy of the user's has registered; or there was nothing left to end.
+        }
+    }
 
     /// <summary>Completes when there is another attempt than this one, or the call is completed.</summary>
     public Task ChangedAsync(CallAttempt? attempt)
@@ -62,12 +73,17 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     {
         try
         {
-            using var stop = new CallStop(call.Options, call.TimeProvider);
-            Volatile.Write(ref _stop, stop);
-            Interlocked.MemoryBarrier(); // the caller may not have seen it
-            if (call.IsDisposed)
+            using var stop = new CancellationTokenSource();
+            _stopToken = stop.Token;
+            Interlocked.Exchange(ref _stop, stop); // and a fence: the caller may not have seen it
+            var due = GivenOptions.DueTime(call.Options.Deadline, call.TimeProvider);
+            using var timer = due > TimeSpan.Zero
+                ? call.TimeProvider.CreateTimer(static loop => ((RetryLoop<TResponse>)loop!).Stop(), this, due, Timeout.InfiniteTimeSpan)
+                : null;
+            using var registration = call.Options.CancellationToken.UnsafeRegister(static loop => ((RetryLoop<TResponse>)loop!).Stop(), this);
+            if (call.IsDisposed || due == TimeSpan.Zero)
             {
-                stop.Cancel();
+                Stop();
             }
 
             if (call.IsHedged)
@@ -78,16 +94,15 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
             {
                 await RetryAsync(failure).ConfigureAwait(false);
             }
-
-            Failure = _last.Exception is { } last && CallFaults.AttemptOf(last) is null ? Explain(last) : _last.Exception;
         }
-#pragma warning disable CA1031 // Whatever throws here, the call ends.
+#pragma warning disable CA1031 // Whatever throws here, such as a callback of the user's in the pipeline, the call ends with that.
         catch (Exception exception)
 #pragma warning restore CA1031
         {
-            call.Attempt?.End();
-            Failure = FromPipeline(exception);
+            _last = Outcome.FromException<TResponse>(exception);
         }
+
+        Failure = _last.Exception is { } last && CallFaults.AttemptOf(last) is null ? Explain(last) : _last.Exception;
     }
 
     private async ValueTask RetryAsync(Exception? failure)
@@ -99,7 +114,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
         }
         else if (call.Plan.OnFailureOnly)
         {
-            await TryAsync(_stop!.Token).ConfigureAwait(false);
+            await TryAsync(_stopToken).ConfigureAwait(false);
             failure = _last.Exception;
         }
 
@@ -226,7 +241,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
                 Volatile.Write(ref _lastHedge, attempt);
             }
 
-            using var registration = cancellationToken == _stop!.Token ? default : cancellationToken.UnsafeRegister(_ => End(attempt), null);
+            using var registration = cancellationToken == _stopToken ? default : cancellationToken.UnsafeRegister(_ => End(attempt), null);
             await ((Task)attempt.Deciding).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             if (attempt.Failure is not { } failure)
             {
@@ -237,7 +252,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
             LastFailure = failure;
             var end = call.AttemptDecided(attempt, failure)!;
             return Outcome.FromException<TResponse>(
-                cancellationToken.IsCancellationRequested && !_stop.IsCancelled ? new OperationCanceledException(cancellationToken) : end);
+                cancellationToken.IsCancellationRequested && !_stopToken.IsCancellationRequested ? new OperationCanceledException(cancellationToken) : end);
         }
 #pragma warning disable CA1031 // The pipeline judges, and the caller gets what is left.
         catch (Exception exception)
@@ -250,7 +265,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     // A time-out of the pipeline, or another hedge, ends the attempt here. The deadline and the token of the call end it on the channel.
     private void End(CallAttempt attempt)
     {
-        if (!_stop!.IsCancelled || (call.IsHedged && call.IsDisposed))
+        if (!_stopToken.IsCancellationRequested || (call.IsHedged && call.IsDisposed))
         {
             attempt.End();
         }
@@ -282,17 +297,11 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
 
     private async ValueTask<Outcome<TResponse>> EnterAsync(Func<ResilienceContext, ValueTask<Outcome<TResponse>>> enter)
     {
-        var context = ResilienceContextPool.Shared.Get(call.Method.FullName, continueOnCapturedContext: false, _stop!.Token);
+        var context = ResilienceContextPool.Shared.Get(call.Method.FullName, continueOnCapturedContext: false, _stopToken);
         try
         {
             CallResilience.Attach(context, call);
             return await enter(context).ConfigureAwait(false);
-        }
-#pragma warning disable CA1031 // A callback of the user's in the pipeline threw: the call ends with that.
-        catch (Exception exception)
-#pragma warning restore CA1031
-        {
-            return Outcome.FromException<TResponse>(exception);
         }
         finally
         {
@@ -303,7 +312,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     // What the call ends with when that is not the failure of an attempt.
     private Exception Explain(Exception exception)
     {
-        if (exception is not OperationCanceledException || !_stop!.IsCancelled)
+        if (exception is not OperationCanceledException || !_stopToken.IsCancellationRequested)
         {
             return FromPipeline(exception);
         }

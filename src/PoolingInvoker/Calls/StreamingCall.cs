@@ -288,19 +288,12 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
             isComplete = _areRequestsComplete;
         }
 
-        // Statement order is important: whoever waits goes on, whatever the channel says below.
-        AttemptChanged();
-        var isDisposed = IsDisposed;
-        if (isDisposed)
-        {
-            attempt.Dispose();
-        }
-
+        base.Publish(attempt);
         if (replaying is not null)
         {
             _ = ReplayAsync(stream, requests, replaying);
         }
-        else if (isComplete && !isDisposed)
+        else if (isComplete)
         {
             stream.CompleteRequests();
         }
@@ -344,12 +337,9 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     // There is no other attempt that could need them.
     private void ForgetRequests()
     {
-        if (_log is not null)
+        lock (_gate)
         {
-            lock (_gate)
-            {
-                _log.Clear();
-            }
+            _log?.Clear();
         }
     }
 }
