@@ -64,7 +64,7 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
     /// <summary>What the token of a read or a write has ended the call with, while there was no attempt that it could end.</summary>
     protected virtual Status? EndedByToken => null;
 
-    protected abstract bool IsIdempotent { get; }
+    protected bool IsIdempotent => environment.IsIdempotent(method);
 
     protected abstract bool HedgesNoMore { get; }
 

@@ -50,8 +50,6 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
 
     protected override Status? EndedByToken => _endedByToken?.Status;
 
-    protected override bool IsIdempotent => Environment.IsIdempotent(Plan, Method, typeof(TRequest), typeof(TResponse));
-
     private StreamAttempt<TResponse>? Stream => Attempt as StreamAttempt<TResponse>;
 
     public override bool TryCommit(CallAttempt attempt)

@@ -10,8 +10,6 @@ internal sealed class UnaryCall<TRequest, TResponse>(CallEnvironment environment
 {
     public override MethodType Kind => MethodType.Unary;
 
-    protected override bool IsIdempotent => Environment.IsIdempotent(Plan, Method, typeof(TRequest), typeof(TResponse));
-
     protected override CallAttempt<TResponse> NewAttempt(PooledChannel channel, object lease) => new UnaryAttempt<TResponse>(channel, lease);
 
     protected override void StartOn(CallInvoker channel, CallAttempt<TResponse> attempt, CallOptions options) =>
