@@ -33,12 +33,14 @@ internal sealed class CallEnvironment
             {
                 if (string.IsNullOrEmpty(name.Service) && !string.IsNullOrEmpty(name.Method))
                 {
-                    throw new ArgumentException($"A method config names the method '{name.Method}' without its service. Set Service, as in 'user.v1.User'.", nameof(options));
+                    throw new ArgumentException(
+                        $"A method config names the method '{name.Method}' without its service. Set Service, as in 'user.v1.User'.", nameof(options));
                 }
 
                 if (!_plans.TryAdd(KeyOf(name), plan))
                 {
-                    throw new ArgumentException($"Two method configs name the method '{name.Method}' of the service '{name.Service}'. Name each once.", nameof(options));
+                    throw new ArgumentException(
+                        $"Two method configs name the method '{name.Method}' of the service '{name.Service}'. Name each once.", nameof(options));
                 }
             }
         }
