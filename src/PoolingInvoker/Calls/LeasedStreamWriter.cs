@@ -82,7 +82,8 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
 
                     attempt = (await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false))!;
                 }
-                catch (Exception exception) when (!attempt.IsCommitted && (attempt.IsEndedByLoop || attempt.Judge(exception).IsTransient))
+                catch (Exception exception)
+                    when (!attempt.IsCommitted && (attempt.IsEndedByLoop || call.HasEndedOn(attempt) || attempt.Judge(exception).IsTransient))
                 {
                     // What the application has done wrong, such as a message that cannot be written, does not end the call. What the driver
                     // judges is the end of the attempt, which can say more than the writer met; behind the headers it sees no end.
