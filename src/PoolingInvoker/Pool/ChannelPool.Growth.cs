@@ -377,6 +377,12 @@ public partial class ChannelPool
     {
         _lastCreationFailed = _lastConnectFailed = false;
         channel.Server?.Reached();
+        if (channel.Transport is not null && _backoff is { HasWorked: false, MayDial: true } && _waiters.Count > 0)
+        {
+            channel.Transport.FailIfLost();
+            _backoff.Dialed();
+        }
+
         _connectTime = _time.GetElapsedTime(began);
     }
 

@@ -547,7 +547,7 @@ public partial class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, ID
 
         Taken TakeUnsynchronized(PooledChannel? picked)
         {
-            var isAlone = picked is not null && picked == avoid && _creating + _waiters.Count == 0;
+            var isAlone = picked is not null && picked == avoid && _creating + _waiters.Count == 0 && (_backoff.HasWorked || _backoff.MayDial);
             if (mayCreateForItself && (isAlone || (picked is null && !mayWait)) && (mayWait || MayBeMadeAtOnceUnsynchronized) && PlacesUnsynchronized > 0)
             {
                 // There is no other one to try, or nothing to wait for.
