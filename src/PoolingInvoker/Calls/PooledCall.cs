@@ -239,19 +239,16 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
             await ChangedAsync(attempt).ConfigureAwait(false);
             var isCompleted = IsCompleted;
             attempt = Attempt!;
-            try
+            var headers = attempt.ResponseHeadersAsync;
+            await ((Task)headers).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+
+            // The loop sees a failure too, and judges it: it is one of the whole attempt.
+            if (isCompleted || (headers.IsCompletedSuccessfully
+                ? !await IsRefusedAsync(attempt).ConfigureAwait(false) && TryCommit(attempt)
+                : Attempt is { IsCommitted: true }))
             {
-                var headers = await attempt.ResponseHeadersAsync.ConfigureAwait(false);
-                if (isCompleted || (!await IsRefusedAsync(attempt).ConfigureAwait(false) && TryCommit(attempt)))
-                {
-                    GC.KeepAlive(holder);
-                    return headers;
-                }
-            }
-#pragma warning disable CA1031 // The loop sees this failure too, and judges it: it is one of the whole attempt.
-            catch when (!isCompleted && Attempt is not { IsCommitted: true })
-#pragma warning restore CA1031
-            {
+                GC.KeepAlive(holder);
+                return await headers.ConfigureAwait(false);
             }
         }
     }

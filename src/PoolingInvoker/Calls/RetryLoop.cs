@@ -251,8 +251,8 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
 
             LastFailure = failure;
             var end = call.AttemptDecided(attempt, failure)!;
-            return Outcome.FromException<TResponse>(
-                cancellationToken.IsCancellationRequested && !_stopToken.IsCancellationRequested ? new OperationCanceledException(cancellationToken) : end);
+            var isTimedOut = cancellationToken.IsCancellationRequested && !_stopToken.IsCancellationRequested;
+            return Outcome.FromException<TResponse>(isTimedOut ? new OperationCanceledException(cancellationToken) : end);
         }
 #pragma warning disable CA1031 // The pipeline judges, and the caller gets what is left.
         catch (Exception exception)
