@@ -61,8 +61,10 @@ internal static class CallComparison
     private static GrpcChannel WithFramesFollowed(Uri server)
     {
         var handler = new SocketsHttpHandler { EnableMultipleHttp2Connections = true };
-        new ChannelTransport(TimeProvider.System).Supply(handler, server, server);
-        return GrpcChannel.ForAddress(server, new GrpcChannelOptions { HttpHandler = new SendOnceHandler(handler, handler), DisposeHttpClient = true });
+        var transport = new ChannelTransport(TimeProvider.System);
+        transport.Supply(handler, server, server);
+        var outermost = new SendOnceHandler(handler, handler, transport.Refusals);
+        return GrpcChannel.ForAddress(server, new GrpcChannelOptions { HttpHandler = outermost, DisposeHttpClient = true });
     }
 
     private static (double Rate, double Cpu) Median(List<(double Rate, double Cpu)> figures) =>

@@ -256,7 +256,7 @@ public sealed class Conversation(
     private async Task<string> EndedByCaller(Task<string> response)
     {
         var exception = await Assert.ThrowsAsync<RpcException>(() => response);
-        return exception is { StatusCode: StatusCode.Cancelled } or { Status.DebugException: IOException or ObjectDisposedException }
+        return exception is { StatusCode: StatusCode.Cancelled } or { StatusCode: StatusCode.Internal, Status.DebugException: not null }
             ? "ended by the caller"
             : Describe(exception);
     }

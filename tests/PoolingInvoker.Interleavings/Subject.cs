@@ -9,9 +9,9 @@ internal sealed class Subject(string name)
 
     public static Subject Unchanged { get; } = new("Unchanged");
 
-    public static IEnumerable<string> PlantedBugs => Directory.GetFiles(AppContext.BaseDirectory, "PoolingInvoker.*.dll")
-        .Select(static file => Path.GetFileNameWithoutExtension(file)["PoolingInvoker.".Length..])
-        .Where(static name => !name.Contains('.', StringComparison.Ordinal) && name is not (nameof(Unchanged) or nameof(Interleavings)))
+    public static IEnumerable<string> PlantedBugs => typeof(Subject).Assembly.GetManifestResourceNames()
+        .Where(static name => name.EndsWith(".patch", StringComparison.Ordinal))
+        .Select(static name => Path.GetFileNameWithoutExtension(name))
         .Order(StringComparer.Ordinal);
 
     public IReadOnlyList<string> ScenarioNames =>

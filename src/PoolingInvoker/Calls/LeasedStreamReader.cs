@@ -36,6 +36,10 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
         {
             more = await attempt.ResponseStream!.MoveNext(cancellationToken).ConfigureAwait(false);
         }
+        catch (ObjectDisposedException) when (handle.Call.HasEndedOn(attempt))
+        {
+            return attempt.Inner.GetStatus().StatusCode == StatusCode.OK ? false : throw attempt.NewEndException();
+        }
         catch (Exception exception)
         {
             attempt.MetFailure(exception);

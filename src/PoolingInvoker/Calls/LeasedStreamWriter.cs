@@ -28,10 +28,10 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
             return Task.FromException(new ArgumentNullException(nameof(message)));
         }
 
-        if (handle.Call.Final is { RequestStream: { } stream, Replayed.IsCompleted: true })
+        if (handle.Call.Final is { RequestStream: { } stream, Replayed.IsCompleted: true } attempt)
         {
             var writing = stream.WriteAsync(new ReplayableRequest(message, writeOptions: null, keepsBytes: false), cancellationToken);
-            return writing.IsCompleted ? writing : KeepAliveAsync(writing);
+            return writing.IsCompletedSuccessfully ? writing : WriteAsync(writing, attempt);
         }
 
         handle.Call.ThrowIfDisposed();
@@ -48,10 +48,17 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
             : Task.FromException(new InvalidOperationException("Can't complete the client stream writer because the previous write is in progress."));
     }
 
-    private async Task KeepAliveAsync(Task writing)
+    private async Task WriteAsync(Task writing, StreamAttempt<TResponse> attempt)
     {
-        await writing.ConfigureAwait(false);
-        GC.KeepAlive(handle);
+        try
+        {
+            await writing.ConfigureAwait(false);
+            GC.KeepAlive(handle);
+        }
+        catch (ObjectDisposedException) when (handle.Call.HasEndedOn(attempt))
+        {
+            throw attempt.NewEndException();
+        }
     }
 
     private async Task WriteUncommittedAsync(TRequest message, CancellationToken cancellationToken)

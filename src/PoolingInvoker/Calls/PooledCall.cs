@@ -319,13 +319,8 @@ internal abstract class PooledCall<TRequest, TResponse>(CallEnvironment environm
             return false;
         }
 
-        // The headers are told below the continuation of the channel that goes on to end the call, or to wait for the response. Where
-        // that is too late the caller has the headers of a refusal and then its status, as on a bare channel.
-        for (var yields = 0; yields < 4_096 && !response.IsCompleted; yields++)
-        {
-            await Task.CompletedTask.ConfigureAwait(ConfigureAwaitOptions.ForceYielding);
-        }
-
+        // Where that shows too late the caller has the headers of a refusal and then its status, as on a bare channel.
+        await RefusalDelivery.OverAsync(Channel?.Transport?.Refusals, response).ConfigureAwait(false);
         if (response is not { IsFaulted: true, Exception.InnerException: { } failure })
         {
             return false;

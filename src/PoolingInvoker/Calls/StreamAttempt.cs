@@ -203,6 +203,20 @@ internal sealed class StreamAttempt<TResponse> : CallCompletion
 
     public override bool IsOver() => Inner.IsOver();
 
+    /// <summary>What a call throws that is over.</summary>
+    public RpcException NewEndException()
+    {
+        var status = Inner.GetStatus();
+        try
+        {
+            return new RpcException(status, Inner.GetTrailers());
+        }
+        catch (InvalidOperationException)
+        {
+            return new RpcException(status); // it broke before there were any
+        }
+    }
+
     protected override void OverUnread() => _deciding.TrySetException(new RpcException(Inner.GetStatus()));
 
     private async Task WatchResponseAsync(Task<TResponse> response)
@@ -232,7 +246,7 @@ internal sealed class StreamAttempt<TResponse> : CallCompletion
             if (!headers.IsCompleted)
             {
                 await ((Task)headers).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-                await Task.CompletedTask.ConfigureAwait(ConfigureAwaitOptions.ForceYielding); // a refusal has as a rule ended the call by then
+                await RefusalDelivery.OverAsync(Channel.Transport?.Refusals, Deciding).ConfigureAwait(false);
             }
 
             await headers.ConfigureAwait(false);

@@ -180,11 +180,18 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
         {
             return current.RequestStream!.CompleteAsync();
         }
-        catch (ObjectDisposedException) when (current.IsEndedByLoop)
+        catch (ObjectDisposedException) when (current.IsEndedByLoop || HasEndedOn(current))
         {
-            return Task.CompletedTask; // they are completed on the next attempt
+            return Task.CompletedTask; // they are completed on the next attempt, if there is one
         }
     }
+
+    /// <summary>
+    /// Whether a call that meets a disposed channel had ended before: its lease was back, and the pool has closed the channel. To the
+    /// application it is over, as on a bare channel, and not disposed.
+    /// </summary>
+    public bool HasEndedOn(StreamAttempt<TResponse> attempt) =>
+        !IsDisposed && attempt.IsReleased && attempt.IsOver() && attempt.Inner.GetStatus().StatusCode != StatusCode.Cancelled;
 
     /// <summary>
     /// A request is through to this attempt: it is kept for another one, or else this attempt is the call from now on. False if another

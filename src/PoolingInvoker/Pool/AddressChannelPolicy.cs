@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Net;
 using System.Runtime.CompilerServices;
 using Grpc.Net.Client;
@@ -22,7 +23,7 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
     private readonly bool _pins;
     private readonly ConditionalWeakTable<object, object> _transports = [];
     private readonly ConditionalWeakTable<GrpcChannel, ChannelTransport> _watched = [];
-    private readonly Queue<Prepared> _prepared = new();
+    private readonly ConcurrentQueue<Prepared> _prepared = new();
 
     /// <param name="address">The address: http or https, or <c>dns:</c>, which pins.</param>
     /// <param name="options">The options of the pool.</param>
@@ -37,13 +38,14 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
 
         // The callbacks run twice before the first channel is made: a handler that they share shows here, and not under load,
         // when a second channel is needed. Both results are used.
-        _prepared.Enqueue(Prepare());
+        var prepared = Prepare();
+        _prepared.Enqueue(prepared); // and is not looked at there: what was looked at stays in a ConcurrentQueue
         if (options.MaxPoolSize > 1)
         {
             _prepared.Enqueue(Prepare());
         }
 
-        var first = _prepared.Peek().Options;
+        var first = prepared.Options;
         ThrowsOperationCanceled = first.ThrowOperationCanceledOnCancellation;
         Address = isDns ? DnsEndpoints.NameOf(address, ChannelTls.IsIn(first.Credentials)) : address;
         Target = Address.Authority;
@@ -96,12 +98,13 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
 
     private GrpcChannel Create(Uri name, Uri address)
     {
-        var (options, handler, isWrapped) = NextPrepared();
+        var (options, handler, speaksHttp2, isWrapped) = _prepared.TryDequeue(out var prepared) ? prepared : Prepare();
         ChannelTransport? transport = null;
-        if (handler is not null && SpeaksHttp2(options))
+        if (handler is not null && speaksHttp2)
         {
             transport = new ChannelTransport(_options.TimeProvider) { IsWrapped = isWrapped };
             transport.Supply(handler, name, address);
+            options.HttpHandler = new SendOnceHandler(options.HttpHandler!, handler, transport.Refusals);
         }
         else if (address != name)
         {
@@ -117,19 +120,6 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
         return channel;
     }
 
-    private Prepared NextPrepared()
-    {
-        lock (_prepared)
-        {
-            if (_prepared.TryDequeue(out var prepared))
-            {
-                return prepared;
-            }
-        }
-
-        return Prepare();
-    }
-
     /// <summary>What is seen of the connections of a channel; null if its transport is the user's own.</summary>
     public ChannelTransport? TransportOf(GrpcChannel channel) => _watched.TryGetValue(channel, out var transport) ? transport : null;
 
@@ -137,15 +127,12 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
 
     public void Dispose()
     {
-        lock (_prepared)
+        while (_prepared.TryDequeue(out var prepared))
         {
-            while (_prepared.TryDequeue(out var prepared))
+            if (prepared.Options.DisposeHttpClient)
             {
-                if (prepared.Options.DisposeHttpClient)
-                {
-                    prepared.Options.HttpHandler?.Dispose();
-                    prepared.Options.HttpClient?.Dispose();
-                }
+                prepared.Options.HttpHandler?.Dispose();
+                prepared.Options.HttpClient?.Dispose();
             }
         }
     }
@@ -162,7 +149,10 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
             options.HttpHandler = null;
         }
 
-        var transport = Transport(options);
+        // What dials: the innermost handler, or the client.
+        var transport = HandlersOf(options).LastOrDefault() ?? (object?)options.HttpClient ?? throw new ArgumentException(
+            "Pool.ConfigureChannel took the handler away and gave no HttpHandler and no HttpClient in its place. Set one of them, or leave HttpHandler as it is.",
+            nameof(options));
         if (transport != handler)
         {
             handler.Dispose();
@@ -170,58 +160,32 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
 
         RequireOwn(transport);
         RequireToDirect(transport, options);
-        if (transport is SocketsHttpHandler && options.ServiceConfig?.LoadBalancingConfigs is { Count: > 0 } balancing)
+        var sockets = transport as SocketsHttpHandler;
+        if (sockets is not null && options.ServiceConfig?.LoadBalancingConfigs is { Count: > 0 } balancing)
         {
             throw new ArgumentException(
                 $"Pool.ConfigureChannel set a ServiceConfig with the load balancer '{balancing[0].PolicyName}'. The pool balances by itself, and each of its "
                 + "channels goes to one endpoint: leave LoadBalancingConfigs empty.");
         }
 
-        var isWrapped = options.HttpHandler != transport;
-        if (transport is SocketsHttpHandler sockets && options.HttpHandler is { } outermost && SpeaksHttp2(options))
-        {
-            options.HttpHandler = new SendOnceHandler(outermost, sockets);
-        }
-
-        return new Prepared(options, transport as SocketsHttpHandler, isWrapped);
+        var speaksHttp2 = (options.HttpVersion is null || options.HttpVersion == HttpVersion.Version20)
+            && !HandlersOf(options).Any(static handler => handler.GetType().Name == "GrpcWebHandler");
+        return new Prepared(options, sockets, speaksHttp2, IsWrapped: options.HttpHandler != transport);
     }
 
-    private static bool SpeaksHttp2(GrpcChannelOptions options)
+    // From the outermost to the innermost.
+    private static IEnumerable<HttpMessageHandler> HandlersOf(GrpcChannelOptions options)
     {
-        for (var handler = options.HttpHandler; handler is DelegatingHandler { InnerHandler: var inner }; handler = inner)
+        for (var handler = options.HttpHandler; handler is not null; handler = (handler as DelegatingHandler)?.InnerHandler)
         {
-            if (handler.GetType().Name == "GrpcWebHandler")
-            {
-                return false;
-            }
+            yield return handler;
         }
-
-        return options.HttpVersion is null || options.HttpVersion == HttpVersion.Version20;
-    }
-
-    // What dials: the innermost handler, or the client.
-    private static object Transport(GrpcChannelOptions options)
-    {
-        var handler = options.HttpHandler;
-        while (handler is DelegatingHandler { InnerHandler: { } inner })
-        {
-            handler = inner;
-        }
-
-        return handler ?? (object?)options.HttpClient ?? throw new ArgumentException(
-            "Pool.ConfigureChannel took the handler away and gave no HttpHandler and no HttpClient in its place. Set one of them, or leave HttpHandler as it is.",
-            nameof(options));
     }
 
     // The pool directs connections by the ConnectCallback of a SocketsHttpHandler, which HTTP/3 does not use.
     private void RequireToDirect(object transport, GrpcChannelOptions options)
     {
-        if (!_pins)
-        {
-            return;
-        }
-
-        if (transport is not SocketsHttpHandler)
+        if (_pins && transport is not SocketsHttpHandler)
         {
             throw new ArgumentException(
                 $"A pool over several endpoints needs the SocketsHttpHandler, whose connections it can direct, and Pool.ConfigureChannel set "
@@ -229,7 +193,7 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
                 + "in Pool.ConfigureHandler, set HttpHandler to a SocketsHttpHandler or one around it, or make a pool of one address.");
         }
 
-        if (options.HttpVersion?.Major >= 3)
+        if (_pins && options.HttpVersion?.Major >= 3)
         {
             throw new ArgumentException(
                 $"A pool over several endpoints cannot direct connections of HTTP/{options.HttpVersion}, which Pool.ConfigureChannel set. Leave "
@@ -240,13 +204,8 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
     // HTTP/1.1 makes a connection for each call, which nothing is seen of. With a ConnectCallback the channel dials nothing.
     private static void Pin(GrpcChannelOptions options, SocketsHttpHandler handler, Uri name, Uri address)
     {
-        handler.ConnectCallback ??= static (context, cancellationToken) => new(ChannelDialer.ConnectAsync(context.DnsEndPoint, cancellationToken));
-        DelegatingHandler? above = null;
-        for (var next = options.HttpHandler as DelegatingHandler; next is not null; next = next.InnerHandler as DelegatingHandler)
-        {
-            above = next;
-        }
-
+        handler.ConnectCallback ??= ChannelDialer.ConnectAsync;
+        var above = HandlersOf(options).OfType<DelegatingHandler>().LastOrDefault();
         var pins = new EndpointHandler(handler, name, address);
         if (above is null)
         {
@@ -269,5 +228,5 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
         }
     }
 
-    private sealed record Prepared(GrpcChannelOptions Options, SocketsHttpHandler? Handler, bool IsWrapped);
+    private sealed record Prepared(GrpcChannelOptions Options, SocketsHttpHandler? Handler, bool SpeaksHttp2, bool IsWrapped);
 }

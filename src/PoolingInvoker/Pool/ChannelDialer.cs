@@ -52,23 +52,21 @@ internal sealed class ChannelDialer
     public (Uri Address, string? Host)? Elsewhere(SocketsHttpConnectionContext context)
     {
         var request = context.InitialRequestMessage;
-        return context.DnsEndPoint.Port != _name.Port || !string.Equals(context.DnsEndPoint.Host, HostOf(_name), StringComparison.OrdinalIgnoreCase)
+        var host = _name.HostNameType == UriHostNameType.IPv6 ? _name.Host : _name.IdnHost; // as the handler says it
+        return context.DnsEndPoint.Port != _name.Port || !string.Equals(context.DnsEndPoint.Host, host, StringComparison.OrdinalIgnoreCase)
             ? (new Uri(request.RequestUri!.GetLeftPart(UriPartial.Authority)), request.Headers.Host)
-            : _name.Scheme == Uri.UriSchemeHttps && request.Headers.Host is { } host
-            ? (_address, host)
+            : _name.Scheme == Uri.UriSchemeHttps && request.Headers.Host is { } other
+            ? (_address, other)
             : null;
     }
 
-    /// <summary>The host of an address, as a handler says it to its ConnectCallback.</summary>
-    public static string HostOf(Uri address) => address.HostNameType == UriHostNameType.IPv6 ? address.Host : address.IdnHost;
-
     /// <summary>Connects as a handler does that has no ConnectCallback.</summary>
-    public static async Task<Stream> ConnectAsync(DnsEndPoint endPoint, CancellationToken cancellationToken)
+    public static async ValueTask<Stream> ConnectAsync(SocketsHttpConnectionContext context, CancellationToken cancellationToken)
     {
         var socket = new Socket(SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
         try
         {
-            await socket.ConnectAsync(endPoint, cancellationToken).ConfigureAwait(false);
+            await socket.ConnectAsync(context.DnsEndPoint, cancellationToken).ConfigureAwait(false);
             return new NetworkStream(socket, ownsSocket: true);
         }
         catch
@@ -77,9 +75,6 @@ internal sealed class ChannelDialer
             throw;
         }
     }
-
-    private static ValueTask<Stream> ConnectAsync(SocketsHttpConnectionContext context, CancellationToken cancellationToken) =>
-        new(ConnectAsync(context.DnsEndPoint, cancellationToken));
 
     /// <summary>What the handler would wrap: the exception that an attempt failed with.</summary>
     public static Exception Cause(Exception exception) => exception is HttpRequestException

@@ -13,9 +13,7 @@ internal sealed record ChannelEndpoint(EndPoint EndPoint, Uri? Address = null)
         : EndPoint.ToString()!;
 
     /// <summary>The endpoint as an address that a handler can dial.</summary>
-    public Uri ToUri(string scheme) => EndPoint is IPEndPoint ip
-        ? new UriBuilder(scheme, ip.Address.ToString(), ip.Port).Uri
-        : new UriBuilder(scheme, ((DnsEndPoint)EndPoint).Host, ((DnsEndPoint)EndPoint).Port).Uri;
+    public Uri ToUri(string scheme) => new($"{scheme}://{this}");
 
     /// <summary>Takes what a resolution gave.</summary>
     /// <param name="endPoint">An IP endpoint, a DNS one, or one that is a URI.</param>

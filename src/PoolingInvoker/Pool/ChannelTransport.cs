@@ -20,16 +20,14 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 #pragma warning restore CA2213
     private long _connectionsMade;
     private IConnectionEvents? _events;
+    private ChannelDialer? _dialer;
 
     // Guarded by the lock.
-    private ChannelDialer? _dialer;
     private (Task Opened, CancellationTokenSource Stop)? _dialling; // the attempt to connect that is under way
-    private ConnectionStream? _ready; // connected, and not yet taken by the handler
-    private Failure? _failure; // of the last attempt to connect; written under the lock, read without it
+    private ExceptionDispatchInfo? _failure; // of the last attempt to connect; written under the lock, read without it
     private ConnectionFact _lastFact;
     private int _facts;
     private bool _isLost; // the connection that the handler has taken; it may not know that yet, and send requests on it
-    private bool _disposed; // as well
 
     public bool HasConnections => !_connections.IsEmpty;
 
@@ -37,6 +35,8 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     public long ConnectionsMade => Interlocked.Read(ref _connectionsMade);
 
     public LifeSigns Signs { get; } = new();
+
+    public RefusalDelivery Refusals { get; } = new();
 
     public long SignsOfLife => Signs.Count;
 
@@ -46,7 +46,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     public bool HasUnread => _connections.Keys.Any(static connection => connection.HasUnread);
 
     /// <summary>Whether the channel could not connect, or is disposed: the question of each pick.</summary>
-    public bool IsBroken => Volatile.Read(ref _failure) is not null || Volatile.Read(ref _disposed);
+    public bool IsBroken => Volatile.Read(ref _failure) is not null || _disposing.IsCancellationRequested;
 
     /// <summary>Where the channel stands, in the words of gRPC.</summary>
     public ConnectivityState State
@@ -55,7 +55,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         {
             lock (_lock)
             {
-                return _disposed ? ConnectivityState.Shutdown
+                return _disposing.IsCancellationRequested ? ConnectivityState.Shutdown
                     : _failure is not null ? ConnectivityState.TransientFailure
                     : HasConnections ? ConnectivityState.Ready
                     : _dialling is not null ? ConnectivityState.Connecting
@@ -117,7 +117,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         CancellationTokenSource? stop;
         lock (_lock)
         {
-            NoteUnsynchronized(ConnectionFact.Lost);
+            Note(ConnectionFact.Lost);
             stop = _dialling?.Stop;
         }
 
@@ -131,12 +131,6 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     /// <summary>Closes what the handler may have left open. The channel is disposed.</summary>
     public void Dispose()
     {
-        lock (_lock)
-        {
-            _disposed = true;
-            _ready = null;
-        }
-
         _disposing.Cancel();
         foreach (var connection in _connections.Keys)
         {
@@ -148,11 +142,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 
     public void SawGoAway()
     {
-        lock (_lock)
-        {
-            NoteUnsynchronized(ConnectionFact.Lost);
-        }
-
+        Note(ConnectionFact.Lost);
         _events?.ServerGoes();
     }
 
@@ -164,92 +154,54 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             // Nothing had come of a call, and the next connection would end the same way. One that nobody has used is as one that served.
             if (!connection.HasServed && connection.IsTaken && _dialling is null)
             {
-                FailUnsynchronized(new IOException("The connection was closed before anything had come of a call."));
+                Fail(new IOException("The connection was closed before anything had come of a call."));
             }
 
             _isLost |= connection.IsTaken;
-            NoteUnsynchronized(ConnectionFact.Lost);
+            Note(ConnectionFact.Lost);
         }
 
         _events?.ConnectionLost();
     }
 
     /// <summary>A connection is there no more.</summary>
-    public void Closed(ConnectionStream connection)
-    {
-        _connections.TryRemove(connection, out _);
-        lock (_lock)
-        {
-            _ready = _ready == connection ? null : _ready;
-        }
-    }
+    public void Closed(ConnectionStream connection) => _connections.TryRemove(connection, out _);
 
     private async ValueTask<Stream> TakeAsync(SocketsHttpConnectionContext context, CancellationToken cancellationToken)
     {
         if (_dialer!.Elsewhere(context) is { } elsewhere)
         {
-            return await TakeElsewhereAsync(elsewhere, cancellationToken).ConfigureAwait(false);
+            return (await OpenAsync(elsewhere, cancellationToken).ConfigureAwait(false)).Wire;
         }
 
-        if (TakeReady(mayHaveWaited: true) is { } ready)
+        if (TakeOpened(_dialer.IdleTimeout) is { } opened)
         {
-            return ready;
+            return opened;
         }
 
         await DialAsync(afresh: false).WaitAsync(cancellationToken).ConfigureAwait(false);
-        if (TakeReady(mayHaveWaited: false) is { } dialled)
-        {
-            return dialled;
-        }
-
-        var error = NewEndedException();
-        lock (_lock)
-        {
-            FailUnsynchronized(error);
-        }
-
-        throw error;
+        return TakeOpened(Timeout.InfiniteTimeSpan) ?? throw Fail(NewEndedException());
     }
 
     // Null if there is no connection, or it has ended, or it has waited for too long.
-    private Stream? TakeReady(bool mayHaveWaited)
+    private Stream? TakeOpened(TimeSpan patience)
     {
-        ConnectionStream? ready;
-        lock (_lock)
+        foreach (var connection in _connections.Keys.Where(static connection => connection.Take() is not null))
         {
-            (ready, _ready) = (_ready, null);
-        }
-
-        var isOld = mayHaveWaited && ready is not null && _dialer!.IdleTimeout != Timeout.InfiniteTimeSpan && time.GetElapsedTime(ready.OpenedAt) >= _dialer.IdleTimeout;
-        if (!isOld && ready?.Take() is { } wire)
-        {
-            lock (_lock)
+            if (patience == Timeout.InfiniteTimeSpan || time.GetElapsedTime(connection.OpenedAt) < patience)
             {
-                _isLost = false;
+                lock (_lock)
+                {
+                    _isLost = false;
+                }
+
+                return connection.Wire;
             }
 
-            return wire;
+            connection.Dispose();
         }
 
-        ready?.Dispose();
         return null;
-    }
-
-    private async Task<Stream> TakeElsewhereAsync((Uri Address, string? Host) elsewhere, CancellationToken cancellationToken)
-    {
-        try
-        {
-            return (await OpenAsync(elsewhere, cancellationToken).ConfigureAwait(false)).Take() ?? throw NewEndedException();
-        }
-        catch (Exception exception)
-        {
-            lock (_lock)
-            {
-                NoteUnsynchronized(FactOf(exception));
-            }
-
-            throw;
-        }
     }
 
     // Begins to connect, unless that is under way. What it failed with the last time counts, unless it is to try afresh.
@@ -257,7 +209,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     {
         lock (_lock)
         {
-            ObjectDisposedException.ThrowIf(_disposed, this);
+            ObjectDisposedException.ThrowIf(_disposing.IsCancellationRequested, this);
             if (_dialling is { } dialling)
             {
                 return dialling.Opened;
@@ -265,8 +217,8 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 
             if (_failure is { } failure && !afresh)
             {
-                NoteUnsynchronized(failure.Fact);
-                failure.Exception.Throw();
+                Note(FactOf(failure.SourceException));
+                failure.Throw();
             }
 
             _failure = null;
@@ -288,8 +240,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             var connection = await OpenAsync(elsewhere: null, stop).ConfigureAwait(false);
             lock (_lock)
             {
-                _ready = connection.IsOpen && !_disposed ? connection : throw NewEndedException();
-                _dialling = null;
+                _dialling = connection.IsOpen ? null : throw NewEndedException();
             }
         }
         catch (Exception exception)
@@ -297,7 +248,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             lock (_lock)
             {
                 _dialling = null;
-                FailUnsynchronized(exception);
+                Fail(exception);
             }
 
             throw;
@@ -306,7 +257,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 
     private static IOException NewEndedException() => new("The connection was closed before it could be used.");
 
-    // All connections are opened here, and what that fails with is what an attempt is judged by.
+    // All connections are opened here, and what that fails with is what an attempt is judged by. One that goes elsewhere is for who asked for it.
     private async Task<ConnectionStream> OpenAsync((Uri Address, string? Host)? elsewhere, CancellationToken cancellationToken)
     {
         using var timeout = new CancellationTokenSource(_dialer!.Timeout, time);
@@ -317,6 +268,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             var (wire, plaintext, socket) = await _dialer.DialAsync(elsewhere, stop.Token).ConfigureAwait(false);
             connection = new ConnectionStream(plaintext, this, wire) { Socket = socket };
             await connection.OpenAsync(time, stop.Token).ConfigureAwait(false);
+            _ = elsewhere is null ? null : connection.Take();
             Interlocked.Increment(ref _connectionsMade);
             _connections.TryAdd(connection, 0);
             connection.Watch();
@@ -330,25 +282,32 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
                 await connection.DisposeAsync().ConfigureAwait(false);
             }
 
-            throw !stop.IsCancellationRequested ? ChannelDialer.Cause(exception) : new SocketException(
+            var error = !stop.IsCancellationRequested ? ChannelDialer.Cause(exception) : new SocketException(
                 (int)SocketError.TimedOut,
                 timeout.IsCancellationRequested ? $"No connection could be made within {_dialer.Timeout.TotalSeconds:0.###} s." : "The attempt to connect was given up.");
+            Note(FactOf(error));
+            throw error;
         }
-    }
-
-    private void FailUnsynchronized(Exception error)
-    {
-        _failure = new Failure(ExceptionDispatchInfo.Capture(error), FactOf(error));
-        NoteUnsynchronized(_failure.Fact);
     }
 
     private static ConnectionFact FactOf(Exception error) => ChannelDialer.IsForGood(error) ? ConnectionFact.NotCompatible : ConnectionFact.NotConnected;
 
-    private void NoteUnsynchronized(ConnectionFact fact)
+    private Exception Fail(Exception error)
     {
-        _lastFact = fact;
-        Volatile.Write(ref _facts, _facts + 1);
+        lock (_lock)
+        {
+            _failure = ExceptionDispatchInfo.Capture(error);
+            Note(FactOf(error));
+            return error;
+        }
     }
 
-    private sealed record Failure(ExceptionDispatchInfo Exception, ConnectionFact Fact);
+    private void Note(ConnectionFact fact)
+    {
+        lock (_lock)
+        {
+            _lastFact = fact;
+            Volatile.Write(ref _facts, _facts + 1);
+        }
+    }
 }

@@ -14,11 +14,9 @@ internal sealed class ConnectionOpening(ConnectionStream connection, FrameReader
 
     private readonly object _lock = new();
     private byte[] _buffer = new byte[1024];
-    private List<byte> _early = []; // what has come
+    private List<byte> _early = []; // what the handler has yet to read
     private int _seen; // how much of it are whole frames that the pool has seen to
-    private int _given; // how much of it the handler has
-    private int _prefaceLeft = FrameScanner.Preface.Length; // how much the handler will write that has been written already
-    private int _acksLeft; // and how often it will acknowledge SETTINGS
+    private int _acksLeft; // how often the handler will acknowledge SETTINGS that have been acknowledged
     private bool _isTaken;
     private Task _watching = Task.CompletedTask;
 
@@ -29,7 +27,7 @@ internal sealed class ConnectionOpening(ConnectionStream connection, FrameReader
     public bool IsRead { get; private set; }
 
     /// <summary>Whether the handler has written all that had been written already.</summary>
-    public bool IsWritten => IsRead && _prefaceLeft == 0 && Volatile.Read(ref _acksLeft) == 0;
+    public bool IsWritten => IsRead && Volatile.Read(ref _acksLeft) == 0;
 
     /// <summary>Sends the preface and an empty SETTINGS frame (RFC 9113, section 3.4), and waits for the SETTINGS of the server.</summary>
     public async Task OpenAsync(CancellationToken cancellationToken)
@@ -84,39 +82,33 @@ internal sealed class ConnectionOpening(ConnectionStream connection, FrameReader
     /// <summary>Leaves out of a write of the handler, which is of whole frames, what has been written already.</summary>
     public ReadOnlyMemory<byte> LeaveOut(ReadOnlyMemory<byte> written)
     {
-        var preface = Math.Min(_prefaceLeft, written.Length);
-        _prefaceLeft -= preface;
-        var frames = written[preface..];
-        for (var at = 0; Volatile.Read(ref _acksLeft) > 0 && FrameScanner.LengthOf(frames.Span[at..]) is > 0 and var length;)
+        var rest = written.Span.StartsWith(FrameScanner.Preface) ? written[FrameScanner.Preface.Length..] : written;
+        List<byte> kept = [];
+        while (FrameScanner.LengthOf(rest.Span) is > 0 and var length && Volatile.Read(ref _acksLeft) > 0)
         {
-            if (!frames.Span.Slice(at, length).SequenceEqual(FrameScanner.SettingsAck))
+            if (rest.Span[..length].SequenceEqual(FrameScanner.SettingsAck))
             {
-                at += length;
-                continue;
+                Interlocked.Decrement(ref _acksLeft);
+            }
+            else
+            {
+                kept.AddRange(rest.Span[..length]);
             }
 
-            frames = at == 0 ? frames[length..] : (byte[])[.. frames.Span[..at], .. frames.Span[(at + length)..]];
-            Interlocked.Decrement(ref _acksLeft);
+            rest = rest[length..];
         }
 
-        return frames;
+        return kept.Count == 0 ? rest : (byte[])[.. kept, .. rest.Span];
     }
 
     private async Task WatchAsync()
     {
         var isOpen = true;
-        try
+        while (isOpen && !IsTaken && _early.Count < MostEarly)
         {
-            while (isOpen && !IsTaken && _early.Count < MostEarly)
-            {
-                isOpen = await ReadEarlyAsync(CancellationToken.None).ConfigureAwait(false);
-            }
-        }
-#pragma warning disable CA1031 // The handler meets it with its next read.
-        catch (Exception)
-#pragma warning restore CA1031
-        {
-            isOpen = false;
+            var reading = ReadEarlyAsync(CancellationToken.None);
+            await ((Task)reading).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing); // the handler meets it with its next read
+            isOpen = reading.IsCompletedSuccessfully && await reading.ConfigureAwait(false);
         }
 
         if (!isOpen && Take())
@@ -172,11 +164,15 @@ internal sealed class ConnectionOpening(ConnectionStream connection, FrameReader
     {
         lock (_lock)
         {
-            var rest = CollectionsMarshal.AsSpan(_early)[_given..];
-            var given = Math.Min(rest.Length, buffer.Length);
-            rest[..given].CopyTo(buffer);
-            _given += given;
-            return rest.IsEmpty ? null : given;
+            if (_early.Count == 0)
+            {
+                return null;
+            }
+
+            var given = Math.Min(_early.Count, buffer.Length);
+            CollectionsMarshal.AsSpan(_early)[..given].CopyTo(buffer);
+            _early.RemoveRange(0, given);
+            return given;
         }
     }
 }

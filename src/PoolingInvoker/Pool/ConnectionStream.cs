@@ -34,8 +34,6 @@ internal sealed class ConnectionStream : Stream
 
     public override bool CanWrite => _inner.CanWrite;
 
-    public override bool CanTimeout => _inner.CanTimeout;
-
     public override long Length => throw new NotSupportedException();
 
     public override long Position
@@ -176,18 +174,12 @@ internal sealed class ConnectionStream : Stream
 
     public override Task FlushAsync(CancellationToken cancellationToken) => _inner.FlushAsync(cancellationToken);
 
-    public override Task<int> ReadAsync(byte[] buffer, int offset, int count, CancellationToken cancellationToken) =>
-        ReadAsync(buffer.AsMemory(offset, count), cancellationToken).AsTask();
-
-    public override Task WriteAsync(byte[] buffer, int offset, int count, CancellationToken cancellationToken) =>
-        WriteAsync(buffer.AsMemory(offset, count), cancellationToken).AsTask();
-
-    // Not used by HTTP/2.
+    // The handler of HTTP/2 reads and writes by the two above alone.
     public override int Read(byte[] buffer, int offset, int count) => throw new NotSupportedException();
 
     public override void Write(byte[] buffer, int offset, int count) => throw new NotSupportedException();
 
-    public override void Flush() => _inner.Flush();
+    public override void Flush() => throw new NotSupportedException();
 
     public override long Seek(long offset, SeekOrigin origin) => throw new NotSupportedException();
 

@@ -30,14 +30,13 @@ internal sealed class EndpointWatcher : IDisposable
     private readonly ReconnectBackoff _backoff;
     private readonly WeakReference<IEndpointListener> _listener;
 #pragma warning disable CA2213 // It has no timer, and a resolution may still look at it; the loop disposes each round.
-    private readonly CancellationTokenSource _stop = new();
+    private readonly CancellationTokenSource _disposing = new();
 
     // Guarded by the lock.
     private Round? _round;
 #pragma warning restore CA2213
     private TaskCompletionSource<IReadOnlyList<ChannelEndpoint>> _endpoints = NewList(); // the last good list, or the first one to come
     private bool _isStarted;
-    private bool _disposed;
 
     /// <param name="name">The name of the pool: http or https, with what endpoints have no port of their own for.</param>
     /// <param name="resolve">Resolves the endpoints.</param>
@@ -57,6 +56,8 @@ internal sealed class EndpointWatcher : IDisposable
     }
 
     private IEndpointListener? Listener => _listener.TryGetTarget(out var listener) ? listener : null;
+
+    private bool IsDisposed => _disposing.IsCancellationRequested;
 
     /// <summary>Gives the last good list, or waits for the first one, and throws why a resolution failed that ends meanwhile.</summary>
     /// <exception cref="ObjectDisposedException">The watcher is disposed.</exception>
@@ -89,31 +90,27 @@ internal sealed class EndpointWatcher : IDisposable
     {
         lock (_lock)
         {
-            if (_disposed)
+            if (!IsDisposed)
             {
-                return;
+                _disposing.CancelAsync().Observe();
+                _endpoints = _endpoints.Task.IsCompleted ? NewList() : _endpoints;
+                FailUnsynchronized(new ObjectDisposedException(GetType().FullName));
+                _round?.EndAfter(TimeSpan.Zero);
             }
-
-            _disposed = true;
-            _endpoints = _endpoints.Task.IsCompleted ? NewList() : _endpoints;
-            Fail(_endpoints, new ObjectDisposedException(GetType().FullName));
-            _round?.EndAfter(TimeSpan.Zero);
         }
-
-        _stop.CancelAsync().Observe();
     }
 
     private static TaskCompletionSource<IReadOnlyList<ChannelEndpoint>> NewList() => new(TaskCreationOptions.RunContinuationsAsynchronously);
 
-    private static void Fail(TaskCompletionSource<IReadOnlyList<ChannelEndpoint>> list, Exception error)
+    private void FailUnsynchronized(Exception error)
     {
-        list.TrySetException(error);
-        list.Task.Observe(); // all who waited may have gone
+        _endpoints.TrySetException(error);
+        _endpoints.Task.Observe(); // all who waited may have gone
     }
 
     private void StartUnsynchronized()
     {
-        if (!_isStarted && !_disposed)
+        if (!_isStarted && !IsDisposed)
         {
             _isStarted = true;
             ThreadPool.UnsafeQueueUserWorkItem(static watcher => watcher.RunAsync().Observe(), this, preferLocal: false);
@@ -128,8 +125,9 @@ internal sealed class EndpointWatcher : IDisposable
             ServiceEndpointSource? source = null;
             try
             {
-                source = await _resolve(_stop.Token).ConfigureAwait(false);
-                Resolved(Read(source), round);
+                source = await _resolve(_disposing.Token).ConfigureAwait(false);
+                Resolved(Read(source));
+                round.HasSucceeded = true;
             }
 #pragma warning disable CA1031 // Whatever it is, it is told, and tried again.
             catch (Exception exception)
@@ -140,23 +138,16 @@ internal sealed class EndpointWatcher : IDisposable
 
             var registration = source is null ? null : Watch(source.ChangeToken, round);
             await round.Over.ConfigureAwait(false);
-            Release(registration);
+            TellFailure(() => registration?.Dispose());
         }
     }
 
     private Round? NextRound()
     {
-        var round = new Round(_time);
         lock (_lock)
         {
-            if (!_disposed && _listener.TryGetTarget(out _))
-            {
-                return _round = round;
-            }
+            return IsDisposed || Listener is null ? null : _round = new Round(_time);
         }
-
-        round.Dispose();
-        return null;
     }
 
     private ChannelEndpoint[] Read(ServiceEndpointSource? source)
@@ -165,91 +156,67 @@ internal sealed class EndpointWatcher : IDisposable
         return endpoints.Length > 0 ? endpoints : throw new InvalidOperationException($"No endpoint was found for '{_name.Authority}'.");
     }
 
-    private void Resolved(IReadOnlyList<ChannelEndpoint> endpoints, Round round)
+    private void Resolved(IReadOnlyList<ChannelEndpoint> endpoints)
     {
-        TaskCompletionSource<IReadOnlyList<ChannelEndpoint>>? list = null;
+        _backoff.Reset();
+        TaskCompletionSource<IReadOnlyList<ChannelEndpoint>> list;
         lock (_lock)
         {
-            if (_disposed)
+            if (IsDisposed || (_endpoints.Task.IsCompleted && _endpoints.Task.Result.ToHashSet().SetEquals(endpoints)))
             {
                 return;
             }
 
-            if (!_endpoints.Task.IsCompleted)
-            {
-                list = _endpoints;
-            }
-            else if (!_endpoints.Task.Result.ToHashSet().SetEquals(endpoints))
-            {
-                list = _endpoints = NewList();
-            }
+            list = _endpoints = _endpoints.Task.IsCompleted ? NewList() : _endpoints;
         }
 
-        if (list is not null)
-        {
-            // Statement order is important: who waits finds that the pool knows the list.
-            Listener?.EndpointsChanged(endpoints);
-            list.TrySetResult(endpoints);
-        }
-
-        lock (_lock)
-        {
-            _backoff.Reset();
-            round.HasSucceeded = true;
-        }
+        // Statement order is important: who waits finds that the pool knows the list.
+        Listener?.EndpointsChanged(endpoints);
+        list.TrySetResult(endpoints);
     }
 
     private void Failed(Exception error, Round round)
     {
-        lock (_lock)
+        if (IsDisposed)
         {
-            if (_disposed)
-            {
-                return;
-            }
+            return;
         }
 
         Listener?.ResolutionFailed(error);
+        _backoff.Dialed();
+        round.EndAfter(round.Elapsed + _backoff.Pause);
         lock (_lock)
         {
-            _backoff.Dialed();
-            round.EndAfter(round.Elapsed + _backoff.Pause);
             if (!_endpoints.Task.IsCompleted)
             {
-                Fail(_endpoints, error);
+                FailUnsynchronized(error);
                 _endpoints = NewList(); // for who comes later
             }
         }
     }
 
-    // A token that has changed already calls back from within. One that does not call back is as a source that cannot say that it has changed.
+    // A token that has changed already calls back from within. One that does not call back is as a source that cannot say that it has changed;
+    // of one that throws the list is good, and when it changes cannot be known.
     private IDisposable? Watch(IChangeToken token, Round round)
     {
-        try
+        IDisposable? registration = null;
+        TellFailure(() =>
+            registration = token.ActiveChangeCallbacks ? token.RegisterChangeCallback(static round => ((Round)round!).EndAfter(ShortestPause), round) : null);
+        if (registration is null)
         {
-            if (token.ActiveChangeCallbacks)
-            {
-                return token.RegisterChangeCallback(static round => ((Round)round!).EndAfter(ShortestPause), round);
-            }
-        }
-#pragma warning disable CA1031 // The list is good; when it changes cannot be known.
-        catch (Exception exception)
-#pragma warning restore CA1031
-        {
-            Listener?.ResolutionFailed(exception);
+            round.EndAfter(round.Elapsed + PollInterval);
         }
 
-        round.EndAfter(round.Elapsed + PollInterval);
-        return null;
+        return registration;
     }
 
-    private void Release(IDisposable? registration)
+    private void TellFailure(Action foreign)
     {
         try
         {
-            registration?.Dispose();
+            foreign();
         }
-#pragma warning disable CA1031 // It is of a list that nobody looks at any more.
+#pragma warning disable CA1031 // It is told.
         catch (Exception exception)
 #pragma warning restore CA1031
         {
@@ -265,6 +232,7 @@ internal sealed class EndpointWatcher : IDisposable
         private readonly long _began;
         private readonly ITimer _timer;
         private TimeSpan _length = TimeSpan.MaxValue;
+        private bool _hasSucceeded;
 
         public Round(TimeProvider time)
         {
@@ -276,8 +244,11 @@ internal sealed class EndpointWatcher : IDisposable
 
         public TimeSpan Elapsed => _time.GetElapsedTime(_began);
 
-        /// <summary>Guarded by the lock of the watcher.</summary>
-        public bool HasSucceeded { get; set; }
+        public bool HasSucceeded
+        {
+            get => Volatile.Read(ref _hasSucceeded);
+            set => Volatile.Write(ref _hasSucceeded, value);
+        }
 
         /// <summary>Ends it so long after its begin, if it does not end sooner.</summary>
         public void EndAfter(TimeSpan length)

@@ -8,59 +8,64 @@ namespace PoolingInvoker;
 /// </summary>
 internal sealed class FrameReader(Stream inner, ConnectionStream connection, ChannelTransport transport)
 {
-    private readonly byte[] _held = new byte[FrameScanner.PingLength];
-    private int _heldLength; // what may be an acknowledgement, or has turned out to be none
-    private bool _isDecided;
+    private readonly byte[] _own = new byte[FrameScanner.PingLength];
+    private int _kept; // how much of it is for the handler
+    private int _held; // how much behind that may be an acknowledgement
 
     public FrameScanner Frames { get; } = new();
 
     [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder<>))]
     public async ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken)
     {
-        try
+        while (_kept == 0)
         {
-            while (true)
+            var isHeld = _held > 0 && !buffer.IsEmpty;
+            int read;
+            try
             {
-                if (_heldLength > 0 && (_isDecided || !buffer.IsEmpty))
-                {
-                    if (buffer.IsEmpty || await IsHeldForGoodAsync(cancellationToken).ConfigureAwait(false))
-                    {
-                        return GiveHeld(buffer.Span);
-                    }
+                read = await inner.ReadAsync(isHeld ? _own.AsMemory(_held) : buffer, cancellationToken).ConfigureAwait(false);
+            }
+            catch
+            {
+                connection.SawEnd();
+                throw;
+            }
 
-                    continue;
-                }
-
-                var read = await inner.ReadAsync(buffer, cancellationToken).ConfigureAwait(false);
-                if (read == 0)
-                {
-                    if (!buffer.IsEmpty)
-                    {
-                        connection.SawEnd();
-                    }
-
-                    return 0;
-                }
-
-                if (Look(buffer.Span[..read]) is > 0 and var kept)
+            if (read > 0 && isHeld)
+            {
+                _kept = Look(_own.AsSpan(0, _held + read));
+            }
+            else if (read > 0)
+            {
+                var kept = Look(buffer.Span[..read]);
+                buffer.Span.Slice(kept, _held).CopyTo(_own);
+                if (kept > 0)
                 {
                     return kept;
                 }
             }
+            else if (isHeld)
+            {
+                (_kept, _held) = (_held, 0); // the rest of an acknowledgement will not come
+            }
+            else
+            {
+                if (!buffer.IsEmpty)
+                {
+                    connection.SawEnd();
+                }
+
+                return 0;
+            }
         }
-        catch
-        {
-            connection.SawEnd();
-            throw;
-        }
+
+        return GiveKept(buffer.Span);
     }
 
     private int Look(Span<byte> bytes)
     {
         var (callFrames, settingsFrames, hadGoneAway) = (Frames.CallFrames, Frames.SettingsFrames, Frames.HasGoneAway);
-        var kept = Frames.Scan(bytes, out _heldLength);
-        bytes.Slice(kept, _heldLength).CopyTo(_held);
-        _isDecided = false;
+        var kept = Frames.Scan(bytes, out _held);
         transport.Signs.Saw(Frames.CallFrames - callFrames);
         if (Frames.SettingsFrames != settingsFrames)
         {
@@ -75,33 +80,12 @@ internal sealed class FrameReader(Stream inner, ConnectionStream connection, Cha
         return kept;
     }
 
-    // Reads byte by byte until it shows whether what is held is an acknowledgement, which is left out.
-    private async ValueTask<bool> IsHeldForGoodAsync(CancellationToken cancellationToken)
+    private int GiveKept(Span<byte> buffer)
     {
-        while (!_isDecided)
-        {
-            if (Frames.AckLength(_held.AsSpan(0, _heldLength)) == _heldLength)
-            {
-                Frames.TakeOut(_heldLength);
-                _heldLength = 0;
-                return false;
-            }
-
-            var read = await inner.ReadAsync(_held.AsMemory(_heldLength, 1), cancellationToken).ConfigureAwait(false);
-            _heldLength += read;
-            _isDecided = read == 0 || Frames.AckLength(_held.AsSpan(0, _heldLength)) == 0;
-        }
-
-        return true;
-    }
-
-    private int GiveHeld(Span<byte> buffer)
-    {
-        var given = Math.Min(buffer.Length, _heldLength);
-        _held.AsSpan(0, given).CopyTo(buffer);
-        Frames.Scan(buffer[..given], out _, isNoAck: true); // nor does it end SETTINGS or GOAWAY
-        _held.AsSpan(given, _heldLength - given).CopyTo(_held);
-        _heldLength -= given;
+        var given = Math.Min(buffer.Length, _kept);
+        _own.AsSpan(0, given).CopyTo(buffer);
+        _own.AsSpan(given, _kept - given + _held).CopyTo(_own);
+        _kept -= given;
         return given;
     }
 }

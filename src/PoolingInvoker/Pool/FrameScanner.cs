@@ -78,9 +78,8 @@ internal sealed class FrameScanner
     /// </summary>
     /// <param name="bytes">What was read. Changed if something is taken out of it.</param>
     /// <param name="held">How many bytes are held back, behind those that stay.</param>
-    /// <param name="isNoAck">Whether they have been held back, and are no acknowledgement.</param>
     /// <returns>How many bytes stay.</returns>
-    public int Scan(Span<byte> bytes, out int held, bool isNoAck = false)
+    public int Scan(Span<byte> bytes, out int held)
     {
         held = 0;
         var length = bytes.Length;
@@ -101,7 +100,7 @@ internal sealed class FrameScanner
                 continue;
             }
 
-            if (_headerLength == 0 && !isNoAck && AckLength(bytes[position..length]) is > 0 and var ack)
+            if (_headerLength == 0 && AckLength(bytes[position..length]) is > 0 and var ack)
             {
                 if (length - position < ack)
                 {
@@ -111,7 +110,8 @@ internal sealed class FrameScanner
 
                 bytes[(position + ack)..length].CopyTo(bytes[position..]);
                 length -= ack;
-                TakeOut(ack);
+                IsPingOut &= ack != PingLength;
+                AwaitsSettingsAck &= ack != HeaderLength;
                 continue;
             }
 
@@ -156,26 +156,11 @@ internal sealed class FrameScanner
         return ack;
     }
 
-    /// <summary>The length of the acknowledgement that these bytes are, or may become; 0 if they are none that is waited for.</summary>
-    public int AckLength(ReadOnlySpan<byte> bytes)
-    {
-        return IsPingOut && BeginsLike(bytes, PingAck) ? PingLength
-            : AwaitsSettingsAck && BeginsLike(bytes, SettingsAck) ? HeaderLength
-            : 0;
-
-        static bool BeginsLike(ReadOnlySpan<byte> bytes, ReadOnlySpan<byte> frame)
-        {
-            var length = Math.Min(bytes.Length, frame.Length);
-            return bytes[..length].SequenceEqual(frame[..length]);
-        }
-    }
-
-    /// <summary>An acknowledgement of this length is not waited for any more.</summary>
-    public void TakeOut(int ackLength)
-    {
-        IsPingOut &= ackLength != PingLength;
-        AwaitsSettingsAck &= ackLength != HeaderLength;
-    }
+    // The length of the acknowledgement that these bytes are, or may become; 0 if they are none that is waited for.
+    private int AckLength(ReadOnlySpan<byte> bytes) =>
+        IsPingOut && bytes.CommonPrefixLength(PingAck) == Math.Min(bytes.Length, PingLength) ? PingLength
+        : AwaitsSettingsAck && bytes.CommonPrefixLength(SettingsAck) == Math.Min(bytes.Length, HeaderLength) ? HeaderLength
+        : 0;
 
     private void ReadSettings(ReadOnlySpan<byte> bytes)
     {

@@ -29,24 +29,15 @@ internal sealed class PoolEndpoints(TimeProvider time, Random random)
     /// <summary>Takes a new list.</summary>
     public void Update(IReadOnlyList<ChannelEndpoint> list)
     {
-        foreach (var known in _known.Values)
+        foreach (var endpoint in list.Where(endpoint => !_known.ContainsKey(endpoint)))
         {
-            known.IsGone = true;
+            _known.Add(endpoint, new PoolEndpoint(endpoint, HashCode.Combine(_seed, endpoint), new ReconnectBackoff(time, random, FirstPause, LongestPause)));
         }
 
-        foreach (var endpoint in list)
-        {
-            if (!_known.TryGetValue(endpoint, out var known))
-            {
-                known = new PoolEndpoint(endpoint, HashCode.Combine(_seed, endpoint), new ReconnectBackoff(time, random, FirstPause, LongestPause));
-                _known.Add(endpoint, known);
-            }
-
-            known.IsGone = false;
-        }
-
+        var listed = list.ToHashSet();
         foreach (var (endpoint, known) in _known)
         {
+            known.IsGone = !listed.Contains(endpoint);
             if (known is { IsGone: true, Channels: 0 })
             {
                 _known.Remove(endpoint);

@@ -14,12 +14,16 @@ internal sealed class SendOnceHandler : DelegatingHandler
 
     private readonly int _redirections;
     private readonly bool _hasCredentials;
+    private readonly RefusalDelivery _refusals;
 
     /// <param name="inner">The outermost handler of the channel.</param>
     /// <param name="transport">The innermost one, before its first request.</param>
-    public SendOnceHandler(HttpMessageHandler inner, SocketsHttpHandler transport)
+    /// <param name="refusals">Hands out the responses that end a call.</param>
+    public SendOnceHandler(HttpMessageHandler inner, SocketsHttpHandler transport, RefusalDelivery refusals)
         : base(inner)
     {
+        _refusals = refusals;
+
         // The handler follows redirects for all requests or for none.
         _redirections = transport.AllowAutoRedirect ? transport.MaxAutomaticRedirections : 0;
         transport.AllowAutoRedirect = false;
@@ -30,29 +34,24 @@ internal sealed class SendOnceHandler : DelegatingHandler
         }
     }
 
-    protected override Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
+    protected override async Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
     {
+        var redirections = _redirections;
+
         // Grpc.Net.Client has a type of its own for the content of streams.
-        if (request.Content is not { } content || !content.GetType().Name.StartsWith("PushStreamContent", StringComparison.Ordinal))
+        if (request.Content is { } content && content.GetType().Name.StartsWith("PushStreamContent", StringComparison.Ordinal))
         {
-            return _redirections > 0 ? FollowAsync(request, cancellationToken) : base.SendAsync(request, cancellationToken);
+            redirections = 0;
+            request.Content = new SendOnceContent(content);
+            if (_hasCredentials)
+            {
+                IsStream.Value = true;
+            }
         }
 
-        request.Content = new SendOnceContent(content);
-        return _hasCredentials ? SendStreamAsync(request, cancellationToken) : base.SendAsync(request, cancellationToken);
-    }
-
-    private async Task<HttpResponseMessage> SendStreamAsync(HttpRequestMessage request, CancellationToken cancellationToken)
-    {
-        IsStream.Value = true;
-        return await base.SendAsync(request, cancellationToken).ConfigureAwait(false);
-    }
-
-    // As SocketsHttpHandler does (RFC 9110, section 15.4).
-    private async Task<HttpResponseMessage> FollowAsync(HttpRequestMessage request, CancellationToken cancellationToken)
-    {
+        // Redirects are followed as SocketsHttpHandler does (RFC 9110, section 15.4).
         var response = await base.SendAsync(request, cancellationToken).ConfigureAwait(false);
-        for (var redirections = 0; redirections < _redirections && Redirection(request.RequestUri!, response) is { } location; redirections++)
+        for (; redirections > 0 && Redirection(request.RequestUri!, response) is { } location; redirections--)
         {
             if (response.StatusCode is not (HttpStatusCode.TemporaryRedirect or HttpStatusCode.PermanentRedirect))
             {
@@ -62,6 +61,11 @@ internal sealed class SendOnceHandler : DelegatingHandler
             response.Dispose();
             (request.RequestUri, request.Headers.Authorization) = (location, null);
             response = await base.SendAsync(request, cancellationToken).ConfigureAwait(false);
+        }
+
+        if (response.StatusCode != HttpStatusCode.OK || response.Headers.NonValidated.Contains("grpc-status"))
+        {
+            await _refusals;
         }
 
         return response;

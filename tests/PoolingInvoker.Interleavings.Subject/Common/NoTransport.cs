@@ -1,4 +1,4 @@
-#pragma warning disable CA1801, CA1822, CS9113, IDE0060 // The shape is that of the library's.
+#pragma warning disable CA1801, CA1822, CS0436, CS9113, IDE0060 // The shape is that of the library's.
 using Grpc.Core;
 using Microsoft.Extensions.ServiceDiscovery;
 
@@ -7,6 +7,8 @@ namespace PoolingInvoker;
 /// <summary>In place of the connections of a channel: the channels of the checker have none.</summary>
 internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 {
+    public RefusalDelivery Refusals { get; } = new();
+
     public bool HasConnections => false;
 
     public bool HasUnread => false;
@@ -44,11 +46,14 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     }
 }
 
+internal sealed class RefusalDelivery
+{
+    public System.Runtime.CompilerServices.TaskAwaiter GetAwaiter() => System.Threading.Tasks.Task.CompletedTask.GetAwaiter();
+}
+
 internal static class ChannelDialer
 {
-    public static string HostOf(Uri address) => address.Host;
-
-    public static Task<Stream> ConnectAsync(System.Net.DnsEndPoint endPoint, CancellationToken cancellationToken) => throw new NotSupportedException();
+    public static ValueTask<Stream> ConnectAsync(SocketsHttpConnectionContext context, CancellationToken cancellationToken) => throw new NotSupportedException();
 }
 
 /// <summary>In place of what follows the endpoints of a name: those of the checker are given to the pool by hand.</summary>

@@ -135,18 +135,6 @@ public sealed class BetweenAttemptsTests : ScriptedCalls
         Assert.Same(given, call.RequestStream.WriteOptions);
     }
 
-    [Fact]
-    public async Task AskingForTheHeaders_DoesNotTurnTheRetryOff()
-    {
-        Server.ThenStatus(StatusCode.Unavailable).ThenName("anna");
-        var (client, _) = NewClient();
-        using var call = client.GetNameAsync(new GetNameRequest());
-        var headers = call.ResponseHeadersAsync;
-        await Elapse(call.ResponseAsync);
-        Assert.Equal("anna", (await call.ResponseAsync.Soon()).Name);
-        Assert.NotNull(await headers.Soon());
-    }
-
     [Theory]
     [InlineData(true)]
     [InlineData(false)]

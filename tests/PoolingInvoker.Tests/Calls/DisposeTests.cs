@@ -91,30 +91,55 @@ public sealed class DisposeTests : ScriptedCalls
     }
 
     [Theory]
-    [InlineData("read")]
-    [InlineData("complete")]
-    public async Task TheLastStreamOfADrainingPool_BehavesAfterItsEnd(string what)
+    [InlineData("read", true)]
+    [InlineData("read", false)]
+    [InlineData("complete", true)]
+    [InlineData("complete", false)]
+    [InlineData("write", true)]
+    [InlineData("write", false)]
+    public async Task TheLastStreamOfADrainingPool_BehavesAfterItsEnd(string what, bool pooled)
     {
-        for (var i = 0; i < 20; i++)
+        // The end has been read, and the channel is held up before it has done with the call: so the pool disposes the channel under it.
+        using var goesOn = new ManualResetEventSlim();
+        var logs = new PausingLogs("FinishedCall", Task.CompletedTask, goesOn);
+        Server.ConfigureChannel = options => options.LoggerFactory = logs;
+        Server.ThenReply(new ChatMessage { Text = "a" });
+        var (client, pool) = NewClient();
+        using var bare = Server.Create();
+        using var call = (pooled ? client : new User.UserClient(bare)).Chat();
+        Assert.True(await call.ResponseStream.MoveNext(CancellationToken.None).Soon());
+        var draining = pooled ? pool.DisposeAsync().AsTask() : Task.CompletedTask;
+        var context = SynchronizationContext.Current;
+        Task<bool> reading;
+        try
         {
-            Server.ThenReply(new ChatMessage { Text = "a" });
-            var (client, pool) = NewClient();
-            using var call = client.Chat();
-            Assert.True(await call.ResponseStream.MoveNext(CancellationToken.None).Soon());
-            var draining = pool.DisposeAsync();
-            Assert.False(await call.ResponseStream.MoveNext(CancellationToken.None).Soon());
-            if (what == "read")
-            {
-                Assert.False(await call.ResponseStream.MoveNext(CancellationToken.None).Soon());
-            }
-            else
-            {
-                await call.RequestStream.CompleteAsync().Soon();
-            }
-
-            await draining.AsTask().Soon();
-            Assert.Equal(StatusCode.OK, call.GetStatus().StatusCode);
+            SynchronizationContext.SetSynchronizationContext(new SomeContext()); // nothing of the channel runs inline
+            reading = call.ResponseStream.MoveNext(CancellationToken.None);
         }
+        finally
+        {
+            SynchronizationContext.SetSynchronizationContext(context);
+        }
+
+        Assert.False(await reading.Soon());
+        await logs.Paused.Soon();
+        await draining.Soon();
+        switch (what)
+        {
+            case "read":
+                Assert.False(await call.ResponseStream.MoveNext(CancellationToken.None).Soon());
+                break;
+            case "complete":
+                await call.RequestStream.CompleteAsync().Soon();
+                break;
+            default:
+                var exception = await Assert.ThrowsAsync<RpcException>(() => call.RequestStream.WriteAsync(new ChatMessage()).Soon());
+                Assert.Equal(StatusCode.OK, exception.StatusCode);
+                break;
+        }
+
+        Assert.Equal(StatusCode.OK, call.GetStatus().StatusCode);
+        goesOn.Set();
     }
 
     [Fact]
@@ -160,4 +185,6 @@ public sealed class DisposeTests : ScriptedCalls
         using var lease = await pool.AcquireAsync().Soon();
         Assert.False(lease.Pooled.Proven);
     }
+
+    private sealed class SomeContext : SynchronizationContext;
 }

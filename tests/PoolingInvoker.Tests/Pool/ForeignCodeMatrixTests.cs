@@ -77,6 +77,7 @@ public sealed class ForeignCodeMatrixTests
         }
 
         Assert.Equal(0, pool.GetStatistics().CallsInFlight);
+        await Passing(() => foreign.WasRun); // events come from a thread of their own
         foreign.IsOn = false;
         if (deed != Deed.DisposesThePool || !foreign.WasRun)
         {
@@ -89,7 +90,6 @@ public sealed class ForeignCodeMatrixTests
         await Passing(() => disposing.IsCompleted);
         await disposing;
         Assert.Equal((0, 0, 0), (pool.GetStatistics().CallsInFlight, pool.GetStatistics().CallsWaiting, pool.GetStatistics().Channels));
-        Assert.True(foreign.WasRun);
 
         Task<ChannelLease> AcquireAsync(TimeSpan timeout) => pool.AcquireAsync(timeout, isStream: false, avoid: null, playsSafe: false, CancellationToken.None).AsTask();
 
@@ -132,7 +132,7 @@ public sealed class ForeignCodeMatrixTests
                     case Deed.GivesNull:
                         return null;
                     case Deed.IsLate:
-                        return Task.Delay(1);
+                        return Task.Run(static () => { });
                     case Deed.CallsBack:
                         _ = Pool.GetStatistics();
                         _ = Pool.GetChannels();
