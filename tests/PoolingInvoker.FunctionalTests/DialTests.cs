@@ -16,6 +16,7 @@ public sealed class DialTests(ITestOutputHelper output)
     [InlineData("resets", 1, 1)]
     [InlineData("resets", 1, 10)]
     [InlineData("resets", 20, 10)]
+    [InlineData("closes after SETTINGS", 1, 1)]
     [InlineData("closes after SETTINGS", 1, 10)]
     [InlineData("closes after SETTINGS", 20, 10)]
     public async Task NobodyBehindTheBalancer_IsDialledNoMoreThanByABareChannel_UntilAPauseIsOver(string what, int callers, int callsOfEach)

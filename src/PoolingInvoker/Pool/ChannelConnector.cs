@@ -121,6 +121,12 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
             LastConnectFailed &= old is not null || connectedIn is null;
             ConnectTime = old is null ? connectedIn ?? ConnectTime : ConnectTime;
             (connectedIn is null ? null : created!.Server)?.Reached();
+            if (old is null && connectedIn is not null && created!.Transport is { } transport
+                && state is { Backoff: { HasWorked: false, MayDial: true }, Waiters.Count: > 0 })
+            {
+                transport.FailIfLost();
+                state.Backoff.Dialed();
+            }
         }
 
         if (joins)

@@ -9,41 +9,27 @@ namespace PoolingInvoker;
 /// Opens transports for one channel as its handler would: through a proxy, with TLS, with the user's callbacks. Each attempt is a request on
 /// a handler of its own, which is cancelled when the transport stands, so that nothing of it shows in the user's telemetry.
 /// </summary>
-internal sealed class ChannelDialer
+/// <param name="handler">The handler of the channel, as the user has configured it, and before its first request.</param>
+/// <param name="name">What the channel is to, for the server and for TLS.</param>
+/// <param name="address">Where its connections go: the name, or one of the endpoints that it has.</param>
+internal sealed class ChannelDialer(SocketsHttpHandler handler, Uri name, Uri address)
 {
     // What gRPC gives an attempt at the least (connection-backoff.md, MIN_CONNECT_TIMEOUT).
     private static readonly TimeSpan DefaultTimeout = TimeSpan.FromSeconds(20);
 
-    private readonly SocketsHttpHandler _handler;
-    private readonly Func<SocketsHttpConnectionContext, CancellationToken, ValueTask<Stream>> _connect;
-    private readonly Func<SocketsHttpPlaintextStreamFilterContext, CancellationToken, ValueTask<Stream>>? _filter;
-    private readonly bool _useProxy;
-    private readonly Uri _name;
-    private readonly Uri _address;
-    private readonly string? _host;
-
-    /// <param name="handler">The handler of the channel, as the user has configured it, and before its first request.</param>
-    /// <param name="name">What the channel is to, for the server and for TLS.</param>
-    /// <param name="address">Where its connections go: the name, or one of the endpoints that it has.</param>
-    public ChannelDialer(SocketsHttpHandler handler, Uri name, Uri address)
-    {
-        (_handler, _connect, _filter, _useProxy) =
-            (handler, handler.ConnectCallback ?? ConnectAsync, handler.PlaintextStreamFilter, handler.UseProxy);
-        (_name, _address) = (name, address);
-        _host = address == name ? null : name.Authority;
-        Timeout = handler.ConnectTimeout > TimeSpan.Zero ? handler.ConnectTimeout : DefaultTimeout;
-        IdleTimeout = handler.PooledConnectionIdleTimeout;
-        HandlerPings = handler.KeepAlivePingDelay != System.Threading.Timeout.InfiniteTimeSpan;
-    }
+    // The transport of the channel puts its own in their place.
+    private readonly Func<SocketsHttpConnectionContext, CancellationToken, ValueTask<Stream>> _connect = handler.ConnectCallback ?? ConnectAsync;
+    private readonly Func<SocketsHttpPlaintextStreamFilterContext, CancellationToken, ValueTask<Stream>>? _filter = handler.PlaintextStreamFilter;
+    private readonly bool _useProxy = handler.UseProxy;
 
     /// <summary>How long an attempt may take, with TLS and the SETTINGS of the server.</summary>
-    public TimeSpan Timeout { get; }
+    public TimeSpan Timeout { get; } = handler.ConnectTimeout > TimeSpan.Zero ? handler.ConnectTimeout : DefaultTimeout;
 
     /// <summary>How long a connection may wait for its first request.</summary>
-    public TimeSpan IdleTimeout { get; }
+    public TimeSpan IdleTimeout => handler.PooledConnectionIdleTimeout;
 
     /// <summary>Whether the handler breaks a connection on which its pings are not answered.</summary>
-    public bool HandlerPings { get; }
+    public bool HandlerPings => handler.KeepAlivePingDelay != System.Threading.Timeout.InfiniteTimeSpan;
 
     /// <summary>
     /// Where a connection has to go that is not for the name of the channel, which a redirect and the host of a call can ask for; null for
@@ -52,11 +38,11 @@ internal sealed class ChannelDialer
     public (Uri Address, string? Host)? Elsewhere(SocketsHttpConnectionContext context)
     {
         var request = context.InitialRequestMessage;
-        var host = _name.HostNameType == UriHostNameType.IPv6 ? _name.Host : _name.IdnHost; // as the handler says it
-        return context.DnsEndPoint.Port != _name.Port || !string.Equals(context.DnsEndPoint.Host, host, StringComparison.OrdinalIgnoreCase)
+        var host = name.HostNameType == UriHostNameType.IPv6 ? name.Host : name.IdnHost; // as the handler says it
+        return context.DnsEndPoint.Port != name.Port || !string.Equals(context.DnsEndPoint.Host, host, StringComparison.OrdinalIgnoreCase)
             ? (new Uri(request.RequestUri!.GetLeftPart(UriPartial.Authority)), request.Headers.Host)
-            : _name.Scheme == Uri.UriSchemeHttps && request.Headers.Host is { } other
-            ? (_address, other)
+            : name.Scheme == Uri.UriSchemeHttps && request.Headers.Host is { } other
+            ? (address, other)
             : null;
     }
 
@@ -99,22 +85,22 @@ internal sealed class ChannelDialer
     /// <returns>The transport, what the user's filter has made of it, and the socket below, where it is known.</returns>
     public async Task<(Stream Transport, Stream Plaintext, Socket? Socket)> DialAsync((Uri Address, string? Host)? elsewhere, CancellationToken cancellationToken)
     {
-        var (address, host) = elsewhere ?? (_address, _host);
+        var (to, host) = elsewhere ?? (address, address == name ? null : name.Authority);
         var opened = new TaskCompletionSource<(Stream Transport, Stream Plaintext, Socket? Socket)>(TaskCreationOptions.RunContinuationsAsynchronously);
         Socket? socket = null;
         using var ended = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         using var requests = new Requests(new SocketsHttpHandler
         {
-            SslOptions = _handler.SslOptions,
+            SslOptions = handler.SslOptions,
             UseProxy = _useProxy,
-            Proxy = _handler.Proxy,
-            DefaultProxyCredentials = _handler.DefaultProxyCredentials,
+            Proxy = handler.Proxy,
+            DefaultProxyCredentials = handler.DefaultProxyCredentials,
             ConnectCallback = ConnectAsync,
             ActivityHeadersPropagator = null,
             MeterFactory = SilentMeters.Instance,
             PlaintextStreamFilter = FilterAsync,
         });
-        using var request = new HttpRequestMessage(HttpMethod.Get, address) { Version = HttpVersion.Version20, VersionPolicy = HttpVersionPolicy.RequestVersionExact };
+        using var request = new HttpRequestMessage(HttpMethod.Get, to) { Version = HttpVersion.Version20, VersionPolicy = HttpVersionPolicy.RequestVersionExact };
         request.Headers.Host = host;
         try
         {

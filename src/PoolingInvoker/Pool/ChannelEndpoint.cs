@@ -21,26 +21,29 @@ internal sealed record ChannelEndpoint(EndPoint EndPoint, Uri? Address = null)
     /// <exception cref="InvalidOperationException">A channel of the pool cannot go there.</exception>
     public static ChannelEndpoint From(EndPoint endPoint, Uri name)
     {
-        switch (endPoint)
+        var (host, port) = endPoint switch
         {
-            case IPEndPoint ip:
-                return new ChannelEndpoint(ip.Port > 0 ? ip : new IPEndPoint(ip.Address, DefaultPort(name)));
-            case DnsEndPoint dns:
-                return new ChannelEndpoint(Parse(dns.Host, dns.Port > 0 ? dns.Port : DefaultPort(name)));
-        }
+            IPEndPoint ip => ($"{ip.Address}", ip.Port),
+            DnsEndPoint dns => (dns.Host, dns.Port),
+            _ => HostAndPort(endPoint, name),
+        };
+        return new ChannelEndpoint(Parse(host, port > 0 ? port : name.Scheme == Uri.UriSchemeHttps ? 443 : 80));
+    }
 
+    private static (string Host, int Port) HostAndPort(EndPoint endPoint, Uri name)
+    {
         // What service discovery reads from configuration is an endpoint whose type not every version of the package shows, and whose text is a URI.
         if (!Uri.TryCreate(endPoint.ToString(), UriKind.Absolute, out var uri) || uri.Host.Length == 0)
         {
             throw new InvalidOperationException($"The endpoint '{endPoint}' is neither an IP address nor the name of a host, and no channel can go there.");
         }
 
-        if (IsHttp(uri) && uri.Scheme != name.Scheme)
+        if ((uri.Scheme == Uri.UriSchemeHttp || uri.Scheme == Uri.UriSchemeHttps) && uri.Scheme != name.Scheme)
         {
             throw new InvalidOperationException($"The endpoint '{uri}' speaks {uri.Scheme}, and the pool of '{name}' does not. Resolve endpoints of the scheme that the pool has.");
         }
 
-        return new ChannelEndpoint(Parse(uri.IdnHost, uri.Port > 0 ? uri.Port : DefaultPort(name)));
+        return (uri.IdnHost, uri.Port);
     }
 
     /// <summary>Reads an explicit list, each entry of which keeps its own authority.</summary>
@@ -70,8 +73,4 @@ internal sealed record ChannelEndpoint(EndPoint EndPoint, Uri? Address = null)
     private static EndPoint Parse(string host, int port) => IPAddress.TryParse(host, out var address)
         ? new IPEndPoint(address, port)
         : new DnsEndPoint(host, port);
-
-    private static int DefaultPort(Uri name) => name.Scheme == Uri.UriSchemeHttps ? 443 : 80;
-
-    private static bool IsHttp(Uri uri) => uri.Scheme == Uri.UriSchemeHttp || uri.Scheme == Uri.UriSchemeHttps;
 }

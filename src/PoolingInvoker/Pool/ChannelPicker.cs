@@ -218,7 +218,8 @@ internal sealed class ChannelPicker
 
         (ChannelLease? Lease, LeaseWaiter? Waiter, bool Creates) TakeUnsynchronized(PooledChannel? picked)
         {
-            var isAlone = picked is not null && picked == avoid && _state.Creating + _state.Waiters.Count == 0;
+            var isAlone = picked is not null && picked == avoid && _state.Creating + _state.Waiters.Count == 0
+                && (_state.Backoff.HasWorked || _state.Backoff.MayDial);
             var isMadeAtOnce = _state.Options.PrimeAsync is null && _state.Balancer is not { IsEmpty: true };
             if (mayCreate && (isAlone || (picked is null && !mayWait)) && (mayWait || isMadeAtOnce) && _growth.Places > 0)
             {

@@ -27,6 +27,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     private ExceptionDispatchInfo? _failure; // of the last attempt to connect; written under the lock, read without it
     private ConnectionFact _lastFact;
     private int _facts;
+    private bool _isAwaited;
     private bool _isLost; // the connection that the handler has taken; it may not know that yet, and send requests on it
 
     public bool HasConnections => !_connections.IsEmpty;
@@ -66,6 +67,22 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 
     /// <summary>Whether handlers of the user's lie above the connections, which may answer without one.</summary>
     public bool IsWrapped { get; init; }
+
+    /// <summary>
+    /// Calls wait for the connection that there is. Where it ends, or has ended, before they have come to use it, they fail as on a bare channel,
+    /// which has sent them by then.
+    /// </summary>
+    public void FailIfLost()
+    {
+        lock (_lock)
+        {
+            _isAwaited = true;
+            if (!_connections.Keys.Any(static connection => connection.IsOpen))
+            {
+                Fail(NewEndedException());
+            }
+        }
+    }
 
     /// <summary>Sets who is told of what the server says of its connections.</summary>
     public void Tell(IConnectionEvents events) => _events = events;
@@ -152,7 +169,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         lock (_lock)
         {
             // Nothing had come of a call, and the next connection would end the same way. One that nobody has used is as one that served.
-            if (!connection.HasServed && connection.IsTaken && _dialling is null)
+            if (!connection.HasServed && (connection.IsTaken || _isAwaited) && _dialling is null)
             {
                 Fail(new IOException("The connection was closed before anything had come of a call."));
             }
@@ -192,7 +209,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             {
                 lock (_lock)
                 {
-                    _isLost = false;
+                    _isLost = _isAwaited = false;
                 }
 
                 return connection.Wire;

@@ -7,7 +7,7 @@ namespace PoolingInvoker;
 /// acknowledges SETTINGS and answers pings, and reads on, so that the end of the connection, and GOAWAY, show. The handler gets all frames but
 /// the pings, and what it says that has been said already is left out.
 /// </summary>
-internal sealed class ConnectionOpening(ConnectionStream connection, FrameReader reader)
+internal sealed class ConnectionOpening(ConnectionStream connection)
 {
     private const int ProtocolError = 1; // RFC 9113, section 7
     private const int MostEarly = 1 << 16;
@@ -32,16 +32,16 @@ internal sealed class ConnectionOpening(ConnectionStream connection, FrameReader
     /// <summary>Sends the preface and an empty SETTINGS frame (RFC 9113, section 3.4), and waits for the SETTINGS of the server.</summary>
     public async Task OpenAsync(CancellationToken cancellationToken)
     {
-        reader.Frames.AwaitsSettingsAck = true;
+        connection.Frames.AwaitsSettingsAck = true;
         await connection.WriteOwnAsync([.. FrameScanner.Preface, .. FrameScanner.EmptySettings], cancellationToken).ConfigureAwait(false);
-        while (reader.Frames.SettingsFrames == 0)
+        while (connection.Frames.SettingsFrames == 0)
         {
             if (!await ReadEarlyAsync(cancellationToken).ConfigureAwait(false))
             {
                 throw new HttpIOException(HttpRequestError.InvalidResponse, "The connection was closed before the server had sent its SETTINGS.");
             }
 
-            if (reader.Frames is { HasBegun: true, IsHttp2: false })
+            if (connection.Frames is { HasBegun: true, IsHttp2: false })
             {
                 throw new HttpProtocolException(ProtocolError, "The server does not speak HTTP/2: the first it sent is no SETTINGS frame.", innerException: null);
             }
@@ -76,7 +76,7 @@ internal sealed class ConnectionOpening(ConnectionStream connection, FrameReader
         }
 
         (IsRead, _early, _buffer) = (true, [], []);
-        return await reader.ReadAsync(buffer, cancellationToken).ConfigureAwait(false);
+        return await connection.ReadFramesAsync(buffer, cancellationToken).ConfigureAwait(false);
     }
 
     /// <summary>Leaves out of a write of the handler, which is of whole frames, what has been written already.</summary>
@@ -120,7 +120,7 @@ internal sealed class ConnectionOpening(ConnectionStream connection, FrameReader
     // False if it is the end.
     private async Task<bool> ReadEarlyAsync(CancellationToken cancellationToken)
     {
-        var read = await reader.ReadAsync(_buffer, cancellationToken).ConfigureAwait(false);
+        var read = await connection.ReadFramesAsync(_buffer, cancellationToken).ConfigureAwait(false);
         if (Keep(_buffer.AsSpan(0, read)) is { Length: > 0 } answers)
         {
             await connection.WriteOwnAsync(answers, cancellationToken).ConfigureAwait(false);

@@ -4,35 +4,29 @@ using System.Runtime.CompilerServices;
 namespace PoolingInvoker;
 
 /// <summary>
-/// One connection of a channel, between its handler and the transport. It passes everything through, notices what comes, and can ask the other
-/// side for a sign of life.
+/// One connection of a channel, between its handler and the transport. It tells what comes, and can ask the other side for a sign of life.
+/// Acknowledgements of what the pool has sent are left out: the handler knows nothing of that, and would break the connection.
 /// </summary>
-internal sealed class ConnectionStream : Stream
+/// <param name="inner">The transport, or what the user's filter has made of it.</param>
+/// <param name="transport">Who is told what comes.</param>
+/// <param name="wire">The transport itself, by which the handler knows it.</param>
+internal sealed class ConnectionStream(Stream inner, ChannelTransport transport, Stream? wire = null) : Stream
 {
-    private readonly Stream _inner;
-    private readonly ChannelTransport _transport;
-    private readonly FrameReader _reader;
 #pragma warning disable CA2213 // A ping may be on its way, and it has nothing to give back.
     private readonly SemaphoreSlim _writing = new(1, 1);
 #pragma warning restore CA2213
+    private readonly byte[] _own = new byte[FrameScanner.PingLength];
+    private int _kept; // how much of it is for the handler
+    private int _held; // how much behind that may be an acknowledgement
     private ConnectionOpening? _opening;
     private bool _isClosed;
     private bool _hasEnded;
 
-    /// <param name="inner">The transport, or what the user's filter has made of it.</param>
-    /// <param name="transport">Who is told what comes.</param>
-    /// <param name="wire">The transport itself, by which the handler knows it.</param>
-    public ConnectionStream(Stream inner, ChannelTransport transport, Stream? wire = null)
-    {
-        (_inner, _transport, Wire) = (inner, transport, wire ?? inner);
-        _reader = new FrameReader(inner, this, transport);
-    }
-
-    public override bool CanRead => _inner.CanRead;
+    public override bool CanRead => inner.CanRead;
 
     public override bool CanSeek => false;
 
-    public override bool CanWrite => _inner.CanWrite;
+    public override bool CanWrite => inner.CanWrite;
 
     public override long Length => throw new NotSupportedException();
 
@@ -42,11 +36,11 @@ internal sealed class ConnectionStream : Stream
         set => throw new NotSupportedException();
     }
 
-    /// <summary>Whether the other side speaks HTTP/2: it has sent its first frame.</summary>
-    public bool IsHttp2 => _reader.Frames.IsHttp2;
+    public FrameScanner Frames { get; } = new();
 
-    /// <summary>The transport itself.</summary>
-    public Stream Wire { get; }
+    public bool IsHttp2 => Frames.IsHttp2;
+
+    public Stream Wire => wire ?? inner;
 
     /// <summary>The socket of the transport, where it is known.</summary>
     public Socket? Socket { get; init; }
@@ -77,12 +71,12 @@ internal sealed class ConnectionStream : Stream
     public bool IsTaken => _opening is { IsTaken: true };
 
     /// <summary>Whether anything has come of a call.</summary>
-    public bool HasServed => _reader.Frames.CallFrames > 0;
+    public bool HasServed => Frames.CallFrames > 0;
 
     /// <summary>Begins the connection, up to the SETTINGS of the server.</summary>
     public async Task OpenAsync(TimeProvider time, CancellationToken cancellationToken)
     {
-        _opening = new ConnectionOpening(this, _reader);
+        _opening = new ConnectionOpening(this);
         await _opening.OpenAsync(cancellationToken).ConfigureAwait(false);
         OpenedAt = time.GetTimestamp();
     }
@@ -98,20 +92,20 @@ internal sealed class ConnectionStream : Stream
     /// </summary>
     public async Task PingAsync(CancellationToken cancellationToken)
     {
-        if (_reader.Frames.IsPingOut)
+        if (Frames.IsPingOut)
         {
             return;
         }
 
         // Statement order is important: the acknowledgement must not come before it is expected.
-        _reader.Frames.IsPingOut = true;
+        Frames.IsPingOut = true;
         try
         {
             await WriteOwnAsync(FrameScanner.Ping, cancellationToken).ConfigureAwait(false);
         }
         catch
         {
-            _reader.Frames.IsPingOut = false;
+            Frames.IsPingOut = false;
             throw;
         }
     }
@@ -123,8 +117,8 @@ internal sealed class ConnectionStream : Stream
         try
         {
             // Once begun a frame is written to its end.
-            await _inner.WriteAsync(frames, CancellationToken.None).ConfigureAwait(false);
-            await _inner.FlushAsync(CancellationToken.None).ConfigureAwait(false);
+            await inner.WriteAsync(frames, CancellationToken.None).ConfigureAwait(false);
+            await inner.FlushAsync(CancellationToken.None).ConfigureAwait(false);
         }
         finally
         {
@@ -133,10 +127,61 @@ internal sealed class ConnectionStream : Stream
     }
 
     /// <summary>Breaks the connection: the calls on it end as if the other side had.</summary>
-    public void Abort() => _inner.Dispose();
+    public void Abort() => inner.Dispose();
 
     public override ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken = default) =>
-        _opening is { IsRead: false } ? _opening.ReadAsync(buffer, cancellationToken) : _reader.ReadAsync(buffer, cancellationToken);
+        _opening is { IsRead: false } ? _opening.ReadAsync(buffer, cancellationToken) : ReadFramesAsync(buffer, cancellationToken);
+
+    /// <summary>Reads what comes, in whatever pieces. Used by one read at a time.</summary>
+    [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder<>))]
+    public async ValueTask<int> ReadFramesAsync(Memory<byte> buffer, CancellationToken cancellationToken)
+    {
+        while (_kept == 0)
+        {
+            var isHeld = _held > 0 && !buffer.IsEmpty;
+            int read;
+            try
+            {
+                read = await inner.ReadAsync(isHeld ? _own.AsMemory(_held) : buffer, cancellationToken).ConfigureAwait(false);
+            }
+            catch
+            {
+                SawEnd();
+                throw;
+            }
+
+            if (isHeld)
+            {
+                // Where nothing follows it is no acknowledgement.
+                _kept = read > 0 ? Look(_own.AsSpan(0, _held + read)) : _held;
+                _held = read > 0 ? _held : 0;
+            }
+            else if (read > 0)
+            {
+                var kept = Look(buffer.Span[..read]);
+                buffer.Span.Slice(kept, _held).CopyTo(_own);
+                if (kept > 0)
+                {
+                    return kept;
+                }
+            }
+            else
+            {
+                if (!buffer.IsEmpty)
+                {
+                    SawEnd();
+                }
+
+                return 0;
+            }
+        }
+
+        var given = Math.Min(buffer.Length, _kept);
+        _own.AsSpan(0, given).CopyTo(buffer.Span);
+        _own.AsSpan(given, _kept - given + _held).CopyTo(_own);
+        _kept -= given;
+        return given;
+    }
 
     [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
     public override async ValueTask WriteAsync(ReadOnlyMemory<byte> buffer, CancellationToken cancellationToken = default)
@@ -153,12 +198,12 @@ internal sealed class ConnectionStream : Stream
 
         try
         {
-            var writing = _inner.WriteAsync(buffer, cancellationToken);
+            var writing = inner.WriteAsync(buffer, cancellationToken);
             var isTakenAtOnce = writing.IsCompleted;
             await writing.ConfigureAwait(false);
             if (!isTakenAtOnce)
             {
-                _transport.Signs.Saw(); // the other side takes what it is sent
+                transport.Signs.Saw(); // the other side takes what it is sent
             }
         }
         catch (Exception exception) when (exception is not OperationCanceledException)
@@ -172,9 +217,9 @@ internal sealed class ConnectionStream : Stream
         }
     }
 
-    public override Task FlushAsync(CancellationToken cancellationToken) => _inner.FlushAsync(cancellationToken);
+    public override Task FlushAsync(CancellationToken cancellationToken) => inner.FlushAsync(cancellationToken);
 
-    // The handler of HTTP/2 reads and writes by the two above alone.
+    // The handler of HTTP/2 reads, writes and flushes by the three above alone.
     public override int Read(byte[] buffer, int offset, int count) => throw new NotSupportedException();
 
     public override void Write(byte[] buffer, int offset, int count) => throw new NotSupportedException();
@@ -188,19 +233,8 @@ internal sealed class ConnectionStream : Stream
     public override async ValueTask DisposeAsync()
     {
         SawClose();
-        await _inner.DisposeAsync().ConfigureAwait(false);
+        await inner.DisposeAsync().ConfigureAwait(false);
         await base.DisposeAsync().ConfigureAwait(false);
-    }
-
-    /// <summary>The other side has closed or reset it, or takes nothing more.</summary>
-    public void SawEnd()
-    {
-        // Both a read and a write may see it. Each has to have told it before its exception is passed on, which is judged by that.
-        if (!Volatile.Read(ref _isClosed))
-        {
-            Volatile.Write(ref _hasEnded, true);
-            _transport.SawEnd(this);
-        }
     }
 
     protected override void Dispose(bool disposing)
@@ -208,15 +242,44 @@ internal sealed class ConnectionStream : Stream
         if (disposing)
         {
             SawClose();
-            _inner.Dispose();
+            inner.Dispose();
         }
 
         base.Dispose(disposing);
     }
 
+    private int Look(Span<byte> bytes)
+    {
+        var (callFrames, settingsFrames, hadGoneAway) = (Frames.CallFrames, Frames.SettingsFrames, Frames.HasGoneAway);
+        var kept = Frames.Scan(bytes, out _held);
+        transport.Signs.Saw(Frames.CallFrames - callFrames);
+        if (Frames.SettingsFrames != settingsFrames)
+        {
+            transport.SawSettings((int)Math.Min(Frames.MaxStreams, int.MaxValue));
+        }
+
+        if (Frames.HasGoneAway && !hadGoneAway)
+        {
+            transport.SawGoAway();
+        }
+
+        return kept;
+    }
+
+    // The other side has closed or reset it, or takes nothing more.
+    private void SawEnd()
+    {
+        // Both a read and a write may see it. Each has to have told it before its exception is passed on, which is judged by that.
+        if (!Volatile.Read(ref _isClosed))
+        {
+            Volatile.Write(ref _hasEnded, true);
+            transport.SawEnd(this);
+        }
+    }
+
     private void SawClose()
     {
         Volatile.Write(ref _isClosed, true);
-        _transport.Closed(this);
+        transport.Closed(this);
     }
 }

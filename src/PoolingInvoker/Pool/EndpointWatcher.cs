@@ -9,7 +9,17 @@ namespace PoolingInvoker;
 /// context of nobody, and never under a lock.
 /// </summary>
 /// <remarks>The loop keeps no pool alive. It ends when the pool is disposed, and where the pool was collected in place of the next resolution.</remarks>
-internal sealed class EndpointWatcher : IDisposable
+/// <param name="name">The name of the pool: http or https, with what endpoints have no port of their own for.</param>
+/// <param name="resolve">Resolves the endpoints.</param>
+/// <param name="time">The clock.</param>
+/// <param name="random">Gives the jitter.</param>
+/// <param name="listener">The pool.</param>
+internal sealed class EndpointWatcher(
+    Uri name,
+    Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve,
+    TimeProvider time,
+    Random random,
+    IEndpointListener listener) : IDisposable
 {
     /// <summary>How far apart resolutions are that were asked for because connections failed.</summary>
     public static readonly TimeSpan RefreshPause = TimeSpan.FromSeconds(5);
@@ -24,11 +34,8 @@ internal sealed class EndpointWatcher : IDisposable
     private static readonly TimeSpan LongestBackoff = TimeSpan.FromSeconds(120);
 
     private readonly object _lock = new();
-    private readonly Uri _name;
-    private readonly Func<CancellationToken, ValueTask<ServiceEndpointSource>> _resolve;
-    private readonly TimeProvider _time;
-    private readonly ReconnectBackoff _backoff;
-    private readonly WeakReference<IEndpointListener> _listener;
+    private readonly ReconnectBackoff _backoff = new(time, random, FirstBackoff, LongestBackoff);
+    private readonly WeakReference<IEndpointListener> _listener = new(listener);
 #pragma warning disable CA2213 // It has no timer, and a resolution may still look at it; the loop disposes each round.
     private readonly CancellationTokenSource _disposing = new();
 
@@ -37,23 +44,6 @@ internal sealed class EndpointWatcher : IDisposable
 #pragma warning restore CA2213
     private TaskCompletionSource<IReadOnlyList<ChannelEndpoint>> _endpoints = NewList(); // the last good list, or the first one to come
     private bool _isStarted;
-
-    /// <param name="name">The name of the pool: http or https, with what endpoints have no port of their own for.</param>
-    /// <param name="resolve">Resolves the endpoints.</param>
-    /// <param name="time">The clock.</param>
-    /// <param name="random">Gives the jitter.</param>
-    /// <param name="listener">The pool.</param>
-    public EndpointWatcher(
-        Uri name,
-        Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve,
-        TimeProvider time,
-        Random random,
-        IEndpointListener listener)
-    {
-        (_name, _resolve, _time) = (name, resolve, time);
-        _backoff = new ReconnectBackoff(time, random, FirstBackoff, LongestBackoff);
-        _listener = new WeakReference<IEndpointListener>(listener);
-    }
 
     private IEndpointListener? Listener => _listener.TryGetTarget(out var listener) ? listener : null;
 
@@ -125,7 +115,7 @@ internal sealed class EndpointWatcher : IDisposable
             ServiceEndpointSource? source = null;
             try
             {
-                source = await _resolve(_disposing.Token).ConfigureAwait(false);
+                source = await resolve(_disposing.Token).ConfigureAwait(false);
                 Resolved(Read(source));
                 round.HasSucceeded = true;
             }
@@ -146,14 +136,14 @@ internal sealed class EndpointWatcher : IDisposable
     {
         lock (_lock)
         {
-            return IsDisposed || Listener is null ? null : _round = new Round(_time);
+            return IsDisposed || Listener is null ? null : _round = new Round(time);
         }
     }
 
     private ChannelEndpoint[] Read(ServiceEndpointSource? source)
     {
-        ChannelEndpoint[] endpoints = [.. (source?.Endpoints ?? []).Select(endpoint => ChannelEndpoint.From(endpoint.EndPoint, _name)).Distinct()];
-        return endpoints.Length > 0 ? endpoints : throw new InvalidOperationException($"No endpoint was found for '{_name.Authority}'.");
+        ChannelEndpoint[] endpoints = [.. (source?.Endpoints ?? []).Select(endpoint => ChannelEndpoint.From(endpoint.EndPoint, name)).Distinct()];
+        return endpoints.Length > 0 ? endpoints : throw new InvalidOperationException($"No endpoint was found for '{name.Authority}'.");
     }
 
     private void Resolved(IReadOnlyList<ChannelEndpoint> endpoints)

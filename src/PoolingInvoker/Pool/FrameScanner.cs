@@ -89,18 +89,11 @@ internal sealed class FrameScanner
             if (_payloadLeft > 0)
             {
                 var passed = Math.Min(_payloadLeft, length - position);
-                if (_isInSettings)
-                {
-                    ReadSettings(bytes.Slice(position, passed));
-                }
-
+                ReadSettings(_isInSettings ? bytes.Slice(position, passed) : []);
                 _payloadLeft -= passed;
                 position += passed;
-                EndSettings();
-                continue;
             }
-
-            if (_headerLength == 0 && AckLength(bytes[position..length]) is > 0 and var ack)
+            else if (_headerLength == 0 && AckLength(bytes[position..length]) is > 0 and var ack)
             {
                 if (length - position < ack)
                 {
@@ -112,25 +105,23 @@ internal sealed class FrameScanner
                 length -= ack;
                 IsPingOut &= ack != PingLength;
                 AwaitsSettingsAck &= ack != HeaderLength;
-                continue;
+            }
+            else
+            {
+                var taken = Math.Min(HeaderLength - _headerLength, length - position);
+                bytes.Slice(position, taken).CopyTo(_header.AsSpan(_headerLength));
+                _headerLength += taken;
+                position += taken;
+                if (_headerLength == HeaderLength)
+                {
+                    BeginFrame();
+                }
             }
 
-            var taken = Math.Min(HeaderLength - _headerLength, length - position);
-            bytes.Slice(position, taken).CopyTo(_header.AsSpan(_headerLength));
-            _headerLength += taken;
-            position += taken;
-            if (_headerLength == HeaderLength)
+            if (_isInSettings && _payloadLeft == 0)
             {
-                _headerLength = 0;
-                _payloadLeft = (_header[0] << 16) | (_header[1] << 8) | _header[2];
-                var type = _header[3];
-                IsHttp2 |= !HasBegun && type == SettingsType;
-                CallFrames += type is DataType or HeadersType ? 1 : 0;
-                HasGoneAway |= type == GoAwayType && IsHttp2;
-                _isInSettings = type == SettingsType && (_header[4] & AckFlag) == 0;
-                _settingLength = 0;
-                HasBegun = true;
-                EndSettings();
+                _isInSettings = false;
+                SettingsFrames++;
             }
         }
 
@@ -162,6 +153,18 @@ internal sealed class FrameScanner
         : AwaitsSettingsAck && bytes.CommonPrefixLength(SettingsAck) == Math.Min(bytes.Length, HeaderLength) ? HeaderLength
         : 0;
 
+    private void BeginFrame()
+    {
+        var type = _header[3];
+        _payloadLeft = (_header[0] << 16) | (_header[1] << 8) | _header[2];
+        IsHttp2 |= !HasBegun && type == SettingsType;
+        CallFrames += type is DataType or HeadersType ? 1 : 0;
+        HasGoneAway |= type == GoAwayType && IsHttp2;
+        _isInSettings = type == SettingsType && (_header[4] & AckFlag) == 0;
+        _headerLength = _settingLength = 0;
+        HasBegun = true;
+    }
+
     private void ReadSettings(ReadOnlySpan<byte> bytes)
     {
         foreach (var next in bytes)
@@ -172,15 +175,6 @@ internal sealed class FrameScanner
                 _settingLength = 0;
                 MaxStreams = (ushort)(_setting >> 32) == MaxConcurrentStreams ? (uint)_setting : MaxStreams;
             }
-        }
-    }
-
-    private void EndSettings()
-    {
-        if (_isInSettings && _payloadLeft == 0)
-        {
-            _isInSettings = false;
-            SettingsFrames++;
         }
     }
 }

@@ -109,22 +109,14 @@ internal sealed class PoolEndpoint(ChannelEndpoint endpoint, int rank, Reconnect
     public bool HasOthers { get; set; }
 
     /// <summary>Whether it could not be reached the last time.</summary>
-    public bool IsFailing { get; private set; }
+    public bool IsFailing => backoff.Pause > TimeSpan.Zero;
 
     /// <summary>When that was.</summary>
     public long FailedAt => backoff.DialedAt;
 
-    public bool MayDial => !IsFailing || backoff.MayDial;
+    public bool MayDial => backoff.MayDial;
 
-    public void Failed()
-    {
-        IsFailing = true;
-        backoff.Dialed();
-    }
+    public void Failed() => backoff.Dialed();
 
-    public void Reached()
-    {
-        IsFailing = false;
-        backoff.Reset();
-    }
+    public void Reached() => backoff.Reset();
 }

@@ -26,6 +26,9 @@ internal sealed class ReconnectBackoff
 
     public TimeSpan Pause => _pause;
 
+    /// <summary>Whether a server has ever answered.</summary>
+    public bool HasWorked { get; private set; }
+
     public void Dialed()
     {
         _since = _time.GetTimestamp();
@@ -37,5 +40,6 @@ internal sealed class ReconnectBackoff
     {
         _next = _first;
         _pause = TimeSpan.Zero;
+        HasWorked = true;
     }
 }

@@ -55,6 +55,10 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 
     public Task PingAsync(CancellationToken cancellationToken) => Task.Delay(Timeout.InfiniteTimeSpan, time, cancellationToken);
 
+    public void FailIfLost()
+    {
+    }
+
     public void Abort()
     {
     }

@@ -209,6 +209,26 @@ public sealed class ChannelTransportTests : IDisposable
         await TheNextRequestDialsAsync();
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task AConnectionThatCallsWaitFor_AndThatEndsBeforeItIsTaken_FailsThem(bool endsBefore)
+    {
+        await ConnectAsync();
+        if (endsBefore)
+        {
+            _wire.Ends();
+            await Waiting.Until(() => _transport.State == ConnectivityState.Idle);
+        }
+
+        _transport.FailIfLost();
+        _wire.Ends();
+        await Waiting.Until(() => _transport.State == ConnectivityState.TransientFailure);
+        using var invoker = new HttpMessageInvoker(_handler, disposeHandler: false);
+        await Assert.ThrowsAsync<HttpRequestException>(() => SendAsync(invoker).Soon());
+        Assert.Equal((1, ConnectionFact.NotConnected), (_dials, _transport.FactSince(0)));
+    }
+
     [Fact]
     public async Task WhatBeginsOnAConnectionThatIsLost_IsLostWithIt_UntilAnotherIsTaken()
     {

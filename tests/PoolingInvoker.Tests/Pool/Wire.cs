@@ -45,7 +45,7 @@ internal sealed class Wire : Stream
 
     public void Comes(byte[] bytes) => _pieces.Writer.TryWrite(bytes);
 
-    public void Ends(Exception? failure = null) => _pieces.Writer.Complete(failure);
+    public void Ends(Exception? failure = null) => _pieces.Writer.TryComplete(failure);
 
     public override async ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken = default)
     {
