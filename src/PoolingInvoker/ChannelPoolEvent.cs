@@ -3,14 +3,8 @@ namespace PoolingInvoker;
 /// <summary>Something that a <see cref="ChannelPool"/> did, and why.</summary>
 public sealed class ChannelPoolEvent
 {
-    internal ChannelPoolEvent(ChannelPoolEventKind kind, int channel, string endpoint, string reason, Exception? exception)
-    {
-        Kind = kind;
-        Channel = channel;
-        Endpoint = endpoint;
-        Reason = reason;
-        Exception = exception;
-    }
+    internal ChannelPoolEvent(ChannelPoolEventKind kind, int channel, string endpoint, string reason, Exception? exception) =>
+        (Kind, Channel, Endpoint, Reason, Exception) = (kind, channel, endpoint, reason, exception);
 
     /// <summary>Gets what the pool did.</summary>
     public ChannelPoolEventKind Kind { get; }

@@ -182,56 +182,28 @@ public sealed class ChannelPoolOptions
 
     internal ChannelPoolOptions ValidatedCopy()
     {
-        if (MaxPoolSize < 1)
-        {
-            throw Invalid($"MaxPoolSize is {MaxPoolSize}. It must be at least 1.");
-        }
-
-        if (MinPoolSize < 0)
-        {
-            throw Invalid($"MinPoolSize is {MinPoolSize}. It must be at least 0.");
-        }
-
-        if (MinPoolSize > MaxPoolSize)
-        {
-            throw Invalid($"MinPoolSize ({MinPoolSize}) is larger than MaxPoolSize ({MaxPoolSize}). Lower the one or raise the other.");
-        }
-
-        if (MaxConcurrentCallsPerChannel < 1)
-        {
-            throw Invalid($"MaxConcurrentCallsPerChannel is {MaxConcurrentCallsPerChannel}. It must be at least 1, or null for the default.");
-        }
-
-        if (TargetConcurrentCallsPerChannel < 1)
-        {
-            throw Invalid($"TargetConcurrentCallsPerChannel is {TargetConcurrentCallsPerChannel}. It must be at least 1, or null to fill channels before there is another one.");
-        }
-
-        if (MaxCallsWaiting < 0)
-        {
-            throw Invalid($"MaxCallsWaiting is {MaxCallsWaiting}. It must be at least 0.");
-        }
-
+        Require(MaxPoolSize >= 1, $"MaxPoolSize is {MaxPoolSize}. It must be at least 1.");
+        Require(MinPoolSize >= 0, $"MinPoolSize is {MinPoolSize}. It must be at least 0.");
+        Require(MinPoolSize <= MaxPoolSize, $"MinPoolSize ({MinPoolSize}) is larger than MaxPoolSize ({MaxPoolSize}). Lower the one or raise the other.");
+        Require(
+            MaxConcurrentCallsPerChannel is null or >= 1,
+            $"MaxConcurrentCallsPerChannel is {MaxConcurrentCallsPerChannel}. It must be at least 1, or null for the default.");
+        Require(
+            TargetConcurrentCallsPerChannel is null or >= 1,
+            $"TargetConcurrentCallsPerChannel is {TargetConcurrentCallsPerChannel}. It must be at least 1, or null to fill channels before there is another one.");
+        Require(MaxCallsWaiting >= 0, $"MaxCallsWaiting is {MaxCallsWaiting}. It must be at least 0.");
         RequireWait(AcquireTimeout);
         RequireWait(DrainTimeout);
         RequireAge(PooledChannelLifetime);
         RequireAge(PooledChannelIdleTimeout);
-        if (LeakDetectionThreshold < TimeSpan.Zero)
-        {
-            throw Invalid($"LeakDetectionThreshold is {LeakDetectionThreshold}. It must be positive, or zero to turn leak detection off.");
-        }
-
+        Require(
+            LeakDetectionThreshold >= TimeSpan.Zero,
+            $"LeakDetectionThreshold is {LeakDetectionThreshold}. It must be positive, or zero to turn leak detection off.");
         RequireAge(ProbeDelay);
-        if (ProbeTimeout <= TimeSpan.Zero || ProbeTimeout > LongestWait)
-        {
-            throw Invalid($"ProbeTimeout is {ProbeTimeout}. It must be positive, and at most {LongestWait}. To turn probes off set ProbeDelay to Timeout.InfiniteTimeSpan.");
-        }
-
-        if (TimeProvider is null)
-        {
-            throw Invalid("TimeProvider is null. Leave it at TimeProvider.System for the clock of the machine.");
-        }
-
+        Require(
+            ProbeTimeout > TimeSpan.Zero && ProbeTimeout <= LongestWait,
+            $"ProbeTimeout is {ProbeTimeout}. It must be positive, and at most {LongestWait}. To turn probes off set ProbeDelay to Timeout.InfiniteTimeSpan.");
+        Require(TimeProvider is not null, "TimeProvider is null. Leave it at TimeProvider.System for the clock of the machine.");
         var copy = (ChannelPoolOptions)MemberwiseClone();
         copy.PooledChannelLifetime = Saturated(PooledChannelLifetime);
         copy.PooledChannelIdleTimeout = Saturated(PooledChannelIdleTimeout);
@@ -242,21 +214,19 @@ public sealed class ChannelPoolOptions
 
     private static TimeSpan Saturated(TimeSpan age) => age < LongestAge ? age : LongestAge;
 
-    private static void RequireWait(TimeSpan value, [CallerArgumentExpression(nameof(value))] string name = "")
+    private static void RequireWait(TimeSpan value, [CallerArgumentExpression(nameof(value))] string name = "") => Require(
+        value == Timeout.InfiniteTimeSpan || (value >= TimeSpan.Zero && value <= LongestWait),
+        $"{name} is {value}. It must be from zero to {LongestWait}, or Timeout.InfiniteTimeSpan to wait without limit.");
+
+    private static void RequireAge(TimeSpan value, [CallerArgumentExpression(nameof(value))] string name = "") => Require(
+        value == Timeout.InfiniteTimeSpan || value > TimeSpan.Zero,
+        $"{name} is {value}. It must be positive, or Timeout.InfiniteTimeSpan to turn it off.");
+
+    private static void Require(bool isValid, string message)
     {
-        if (value != Timeout.InfiniteTimeSpan && (value < TimeSpan.Zero || value > LongestWait))
+        if (!isValid)
         {
-            throw Invalid($"{name} is {value}. It must be from zero to {LongestWait}, or Timeout.InfiniteTimeSpan to wait without limit.");
+            throw new ArgumentException(message);
         }
     }
-
-    private static void RequireAge(TimeSpan value, [CallerArgumentExpression(nameof(value))] string name = "")
-    {
-        if (value != Timeout.InfiniteTimeSpan && value <= TimeSpan.Zero)
-        {
-            throw Invalid($"{name} is {value}. It must be positive, or Timeout.InfiniteTimeSpan to turn it off.");
-        }
-    }
-
-    private static ArgumentException Invalid(string message) => new(message);
 }

@@ -27,7 +27,8 @@ public sealed class EndpointTests
         Assert.Equal($"users.test:{port}", policy.Target);
         foreach (var server in servers)
         {
-            using var channel = policy.Create(new ChannelEndpoint(server.EndPoint));
+            var (made, transport) = policy.Create(new ChannelEndpoint(server.EndPoint));
+            using var channel = made;
             Assert.Equal($"users.test:{port}", channel.Target);
             for (var i = 0; i < 3; i++)
             {
@@ -36,8 +37,8 @@ public sealed class EndpointTests
 
             Assert.Equal(Enumerable.Repeat($"users.test:{port}", 3), server.Authorities);
             Assert.Equal(1, server.Journal.PeakConnections);
-            Assert.Equal(1, policy.TransportOf(channel)!.ConnectionsMade);
-            Assert.True(policy.TransportOf(channel)!.SignsOfLife > 0);
+            Assert.Equal(1, transport!.ConnectionsMade);
+            Assert.True(transport.SignsOfLife > 0);
         }
 
         await DisposeAsync(servers);
@@ -55,7 +56,7 @@ public sealed class EndpointTests
     {
         await using var server = await EndpointServer.StartAsync("127.0.0.2");
         using var policy = new AddressChannelPolicy(new Uri(address), Options(), pins: true);
-        using var channel = policy.Create(new ChannelEndpoint(server.EndPoint));
+        using var channel = policy.Create(new ChannelEndpoint(server.EndPoint)).Channel;
         Assert.Equal("127.0.0.2", await WhoAnswersAsync(channel));
         Assert.Equal(authority, Assert.Single(server.Authorities));
     }
@@ -66,7 +67,7 @@ public sealed class EndpointTests
         await using var server = await EndpointServer.StartAsync("127.0.0.1");
         var name = new Uri($"http://localhost:{server.EndPoint.Port}");
         using var policy = new AddressChannelPolicy(name, Options(), pins: true);
-        using var channel = policy.Create(ChannelEndpoint.From(new DnsEndPoint("localhost", server.EndPoint.Port), name));
+        using var channel = policy.Create(ChannelEndpoint.From(new DnsEndPoint("localhost", server.EndPoint.Port), name)).Channel;
         Assert.Equal("127.0.0.1", await WhoAnswersAsync(channel));
         Assert.Equal(name.Authority, Assert.Single(server.Authorities));
     }
@@ -81,7 +82,7 @@ public sealed class EndpointTests
         Assert.Equal(new Uri($"https://users.test:{port}"), policy.Address);
         foreach (var server in servers)
         {
-            using var channel = policy.Create(new ChannelEndpoint(server.EndPoint));
+            using var channel = policy.Create(new ChannelEndpoint(server.EndPoint)).Channel;
             Assert.Equal(server.Journal.ServerName, await WhoAnswersAsync(channel));
             Assert.Equal([$"users.test:{port}"], server.Authorities);
             Assert.Equal(["users.test"], server.ServerNames);
@@ -96,7 +97,7 @@ public sealed class EndpointTests
         using var certificate = EndpointServer.NewCertificate("others.test");
         await using var server = await EndpointServer.StartAsync("127.0.0.3", certificate: certificate);
         using var policy = new AddressChannelPolicy(new Uri("https://users.test"), Options(Trusting(certificate)), pins: true);
-        using var channel = policy.Create(new ChannelEndpoint(server.EndPoint));
+        using var channel = policy.Create(new ChannelEndpoint(server.EndPoint)).Channel;
         var exception = await FailAsync(channel);
         Assert.Equal(StatusCode.Internal, exception.StatusCode); // as on a bare channel
         Assert.Contains("RemoteCertificateNameMismatch", Assert.IsType<AuthenticationException>(exception.Status.DebugException!.InnerException).Message, StringComparison.Ordinal);
@@ -132,7 +133,7 @@ public sealed class EndpointTests
             return Task.CompletedTask;
         }));
         using var policy = new AddressChannelPolicy(new Uri("dns:///users.test"), Options(Trusting(certificate), options => options.Credentials = credentials));
-        using var channel = policy.Create(new ChannelEndpoint(server.EndPoint));
+        using var channel = policy.Create(new ChannelEndpoint(server.EndPoint)).Channel;
         await WhoAnswersAsync(channel);
         Assert.Equal(["https://users.test/user.v1.User"], urls);
     }
@@ -147,7 +148,7 @@ public sealed class EndpointTests
         Assert.Equal($"{one.EndPoint},localhost:{two.EndPoint.Port}", policy.Target);
         foreach (var (endpoint, server) in list.Zip([one, two]))
         {
-            using var channel = policy.Create(endpoint);
+            using var channel = policy.Create(endpoint).Channel;
             Assert.Equal(server.Journal.ServerName, await WhoAnswersAsync(channel));
             Assert.Equal([endpoint.ToString()], server.Authorities);
         }
@@ -158,8 +159,9 @@ public sealed class EndpointTests
     {
         var server = await EndpointServer.StartAsync("127.0.0.2");
         using var policy = new AddressChannelPolicy(new Uri("dns:///users.test"), Options());
-        using var channel = policy.Create(new ChannelEndpoint(server.EndPoint));
-        using var transport = policy.TransportOf(channel)!;
+        var (made, itsTransport) = policy.Create(new ChannelEndpoint(server.EndPoint));
+        using var channel = made;
+        using var transport = itsTransport!;
         Assert.Equal(ConnectivityState.Idle, transport.State);
         await transport.ConnectAsync(CancellationToken.None).Soon();
         Assert.Equal(ConnectivityState.Ready, transport.State);
@@ -180,13 +182,14 @@ public sealed class EndpointTests
         var gone = await EndpointServer.StartAsync("127.0.0.4");
         await gone.DisposeAsync();
         using var policy = new AddressChannelPolicy(new Uri("dns:///users.test"), Options());
-        using var channel = policy.Create(new ChannelEndpoint(gone.EndPoint));
+        var (made, transport) = policy.Create(new ChannelEndpoint(gone.EndPoint));
+        using var channel = made;
         using var bare = GrpcChannel.ForAddress($"http://{gone.EndPoint}");
         var pinned = await FailAsync(channel);
         Assert.Equal((await FailAsync(bare)).StatusCode, pinned.StatusCode);
         var wrapped = Assert.IsType<HttpRequestException>(pinned.Status.DebugException);
         Assert.Equal(SocketError.ConnectionRefused, Assert.IsType<SocketException>(wrapped.InnerException).SocketErrorCode);
-        Assert.Equal(ConnectivityState.TransientFailure, policy.TransportOf(channel)!.State);
+        Assert.Equal(ConnectivityState.TransientFailure, transport!.State);
     }
 
     [Fact]
@@ -195,7 +198,7 @@ public sealed class EndpointTests
         await using var server = await EndpointServer.StartAsync("127.0.0.2");
         var services = new RecordingServices();
         using var policy = new AddressChannelPolicy(new Uri("dns:///users.test"), Options(null, options => options.ServiceProvider = services));
-        using var channel = policy.Create(new ChannelEndpoint(server.EndPoint));
+        using var channel = policy.Create(new ChannelEndpoint(server.EndPoint)).Channel;
         Assert.Equal("127.0.0.2", await WhoAnswersAsync(channel));
         Assert.Equal("users.test", Assert.Single(server.Authorities));
         Assert.Equal(1, server.Journal.PeakConnections);
@@ -239,7 +242,7 @@ public sealed class EndpointTests
         foreach (var transport in transports)
         {
             using var policy = new AddressChannelPolicy(new Uri("dns:///users.test"), Options(null, transport));
-            using var channel = policy.Create(new ChannelEndpoint(server.EndPoint));
+            using var channel = policy.Create(new ChannelEndpoint(server.EndPoint)).Channel;
             Assert.Equal("127.0.0.2", await WhoAnswersAsync(channel));
         }
 
@@ -377,7 +380,7 @@ public sealed class EndpointTests
         List<string> names = [];
         foreach (var endpoint in endpoints)
         {
-            using var channel = policy.Create(endpoint);
+            using var channel = policy.Create(endpoint).Channel;
             names.Add(await WhoAnswersAsync(channel));
         }
 

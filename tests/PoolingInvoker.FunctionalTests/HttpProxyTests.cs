@@ -73,8 +73,9 @@ public sealed class HttpProxyTests(ITestOutputHelper output)
         using var policy = new AddressChannelPolicy(new Uri($"https://users.test:{port}"), Options(Through(proxy, certificate)).Pool, pins: true);
         foreach (var server in servers)
         {
-            using var channel = policy.Create(new ChannelEndpoint(server.EndPoint));
-            using var transport = policy.TransportOf(channel)!;
+            var (made, itsTransport) = policy.Create(new ChannelEndpoint(server.EndPoint));
+            using var channel = made;
+            using var transport = itsTransport;
             var reply = await new User.UserClient(channel).GetNameAsync(new GetNameRequest()).ResponseAsync.Soon();
             Assert.Equal(server.Journal.ServerName, reply.Origin.Server);
             Assert.Equal(["users.test"], server.ServerNames);
@@ -100,8 +101,9 @@ public sealed class HttpProxyTests(ITestOutputHelper output)
         var options = Options(Through(proxy, certificate: null)).Pool;
         options.ConfigureChannel = channel => channel.HttpVersion = Version.Parse(version);
         using var policy = new AddressChannelPolicy(new Uri($"{scheme}://users.test:{Port}"), options, pins: true);
-        using var channel = policy.Create(new ChannelEndpoint(IPEndPoint.Parse($"127.0.0.9:{Port}")));
-        using var transport = policy.TransportOf(channel);
+        var (made, itsTransport) = policy.Create(new ChannelEndpoint(IPEndPoint.Parse($"127.0.0.9:{Port}")));
+        using var channel = made;
+        using var transport = itsTransport;
         Assert.NotEqual(StatusCode.OK, (await Outcome.OfAsync(() => new User.UserClient(channel).GetNameAsync(new GetNameRequest()).ResponseAsync)).Status);
         Assert.Equal(request is null ? [] : [string.Format(CultureInfo.InvariantCulture, request, Port)], proxy.Requests.Take(1)); // a POST has a body behind it
     }
@@ -113,7 +115,7 @@ public sealed class HttpProxyTests(ITestOutputHelper output)
         await using var server = await EndpointServer.StartAsync("127.0.0.9", certificate: certificate);
         var options = new ChannelPoolOptions { ConfigureChannel = static channel => channel.HttpVersion = HttpVersion.Version11 };
         using var policy = new AddressChannelPolicy(new Uri($"https://users.test:{server.EndPoint.Port}"), options, pins: true);
-        using var channel = policy.Create(new ChannelEndpoint(server.EndPoint));
+        using var channel = policy.Create(new ChannelEndpoint(server.EndPoint)).Channel;
         await Outcome.OfAsync(() => new User.UserClient(channel).GetNameAsync(new GetNameRequest()).ResponseAsync);
         Assert.Equal("users.test", Assert.Single(server.ServerNames.Distinct()));
     }

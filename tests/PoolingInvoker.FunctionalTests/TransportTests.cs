@@ -200,9 +200,8 @@ public sealed class TransportTests(ITestOutputHelper output)
 
         async Task<(WeakReference Channel, WeakReference Transport)> UseAsync()
         {
-            var used = policy.Create();
-            var itsTransport = policy.TransportOf(used)!;
-            await itsTransport.ConnectAsync(CancellationToken.None).Soon();
+            var (used, itsTransport) = policy.Create(endpoint: null);
+            await itsTransport!.ConnectAsync(CancellationToken.None).Soon();
             if (isCalled)
             {
                 await new User.UserClient(used).GetNameAsync(new GetNameRequest()).ResponseAsync.Soon();

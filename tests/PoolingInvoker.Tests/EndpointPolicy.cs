@@ -1,7 +1,6 @@
 using System.Collections.Concurrent;
 using Grpc.Core;
 using Grpc.Net.Client;
-using Microsoft.Extensions.ObjectPool;
 
 namespace PoolingInvoker.Tests;
 
@@ -9,7 +8,7 @@ namespace PoolingInvoker.Tests;
 /// Makes channels that are never asked for anything, remembers where they go, and plays the network: to connect is to prime
 /// (<see cref="ConnectAsync"/>), which fails where an endpoint is dead.
 /// </summary>
-internal sealed class EndpointPolicy(TimeProvider time) : IPooledObjectPolicy<GrpcChannel>, IEndpointPolicy
+internal sealed class EndpointPolicy(TimeProvider time) : IChannelFactory
 {
     // The pool primes a channel on the thread that has made it, as long as nothing is waited for between.
     [ThreadStatic]
@@ -29,16 +28,19 @@ internal sealed class EndpointPolicy(TimeProvider time) : IPooledObjectPolicy<Gr
 
     public ChannelEndpoint EndpointOf(GrpcChannel channel) => _endpoints[channel];
 
-    public GrpcChannel Create() => throw new NotSupportedException("There are endpoints.");
+    public string Target => nameof(EndpointPolicy);
 
-    public GrpcChannel Create(ChannelEndpoint endpoint)
+    public (GrpcChannel Channel, ChannelTransport? Transport) Create(ChannelEndpoint? endpoint)
     {
         var channel = StubPolicy.NewChannel();
-        _endpoints[channel] = _made = endpoint;
-        return channel;
+        _endpoints[channel] = _made = endpoint!;
+        return (channel, null);
     }
 
-    public bool Return(GrpcChannel obj) => true;
+    public void Dispose()
+    {
+        // There is nothing to close.
+    }
 
     public Task ConnectAsync(CallInvoker invoker, CancellationToken cancellationToken)
     {

@@ -18,26 +18,13 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
     private readonly int[] _ends = new int[(int)ChannelStanding.Full]; // where each standing ends; the rest is full
 
     public int Count => _channels.Count;
-
     public bool HasRoom => _ends[(int)ChannelStanding.Doubtful] > 0;
-
-    /// <summary>How many are good. They come first.</summary>
-    public int Good => _ends[(int)ChannelStanding.Streams];
-
-    /// <summary>The leases of calls and of streams that may be short.</summary>
-    public int Calls { get; private set; }
-
-    /// <summary>The leases of streams that last.</summary>
-    public int Streams { get; private set; }
-
-    /// <summary>How many channels have been set aside.</summary>
-    public int Spare => CountOf(ChannelStanding.Spare);
-
-    /// <summary>How many channels carry streams that last, and have room.</summary>
-    public int OfStreams => CountOf(ChannelStanding.Streams);
-
-    /// <summary>How many channels calls are spread over.</summary>
-    public int OfCalls => Count - Spare - OfStreams;
+    public int Good => _ends[(int)ChannelStanding.Streams]; // how many are good. They come first
+    public int Calls { get; private set; } // the leases of calls and of streams that may be short
+    public int Streams { get; private set; } // the leases of streams that last
+    public int Spare => CountOf(ChannelStanding.Spare); // how many channels have been set aside
+    public int OfStreams => CountOf(ChannelStanding.Streams); // how many channels carry streams that last, and have room
+    public int OfCalls => Count - Spare - OfStreams; // how many channels calls are spread over
 
     /// <summary>Whether another channel would be of use: calls are more than those that they are spread over should carry, or among streams.</summary>
     public bool AreCrowded => Calls > target.LoadOf(OfCalls) || Streams > target.LoadOf(OfStreams);
@@ -128,19 +115,7 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
     }
 
     /// <summary>Of the good channels that which has answered the most calls in a row; null if there is none but <paramref name="avoid"/>.</summary>
-    public PooledChannel? PickSafest(PooledChannel? avoid)
-    {
-        PooledChannel? safest = null;
-        for (var i = 0; i < Good; i++)
-        {
-            if (_channels[i] != avoid && (safest is null || _channels[i].Streak > safest.Streak))
-            {
-                safest = _channels[i];
-            }
-        }
-
-        return safest;
-    }
+    public PooledChannel? PickSafest(PooledChannel? avoid) => _channels.Take(Good).Where(channel => channel != avoid).MaxBy(static channel => channel.Streak);
 
     private PooledChannel? PickForCall(PooledChannel? avoid) =>
         (Calls >= target.LoadOf(OfCalls) ? Draw(ChannelStanding.Spare, avoid) : null)
@@ -188,7 +163,7 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
     private long Weight(PooledChannel channel, PooledChannel other) =>
         (channel.Server is { } server && server != other.Server ? server.Leases : channel.Leases)
         + (channel.LongStreams * target.StreamWeight)
-        + (channel.Failed || channel.Pulse.IsSuspect || channel.FailingSince is not null ? (long)channel.Capacity : 0);
+        + (channel.Health > ChannelHealth.Quarantined ? (long)channel.Capacity : 0);
 
     private void Tally(PooledChannel channel, int sign)
     {

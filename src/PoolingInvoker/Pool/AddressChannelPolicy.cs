@@ -2,27 +2,18 @@ using System.Collections.Concurrent;
 using System.Net;
 using System.Runtime.CompilerServices;
 using Grpc.Net.Client;
-using Microsoft.Extensions.ObjectPool;
 
 namespace PoolingInvoker;
-
-/// <summary>Makes channels to one of several endpoints.</summary>
-internal interface IEndpointPolicy
-{
-    /// <summary>Makes a channel whose connections go to this endpoint only.</summary>
-    GrpcChannel Create(ChannelEndpoint endpoint);
-}
 
 /// <summary>
 /// Makes the channels of a pool, each with a handler of its own, so that a channel is a connection: for one address, for the endpoints that
 /// one name has, or for a list of addresses.
 /// </summary>
-internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, IEndpointPolicy, IDisposable
+internal sealed class AddressChannelPolicy : IChannelFactory
 {
     private readonly ChannelPoolOptions _options;
     private readonly bool _pins;
     private readonly ConditionalWeakTable<object, object> _transports = [];
-    private readonly ConditionalWeakTable<GrpcChannel, ChannelTransport> _watched = [];
     private readonly ConcurrentQueue<Prepared> _prepared = new();
 
     /// <param name="address">The address: http or https, or <c>dns:</c>, which pins.</param>
@@ -49,7 +40,10 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
         ThrowsOperationCanceled = first.ThrowOperationCanceledOnCancellation;
         Address = isDns ? DnsEndpoints.NameOf(address, ChannelTls.IsIn(first.Credentials)) : address;
         Target = Address.Authority;
-        HasServiceConfigRetries = first.ServiceConfig?.MethodConfigs.Any(static config => config.RetryPolicy is not null || config.HedgingPolicy is not null) ?? false;
+        if (first.ServiceConfig?.MethodConfigs.Any(static config => config.RetryPolicy is not null || config.HedgingPolicy is not null) ?? false)
+        {
+            new PoolingInvokerLog(options.LoggerFactory).ServiceConfigRetries();
+        }
     }
 
     /// <param name="list">A list of addresses, each endpoint with its own.</param>
@@ -64,9 +58,6 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
     public Uri Address { get; }
 
     public string Target { get; }
-
-    /// <summary>Whether the channels retry or hedge by themselves.</summary>
-    public bool HasServiceConfigRetries { get; }
 
     public bool ThrowsOperationCanceled { get; }
 
@@ -91,12 +82,14 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
         }
     }
 
-    public GrpcChannel Create() => Create(Address, Address);
+    public string WhyLimitIsUnknown => "the transport is not the pool's own, or not HTTP/2";
 
-    public GrpcChannel Create(ChannelEndpoint endpoint) =>
-        endpoint.Address is { } own ? Create(own, own) : Create(Address, endpoint.ToUri(Address.Scheme));
+    public (GrpcChannel Channel, ChannelTransport? Transport) Create(ChannelEndpoint? endpoint) =>
+        endpoint is null ? Create(Address, Address)
+        : endpoint.Address is { } own ? Create(own, own)
+        : Create(Address, endpoint.ToUri(Address.Scheme));
 
-    private GrpcChannel Create(Uri name, Uri address)
+    private (GrpcChannel Channel, ChannelTransport? Transport) Create(Uri name, Uri address)
     {
         var (options, handler, speaksHttp2, isWrapped) = _prepared.TryDequeue(out var prepared) ? prepared : Prepare();
         ChannelTransport? transport = null;
@@ -111,19 +104,8 @@ internal sealed class AddressChannelPolicy : IPooledObjectPolicy<GrpcChannel>, I
             Pin(options, handler!, name, address);
         }
 
-        var channel = GrpcChannel.ForAddress(name, options);
-        if (transport is not null)
-        {
-            _watched.Add(channel, transport);
-        }
-
-        return channel;
+        return (GrpcChannel.ForAddress(name, options), transport);
     }
-
-    /// <summary>What is seen of the connections of a channel; null if its transport is the user's own.</summary>
-    public ChannelTransport? TransportOf(GrpcChannel channel) => _watched.TryGetValue(channel, out var transport) ? transport : null;
-
-    public bool Return(GrpcChannel obj) => true;
 
     public void Dispose()
     {

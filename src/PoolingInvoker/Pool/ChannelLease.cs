@@ -20,15 +20,11 @@ public sealed class ChannelLease : IDisposable
         Looks = channel.Looks;
     }
 
-    /// <summary>
-    /// Gets the channel. It is shared with other leases, and belongs to the pool: do not dispose it.
-    /// </summary>
+    /// <summary>Gets the channel. It is shared with other leases, and belongs to the pool: do not dispose it.</summary>
     /// <exception cref="ObjectDisposedException">The lease has been given back.</exception>
     public GrpcChannel Channel => Pooled.Channel;
 
-    /// <summary>
-    /// Gets a call invoker on the channel.
-    /// </summary>
+    /// <summary>Gets a call invoker on the channel.</summary>
     /// <exception cref="ObjectDisposedException">The lease has been given back.</exception>
     public CallInvoker CallInvoker => Pooled.CallInvoker;
 
@@ -53,17 +49,10 @@ public sealed class ChannelLease : IDisposable
     /// <summary>Gives the lease back.</summary>
     public void Dispose() => Return(LeaseOutcome.Unknown);
 
-    /// <summary>Whether it is for a call that streams.</summary>
-    internal bool IsStream { get; }
-
-    /// <summary>How often the channel had been looked at when it was taken.</summary>
-    internal int Looks { get; }
-
-    /// <summary>Whether the call waits for nothing any more. Guarded by the lock of the pool.</summary>
-    internal bool IsAnswered { get; set; }
-
-    /// <summary>Whether it was taken by hand, so that nothing is known of the calls on it. Guarded by the lock of the pool.</summary>
-    internal bool IsByHand { get; set; }
+    internal bool IsStream { get; } // whether it is for a call that streams
+    internal int Looks { get; } // how often the channel had been looked at when it was taken
+    internal bool IsAnswered { get; set; } // whether the call waits for nothing any more; guarded by the lock of the pool
+    internal bool IsByHand { get; set; } // whether nothing is known of the calls on it; guarded by the lock of the pool
 
     /// <summary>The call has begun to be answered: from now on it may be silent for as long as it likes.</summary>
     internal void Answered()
@@ -86,18 +75,9 @@ public sealed class ChannelLease : IDisposable
 /// <summary>What a call has shown of its channel.</summary>
 internal enum LeaseOutcome
 {
-    /// <summary>Nothing: the caller ended the call, or it is not known how it ended.</summary>
-    Unknown,
-
-    /// <summary>A server answered.</summary>
-    Answered,
-
-    /// <summary>A server is there, but is not available, or reset the stream.</summary>
-    ServerFailed,
-
-    /// <summary>There was no connection, or so it looks: it may be that of a token server.</summary>
-    CouldNotConnect,
-
-    /// <summary>The connection broke.</summary>
-    ChannelFailed,
+    Unknown, // nothing: the caller ended the call, or it is not known how it ended
+    Answered, // a server answered
+    ServerFailed, // a server is there, but is not available, or reset the stream
+    CouldNotConnect, // there was no connection, or so it looks: it may be that of a token server
+    ChannelFailed, // the connection broke
 }

@@ -6,48 +6,19 @@ internal sealed class ChannelPulse(PooledChannel channel, long now)
     private (long SignsOfLife, long Started, long Answers) _seen;
     private long _answered;
 
-    /// <summary>The leases of calls that have begun to be answered.</summary>
-    public int Answering { get; set; }
-
-    /// <summary>The leases that were taken by hand: whether there are calls on them is not known.</summary>
-    public int ByHand { get; set; }
-
-    /// <summary>How many calls were begun.</summary>
-    public long Started { get; set; }
-
-    /// <summary>The calls in flight that wait for an answer.</summary>
-    public int Waiting => channel.Leases - Answering - ByHand;
-
-    /// <summary>The calls in flight.</summary>
-    public int Calls => channel.Leases - ByHand;
-
-    /// <summary>What grows with each sign of life.</summary>
-    public long SignsOfLife => _answered + (channel.Transport?.SignsOfLife ?? 0);
-
-    /// <summary>When a look at the channel last saw a sign of life.</summary>
-    public long LivedAt { get; private set; }
-
-    /// <summary>Since when there have been calls without a sign of life, as far as the looks saw.</summary>
-    public long SilentSince { get; private set; } = now;
-
-    /// <summary>Since when calls have waited for an answer without a sign of life.</summary>
-    public long WaitsSince { get; private set; } = now;
-
-    /// <summary>Whether it has been asked for a sign of life, and has not given one.</summary>
-    public bool IsSuspect { get; set; }
-
-    /// <summary>Whether it is being asked for one.</summary>
-    public bool IsProbed { get; set; }
-
-    /// <summary>When it was last asked for one in vain; null if it has given one since.</summary>
-    public long? AskedInVainAt { get; set; }
-
-    /// <summary>Whether the pool has given it up.</summary>
-    public bool IsGivenUp { get; set; }
-
-    /// <summary>How often it has given one when it was asked, since something of a call last came.</summary>
-    public int Probes { get; set; }
-
+    public int Answering { get; set; } // the leases of calls that have begun to be answered
+    public int ByHand { get; set; } // the leases that were taken by hand: whether there are calls on them is not known
+    public long Started { get; set; } // how many calls were begun
+    public int Waiting => channel.Leases - Answering - ByHand; // the calls in flight that wait for an answer
+    public int Calls => channel.Leases - ByHand; // the calls in flight
+    public long SignsOfLife => _answered + (channel.Transport?.SignsOfLife ?? 0); // what grows with each sign of life
+    public long LivedAt { get; private set; } // when a look at the channel last saw a sign of life
+    public long SilentSince { get; private set; } = now; // since when there have been calls without a sign of life, as far as the looks saw
+    public long WaitsSince { get; private set; } = now; // since when calls have waited for an answer without a sign of life
+    public bool IsSuspect => channel.Health == ChannelHealth.Suspect; // whether it has been asked for a sign of life, and has not given one
+    public bool IsProbed { get; set; } // whether it is being asked for one
+    public long? AskedInVainAt { get; set; } // when it was last asked for one in vain; null if it has given one since
+    public int Probes { get; set; } // how often it has given one when it was asked, since something of a call last came
     private long Answers => _answered + (channel.Transport?.CallFrames ?? 0);
 
     /// <summary>A server has answered a call, or has begun to.</summary>
@@ -105,7 +76,7 @@ internal sealed class ChannelPulse(PooledChannel channel, long now)
     {
         LivedAt = at;
         IsNotSilent(at);
-        IsSuspect = channel.IsOnProbation = false;
         AskedInVainAt = null;
+        channel.Signal(ChannelSignal.Life);
     }
 }

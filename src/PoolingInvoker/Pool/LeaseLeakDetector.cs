@@ -31,12 +31,8 @@ internal sealed class LeaseLeakDetector(TimeSpan threshold, TimeProvider time, P
         }
     }
 
-    private sealed class Taking(long at, StackTrace stack)
+    private sealed record Taking(long At, StackTrace Stack)
     {
-        public long At => at;
-
-        public StackTrace Stack => stack;
-
         public bool Reported { get; set; }
     }
 }

@@ -19,26 +19,20 @@ internal sealed class PoolDiary(object gate, Action<Action> after, PoolingInvoke
 
     public void Created(PooledChannel channel, string reason) =>
         Add(ChannelPoolEventKind.Created, channel, reason, () => log.Created(channel, reason));
-
     public void Replaced(PooledChannel channel, PooledChannel replaced, string reason) =>
         Add(ChannelPoolEventKind.Replaced, channel, $"in place of #{replaced.Id}, because {reason}", () => log.Replaced(channel, replaced, reason));
-
     public void Retired(PooledChannel channel, string reason) =>
         Add(ChannelPoolEventKind.Retired, channel, reason, () => log.Retired(channel, reason));
-
     public void GivenUp(PooledChannel channel, string reason) =>
         Add(ChannelPoolEventKind.GivenUp, channel, reason, () => log.GivenUp(channel, reason));
 
     /// <summary>A channel is disposed. One that never joined has no event: nothing was told of it.</summary>
     public void Closed(PooledChannel channel) =>
         Add(channel.State == PooledChannelState.Closed ? ChannelPoolEventKind.Closed : null, channel, "its last call is over", () => log.Closed(channel));
-
     public void CreationFailed(Exception error) =>
         Add(ChannelPoolEventKind.Failed, channel: null, "no channel could be made and connected", () => log.CreationFailed(error), error);
-
     public void ReplacementFailed(PooledChannel channel, Exception error) =>
         Add(ChannelPoolEventKind.Failed, channel, "it stays: no replacement could be made and connected", () => log.ReplacementFailed(channel, error), error);
-
     public void Refused(Exception error) =>
         Add(ChannelPoolEventKind.Refused, channel: null, error.Message, () => log.Refused(error.Message), error);
 

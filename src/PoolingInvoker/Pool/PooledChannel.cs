@@ -17,113 +17,49 @@ internal sealed class PooledChannel
 
     public PooledChannel(int id, GrpcChannel channel, string endpoint, ChannelTransport? transport, int? mostCalls, long now, TimeSpan lifetime)
     {
-        Id = id;
-        Channel = channel;
-        Endpoint = endpoint;
-        Transport = transport;
+        (Id, Channel, Endpoint, Transport, _mostCalls, CreatedAt, IdleSince, Lifetime) = (id, channel, endpoint, transport, mostCalls, now, now, lifetime);
         CallInvoker = channel.CreateCallInvoker();
-        _mostCalls = mostCalls;
         IsUntried = transport is not null;
-        CreatedAt = IdleSince = now;
         Pulse = new ChannelPulse(this, now);
-        Lifetime = lifetime;
         _tellsState = transport is null && TellsState(channel);
     }
 
     public int Id { get; }
-
     public GrpcChannel Channel { get; }
-
-    /// <summary>Where it leads.</summary>
-    public string Endpoint { get; }
-
-    /// <summary>The endpoint that it goes to and is counted at, in a pool that has several; null when it is not counted any more.</summary>
-    public PoolEndpoint? Server { get; set; }
-
+    public string Endpoint { get; } // where it leads
+    public PoolEndpoint? Server { get; set; } // where it is counted, in a pool of several endpoints; null when it is not any more
     public CallInvoker CallInvoker { get; }
-
-    /// <summary>What is seen of the connections; null where the transport is the user's own.</summary>
-    public ChannelTransport? Transport { get; }
-
-    /// <summary>How many streams the server takes at a time, once it has said so.</summary>
-    public int? Announced { get; set; }
-
-    /// <summary>Whether the server may still say how many streams it takes. Until then one call is enough to have it say so: many refuse more.</summary>
-    public bool IsUntried { get; set; }
-
+    public ChannelTransport? Transport { get; } // what is seen of the connections; null where the transport is the user's own
+    public int? Announced { get; set; } // how many streams the server takes at a time, once it has said so
+    public bool IsUntried { get; set; } // the server may still say so: until then it gets one call, as many refuse more
     public int Capacity => Math.Min(_mostCalls ?? int.MaxValue, Announced ?? (IsUntried ? 1 : _mostCalls ?? FallbackCapacity));
-
     public long CreatedAt { get; }
-
     public TimeSpan Lifetime { get; }
-
     public PooledChannelState State { get; set; } = PooledChannelState.Connecting;
-
     public int Leases { get; set; }
-
-    /// <summary>How many of the leases are of streams.</summary>
-    public int Streams { get; set; }
-
-    /// <summary>How often the channel has been looked at for streams that last.</summary>
-    public int Looks { get; set; }
-
-    /// <summary>How many of the streams were taken since the last look.</summary>
-    public int NewStreams { get; set; }
-
-    /// <summary>How many of them were there at the look before that: they last, and may carry much.</summary>
-    public int LongStreams { get; set; }
-
-    /// <summary>Whether the load does not need it.</summary>
-    public bool IsSpare { get; set; }
-
-    /// <summary>The leases that <see cref="ChannelPool.Get"/> took and <see cref="ChannelPool.Return(GrpcChannel)"/> has yet to give back.</summary>
-    public Stack<ChannelLease> ExplicitLeases { get; } = new(0);
-
-    /// <summary>When the last lease came back; means something while there are none.</summary>
-    public long IdleSince { get; set; }
-
-    /// <summary>Whether a server has answered on this channel.</summary>
-    public bool Proven { get; set; }
-
-    /// <summary>Whether the last call on this channel failed because of it.</summary>
-    public bool Failed { get; set; }
-
-    /// <summary>Whether something has come from a server since the channel was made or last failed: one call at a time finds that out.</summary>
-    public bool IsAlive { get; set; }
-
-    /// <summary>Since when the channel is spared because its server failed a call; null if it is not.</summary>
-    public long? FailingSince { get; set; }
-
-    /// <summary>Whether the channel was made in place of one that fell silent, and has to show that it is alive before it gets calls.</summary>
-    public bool IsOnProbation { get; set; }
-
-    /// <summary>What the channel, or a call on it, last failed with.</summary>
-    public Exception? LastError { get; set; }
-
-    /// <summary>How many calls in a row a server has answered.</summary>
-    public long Streak { get; set; }
-
-    /// <summary>Whether calls wait on the channel, and nothing comes.</summary>
-    public ChannelPulse Pulse { get; }
-
-    /// <summary>Whether its server took no more calls on the connection before the channel joined.</summary>
-    public bool IsGoing { get; set; }
-
-    /// <summary>The place in <see cref="ActiveChannels"/>.</summary>
-    public int Index { get; set; } = -1;
-
-    /// <summary>Where the connection of the channel stands; null where the transport cannot tell.</summary>
-    public ConnectivityState? ConnectivityState => Transport?.State ?? (_tellsState ? Channel.State : null);
-
-    /// <summary>Whether the channel is known to be connected.</summary>
+    public int Streams { get; set; } // how many of the leases are of streams
+    public int Looks { get; set; } // how often the channel has been looked at for streams that last
+    public int NewStreams { get; set; } // how many of the streams were taken since the last look
+    public int LongStreams { get; set; } // how many of them were there at the look before that: they last, and may carry much
+    public bool IsSpare { get; set; } // whether the load does not need it
+    public Stack<ChannelLease> ExplicitLeases { get; } = new(0); // the leases that Get took and Return has yet to give back
+    public long IdleSince { get; set; } // when the last lease came back; means something while there are none
+    public bool Proven { get; set; } // whether a server has answered on this channel
+    public ChannelHealth Health { get; set; }
+    public long Streak { get; private set; } // how many calls in a row a server has answered
+    public long PenalizedAt { get; set; } // when its server last failed a call
+    public Exception? LastError { get; set; } // what the channel, or a call on it, last failed with
+    public ChannelPulse Pulse { get; } // whether calls wait on the channel, and nothing comes
+    public bool IsGoing { get; set; } // whether its server took no more calls on the connection before the channel joined
+    public int Index { get; set; } = -1; // the place in ActiveChannels
+    public ConnectivityState? ConnectivityState => Transport?.State ?? (_tellsState ? Channel.State : null); // null where it cannot be told
     public bool IsConnected => Transport?.HasConnections ?? ConnectivityState == Grpc.Core.ConnectivityState.Ready;
-
     public bool HasRoom => State is (PooledChannelState.Active or PooledChannelState.Refreshing) && Leases < Capacity;
 
     /// <summary>Where the channel stands in the choice.</summary>
     public ChannelStanding Standing =>
         !HasRoom ? ChannelStanding.Full
-        : Pulse.IsSuspect || Failed || FailingSince is not null || (!IsAlive && (Leases > 0 || IsOnProbation)) ? ChannelStanding.Doubtful
+        : Health > ChannelHealth.Healthy || (Health == ChannelHealth.New && Leases > 0) ? ChannelStanding.Doubtful
         : LongStreams > 0 ? ChannelStanding.Streams
         : IsSpare ? ChannelStanding.Spare
         : ChannelStanding.Calls;
@@ -137,12 +73,70 @@ internal sealed class PooledChannel
         : thorough && IsDisposed() ? Grpc.Core.ConnectivityState.Shutdown
         : null;
 
+    /// <summary>
+    /// Why it should be replaced now, or null. One on which a server has answered is replaced at once; one that has never worked when the pool may
+    /// dial again.
+    /// </summary>
+    public string? ReasonToReplace(ReconnectBackoff backoff, bool thorough) =>
+        State != PooledChannelState.Active || !(Proven || backoff.MayDial) ? null
+        : BrokenState(thorough) is { } state ? $"it was in {state}"
+        : Health == ChannelHealth.Broken ? "a call failed because of it"
+        : null;
+
+    /// <summary>A call is over.</summary>
+    public void Returned(LeaseOutcome outcome, bool isGood, Exception? error, long now, ReconnectBackoff backoff)
+    {
+        IdleSince = now;
+        if (outcome is LeaseOutcome.Answered or LeaseOutcome.ServerFailed)
+        {
+            Pulse.CountAnswer();
+            Signal(outcome == LeaseOutcome.Answered ? ChannelSignal.Answered : ChannelSignal.ServerFailed);
+            PenalizedAt = outcome == LeaseOutcome.Answered ? PenalizedAt : now;
+            if (!Proven)
+            {
+                Proven = true;
+                backoff.Reset();
+            }
+        }
+        else if (outcome != LeaseOutcome.Unknown)
+        {
+            Pulse.IsNotSilent(now); // an error is a sign of life
+            IsUntried = false;
+        }
+
+        Streak = outcome switch { LeaseOutcome.Answered => Streak + 1, LeaseOutcome.Unknown => Streak, _ => 0 };
+        LastError = outcome is LeaseOutcome.Answered or LeaseOutcome.Unknown ? LastError : error;
+        if (!isGood)
+        {
+            Signal(ChannelSignal.ChannelFailed);
+        }
+    }
+
+    public void Signal(ChannelSignal signal) => Health = Health.After(signal);
+
+    /// <summary>A server is there: it has sent its SETTINGS, or an answer to a probe.</summary>
+    public void FoundAlive()
+    {
+        Server?.Reached();
+        Signal(ChannelSignal.Life);
+    }
+
+    public PooledChannelSnapshot ToSnapshot(TimeSpan age) => new()
+    {
+        Id = Id,
+        State = State,
+        ConnectivityState = ConnectivityState,
+        Endpoint = Endpoint,
+        CallsInFlight = Leases,
+        Capacity = Capacity,
+        Age = age,
+        LastError = LastError,
+    };
+
     public override string ToString() =>
         string.Create(CultureInfo.InvariantCulture, $"#{Id} {State} to {Endpoint}, {Leases}/{Capacity} leases");
 
-    /// <summary>
-    /// Connects, and throws when that fails. Does nothing where the transport cannot tell.
-    /// </summary>
+    /// <summary>Connects, and throws when that fails. Does nothing where the transport cannot tell.</summary>
     public Task ConnectAsync(CancellationToken cancellationToken) =>
         Transport is not null ? Transport.ConnectAsync(cancellationToken)
         : _tellsState ? ConnectByStateAsync(cancellationToken)
@@ -185,13 +179,11 @@ internal sealed class PooledChannel
     {
         try
         {
-            _ = channel.State;
-            return true;
+            return channel.State >= Grpc.Core.ConnectivityState.Idle;
         }
         catch (InvalidOperationException)
         {
-            // The transport is a handler or a client of the user's own: it is judged by the outcome of calls alone.
-            return false;
+            return false; // the transport is a handler or a client of the user's own: it is judged by the outcome of calls alone
         }
     }
 }

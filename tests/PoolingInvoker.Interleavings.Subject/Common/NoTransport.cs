@@ -4,9 +4,14 @@ using Microsoft.Extensions.ServiceDiscovery;
 
 namespace PoolingInvoker;
 
-/// <summary>In place of the connections of a channel: the channels of the checker have none.</summary>
+/// <summary>In place of the connections of a channel: those of the checker connect when it says so.</summary>
 internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 {
+    private readonly System.Threading.Tasks.TaskCompletionSource _connected = new();
+
+    /// <summary>Gets or sets what happens when the pool asks whether handlers of the user's lie above the connections.</summary>
+    public Action OnAsked { get; set; } = static () => { };
+
     public RefusalDelivery Refusals { get; } = new();
 
     public bool HasConnections => false;
@@ -15,7 +20,18 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 
     public bool IsBroken => false;
 
-    public bool IsWrapped { get; init; }
+    public bool IsWrapped
+    {
+        get
+        {
+            OnAsked();
+            return true;
+        }
+
+        init
+        {
+        }
+    }
 
     public long ConnectionsMade => 0;
 
@@ -33,7 +49,9 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     {
     }
 
-    public Task ConnectAsync(CancellationToken cancellationToken) => Task.CompletedTask;
+    public Task ConnectAsync(CancellationToken cancellationToken) => _connected.Task;
+
+    public void Connect() => _connected.TrySetResult();
 
     public Task PingAsync(CancellationToken cancellationToken) => Task.Delay(Timeout.InfiniteTimeSpan, time, cancellationToken);
 

@@ -1,11 +1,10 @@
 using System.Collections.Concurrent;
 using Grpc.Net.Client;
-using Microsoft.Extensions.ObjectPool;
 
 namespace PoolingInvoker.Interleavings;
 
 /// <summary>Makes channels that are never asked for anything, remembers them, and does what the checker says.</summary>
-internal sealed class ProbePolicy : IPooledObjectPolicy<GrpcChannel>, IEndpointPolicy
+internal sealed class ProbePolicy : IChannelFactory
 {
     private readonly ConcurrentQueue<GrpcChannel> _made = new();
     private readonly ConcurrentDictionary<GrpcChannel, Transport> _transports = new();
@@ -23,7 +22,12 @@ internal sealed class ProbePolicy : IPooledObjectPolicy<GrpcChannel>, IEndpointP
     /// <summary>Whether the channel is disposed, to the end.</summary>
     public bool IsDisposed(GrpcChannel channel) => _transports[channel].IsDisposed;
 
-    public GrpcChannel Create()
+    /// <summary>Gets or sets what makes the connections of a channel; null if those of the checker have none.</summary>
+    public Func<ChannelTransport>? OnConnect { get; set; }
+
+    public string Target => nameof(ProbePolicy);
+
+    public (GrpcChannel Channel, ChannelTransport? Transport) Create(ChannelEndpoint? endpoint)
     {
         OnCreate();
         var transport = new Transport(this);
@@ -31,12 +35,17 @@ internal sealed class ProbePolicy : IPooledObjectPolicy<GrpcChannel>, IEndpointP
         _transports[channel] = transport;
         _made.Enqueue(channel);
         OnMade(channel);
-        return channel;
+        return (channel, OnConnect?.Invoke());
     }
 
-    public GrpcChannel Create(ChannelEndpoint endpoint) => Create();
+    public Exception Explain(Exception error) => new InvalidOperationException("The channel could not be made.", error);
 
-    public bool Return(GrpcChannel obj) => OnReturn(obj);
+    public bool IsGood(GrpcChannel channel) => OnReturn(channel);
+
+    public void Dispose()
+    {
+        // There is nothing to close.
+    }
 
     private sealed class Transport(ProbePolicy policy) : HttpMessageHandler
     {

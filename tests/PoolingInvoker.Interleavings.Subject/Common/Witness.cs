@@ -26,7 +26,7 @@ internal sealed class Witness
         options.LoggerFactory = new ChannelDiary(Log);
         Policy.OnCreate = () => ForeignCode("Create");
         Policy.OnDispose = () => ForeignCode("Dispose");
-        Pool = endpoints is null ? new ChannelPool(Policy, options) : new ChannelPool(Policy, options.ValidatedCopy(), new Random(1), endpoints);
+        Pool = new ChannelPool(Policy, options.ValidatedCopy(), endpoints is null ? Random.Shared : new Random(1), endpoints);
     }
 
     public ProbePolicy Policy { get; } = new();

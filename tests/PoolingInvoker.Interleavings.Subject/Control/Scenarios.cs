@@ -82,7 +82,7 @@ internal sealed class Stage
     public void Discover(params int[] endpoints)
     {
         _endpoints = endpoints;
-        Pool.Pool.EndpointsChanged(Endpoints(endpoints));
+        Pool.Pool.Balancer!.EndpointsChanged(Endpoints(endpoints));
     }
 
     public static int EndpointOf(ChannelLease lease) => ((IPEndPoint)lease.Pooled.Server!.Endpoint.EndPoint).Port;
@@ -100,7 +100,7 @@ internal sealed class Stage
 
         for (var i = 0; i < 10; i++)
         {
-            Pool.Pool.Balance();
+            Pool.Pool.Balancer!.Balance();
         }
 
         var channels = Pool.Pool.GetChannels().Where(static channel => channel.State is not PooledChannelState.Draining).CountBy(static channel => channel.Endpoint).ToDictionary();
@@ -112,14 +112,14 @@ internal sealed class Stage
     }
 
     /// <summary>The server of a channel says that it takes no more calls on the connection.</summary>
-    public void ServerGoes(PooledChannel channel) => Pool.Pool.ServerGoes(channel);
+    public void ServerGoes(PooledChannel channel) => Pool.Pool.EventsOf(channel).ServerGoes();
 
     /// <summary>The server of a channel says how many streams it takes.</summary>
     public void ServerTakes(PooledChannel channel, params int[] limits)
     {
         foreach (var limit in limits)
         {
-            Pool.Pool.ServerTakes(channel, limit);
+            Pool.Pool.EventsOf(channel).ServerTakes(limit);
         }
     }
 
@@ -152,6 +152,28 @@ internal sealed class Stage
         {
             Scheduler.NoLockHere("Create");
             Clock.Advance(TimeSpan.FromSeconds(1));
+        };
+        return this;
+    }
+
+    /// <summary>Channels connect some time after the pool has begun to, and handlers of the user's lie above: another actor does it.</summary>
+    public Stage ConnectBehindHandlers()
+    {
+        Pool.Policy.OnConnect = () =>
+        {
+            var transport = new ChannelTransport(Clock);
+            transport.OnAsked = () =>
+            {
+                if (Scheduler.IsInControl)
+                {
+                    Scheduler.Begin("server", transport.Connect);
+                }
+                else
+                {
+                    transport.Connect();
+                }
+            };
+            return transport;
         };
         return this;
     }
@@ -392,10 +414,10 @@ internal static class Scenarios
         new("channels are made for a crowd while calls end and the pool is disposed", static stage =>
         {
             var (first, second) = (stage.With(max: 3, capacity: 2, target: 1).Held(), stage.Held());
-            stage.Pool.Pool.LookAtTheCrowd();
+            stage.Pool.Pool.Growth.SampleLoad();
             return
             [
-                ("watch", () => stage.Pool.Pool.LookAtTheCrowd()),
+                ("watch", () => stage.Pool.Pool.Growth.SampleLoad()),
                 ("returner", () => stage.Pool.Return(first)),
                 ("disposer", () => stage.DisposeAsync()),
                 ("other", () => stage.Pool.Return(second)),
@@ -591,6 +613,16 @@ internal static class Scenarios
                 ("disposer", stage.Dispose),
             ];
         }),
+        new("channels join before they are connected, as there is no other one", static stage =>
+        {
+            stage.With(max: 2, capacity: 1).ConnectBehindHandlers();
+            return [("first", () => stage.Use()), ("second", () => stage.Use())];
+        }),
+        new("Dispose while a channel joins before it is connected", static stage =>
+        {
+            stage.With(max: 1, capacity: 1).ConnectBehindHandlers();
+            return [("maker", () => stage.Use<ObjectDisposedException>()), ("disposer", stage.Dispose)];
+        }),
         new("Dispose while a channel is replaced", static stage =>
         {
             var failed = stage.With(max: 1, capacity: 1).Held();
@@ -679,7 +711,7 @@ internal static class Scenarios
             [
                 ("failed", () => stage.Pool.Return(held, LeaseOutcome.ChannelFailed)),
                 ("discovery", () => stage.Discover(other, 3)),
-                ("watch", () => stage.Pool.Pool.Balance()),
+                ("watch", () => stage.Pool.Pool.Balancer!.Balance()),
             ];
         }),
         new("an endpoint cannot be reached, and its broken channel moves while calls begin and end", static stage =>
@@ -694,10 +726,10 @@ internal static class Scenarios
                 ("watch", () =>
                 {
                     stage.Clock.Advance(2 * Second);
-                    stage.Pool.Pool.Balance();
+                    stage.Pool.Pool.Balancer!.Balance();
                     isDead = false;
                     stage.Clock.Advance(2 * Second);
-                    stage.Pool.Pool.Balance();
+                    stage.Pool.Pool.Balancer!.Balance();
                 }),
                 ("returner", () => stage.Pool.Return(other, LeaseOutcome.ChannelFailed)),
                 ("user", () => stage.Use()),
@@ -724,8 +756,8 @@ internal static class Scenarios
                 ("discovery", () => stage.Discover(1, 2)),
                 ("watch", () =>
                 {
-                    stage.Pool.Pool.Balance();
-                    stage.Pool.Pool.Balance();
+                    stage.Pool.Pool.Balancer!.Balance();
+                    stage.Pool.Pool.Balancer!.Balance();
                 }),
                 ("returner", () => stage.Pool.Return(held)),
                 ("user", () =>

@@ -118,6 +118,32 @@ namespace PoolingInvoker
         public static void SetMinThreads(int workers, int ports) => Framework.ThreadPool.SetMinThreads(workers, ports);
     }
 
+    // Whoever cancels does at once what follows from it, so that it stays with the actor.
+    internal sealed class CancellationTokenSource : Framework.CancellationTokenSource
+    {
+        public CancellationTokenSource()
+        {
+        }
+
+        public CancellationTokenSource(TimeSpan delay, TimeProvider time)
+            : base(delay, time)
+        {
+        }
+
+        public static new CancellationTokenSource CreateLinkedTokenSource(CancellationToken token)
+        {
+            var linked = new CancellationTokenSource();
+            token.Register(linked.Cancel);
+            return linked;
+        }
+
+        public new Task CancelAsync()
+        {
+            Cancel();
+            return Task.CompletedTask;
+        }
+    }
+
     internal class TaskCompletionSource<T>(TaskCreationOptions options)
     {
         private readonly Framework.Tasks.TaskCompletionSource<T> _real = new(options);

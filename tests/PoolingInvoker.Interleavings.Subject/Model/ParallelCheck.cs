@@ -50,7 +50,7 @@ public static class ParallelCheck
             PooledChannelIdleTimeout = Timeout.InfiniteTimeSpan,
             PooledChannelLifetime = Timeout.InfiniteTimeSpan,
             Queue = static work => work(),
-        });
+        }.ValidatedCopy(), Random.Shared);
 
         private readonly ConcurrentStack<ChannelLease> _held = [];
 

@@ -72,12 +72,12 @@ public sealed class ActiveChannelsTests : IDisposable
         Assert.Same(good, active.Pick(isStream: false, avoid: null));
         Assert.Same(good, active.Pick(isStream: false, avoid: doubtful));
 
-        doubtful.Failed = true;
+        doubtful.Health = ChannelHealth.Broken;
         active.Update(doubtful);
         Assert.Same(doubtful, active.Pick(isStream: false, avoid: good)); // rather than the one that has just failed
         Assert.Same(good, active.Pick(isStream: false, avoid: doubtful));
 
-        good.Failed = true;
+        good.Health = ChannelHealth.Broken;
         active.Update(good);
         Assert.All(Enumerable.Range(0, 50), _ => Assert.Same(doubtful, active.Pick(isStream: false, avoid: good)));
     }
@@ -88,7 +88,7 @@ public sealed class ActiveChannelsTests : IDisposable
         var active = new ActiveChannels(new Random(1), new ChannelTarget(4));
         var busy = New(leases: 9); // nothing has come from it yet
         var failed = New();
-        failed.Failed = true;
+        failed.Health = ChannelHealth.Broken;
         active.Add(failed);
         active.Add(busy);
         Assert.Equal(0, active.Good);
@@ -171,20 +171,8 @@ public sealed class ActiveChannelsTests : IDisposable
                 model.Remove(channel);
                 active.Remove(channel);
                 return;
-            case 1:
-                channel.Failed = !channel.Failed;
-                break;
-            case 2:
-                channel.Pulse.IsSuspect = !channel.Pulse.IsSuspect;
-                break;
-            case 3:
-                channel.IsAlive = !channel.IsAlive;
-                break;
-            case 4:
-                channel.FailingSince = channel.FailingSince is null ? 1 : null;
-                break;
-            case 5:
-                channel.IsOnProbation = !channel.IsOnProbation;
+            case >= 1 and <= 5:
+                channel.Health = random.GetItems(Enum.GetValues<ChannelHealth>(), 1)[0];
                 break;
             case 6:
                 channel.State = channel.State == PooledChannelState.Active ? PooledChannelState.Replacing : PooledChannelState.Active;
@@ -254,7 +242,7 @@ public sealed class ActiveChannelsTests : IDisposable
 
     private PooledChannel New(int leases = 0, bool isAlive = false)
     {
-        var channel = new PooledChannel(_made.Count, StubPolicy.NewChannel(), "stub", transport: null, mostCalls: 10, now: 0, Timeout.InfiniteTimeSpan) { Leases = leases, IsAlive = isAlive };
+        var channel = new PooledChannel(_made.Count, StubPolicy.NewChannel(), "stub", transport: null, mostCalls: 10, now: 0, Timeout.InfiniteTimeSpan) { Leases = leases, Health = isAlive ? ChannelHealth.Healthy : ChannelHealth.New };
         _made.Add(channel);
         return channel;
     }

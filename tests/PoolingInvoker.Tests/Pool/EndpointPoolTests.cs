@@ -141,7 +141,7 @@ public sealed class EndpointPoolTests : IDisposable
         var pool = NewPool(Servers[..2], static options => options.MinPoolSize = 6);
         var lease = await pool.AcquireAsync().Soon();
         Assert.Equal([3, 3], ChannelsOf(pool).Values);
-        pool.EndpointsChanged(Servers[..3]);
+        pool.Balancer!.EndpointsChanged(Servers[..3]);
         Assert.Equal(1, ChannelsOf(pool)[Three.C]);
         Advance(Second);
         Assert.Equal([2, 2, 2], ChannelsOf(pool).Values);
@@ -156,7 +156,7 @@ public sealed class EndpointPoolTests : IDisposable
     {
         var pool = NewPool(Servers[..2]);
         (await pool.AcquireAsync().Soon()).Dispose();
-        pool.EndpointsChanged(Servers[..5]);
+        pool.Balancer!.EndpointsChanged(Servers[..5]);
         Assert.Equal([1, 1, 1, 1, 1], ChannelsOf(pool).Values);
         Assert.Equal(0, pool.GetStatistics().ChannelsReplaced);
     }
@@ -197,7 +197,7 @@ public sealed class EndpointPoolTests : IDisposable
     public async Task APoolWithoutChannels_MakesNone_BecauseEndpointsChange()
     {
         var pool = NewPool(Servers[..2]);
-        pool.EndpointsChanged(Servers[..5]);
+        pool.Balancer!.EndpointsChanged(Servers[..5]);
         Advance(10 * Second);
         Assert.Empty(_policy.Dials);
         (await pool.AcquireAsync().Soon()).Dispose();
@@ -214,7 +214,7 @@ public sealed class EndpointPoolTests : IDisposable
         var pooled = onGone[0].Pooled;
         var connected = new TaskCompletionSource();
         _policy.Connected = connected.Task;
-        pool.EndpointsChanged([Three.B, Three.C]);
+        pool.Balancer!.EndpointsChanged([Three.B, Three.C]);
 
         // Until there is another one it takes calls.
         Assert.Equal(PooledChannelState.Refreshing, pooled.State);
@@ -242,12 +242,12 @@ public sealed class EndpointPoolTests : IDisposable
     {
         var pool = NewPool(Servers[..3]);
         await pool.ConnectAsync().Soon();
-        pool.EndpointsChanged([Three.B, Three.C]);
+        pool.Balancer!.EndpointsChanged([Three.B, Three.C]);
         Assert.Equal([Three.B, Three.C], ChannelsOf(pool).Keys.OrderBy(static endpoint => endpoint.ToString()));
         Assert.Equal(2, pool.GetStatistics().Channels);
         Assert.DoesNotContain(await AcquireAsync(pool, 20), lease => EndpointOf(lease) == Three.A);
 
-        pool.EndpointsChanged(Servers[..3]);
+        pool.Balancer!.EndpointsChanged(Servers[..3]);
         Assert.Equal([1, 1, 1], ChannelsOf(pool).Values);
         Assert.Contains(await AcquireAsync(pool, 20), lease => EndpointOf(lease) == Three.A);
     }
@@ -257,9 +257,9 @@ public sealed class EndpointPoolTests : IDisposable
     {
         var pool = NewPool(Servers[..3]);
         var leases = await AcquireAsync(pool, 9);
-        pool.EndpointsChanged([Three.B, Three.C]);
+        pool.Balancer!.EndpointsChanged([Three.B, Three.C]);
         Assert.Equal(1, pool.GetStatistics().DrainingChannels);
-        pool.EndpointsChanged(Servers[..3]);
+        pool.Balancer!.EndpointsChanged(Servers[..3]);
         Advance(3 * Second);
         Assert.Equal([1, 1, 1], ChannelsOf(pool).Values);
         leases.ForEach(static lease => lease.Dispose());
@@ -272,7 +272,7 @@ public sealed class EndpointPoolTests : IDisposable
     {
         var pool = NewPool(Servers[..3]);
         var leases = await AcquireAsync(pool, 9);
-        pool.EndpointsChanged(Servers[3..6]);
+        pool.Balancer!.EndpointsChanged(Servers[3..6]);
         Advance(5 * Second);
         Assert.Equal(Servers[3..6], ChannelsOf(pool).Keys.OrderBy(static endpoint => endpoint.ToString()));
         Assert.Equal(3, pool.GetStatistics().DrainingChannels);
@@ -455,7 +455,7 @@ public sealed class EndpointPoolTests : IDisposable
             var leases = await AcquireAsync(pool, 9);
             while (ChannelsOf(pool).Values.Sum() < 9)
             {
-                pool.LookAtTheCrowd();
+                pool.Growth.SampleLoad();
             }
 
             leases.ForEach(static lease => lease.Return(LeaseOutcome.Answered));
@@ -487,7 +487,7 @@ public sealed class EndpointPoolTests : IDisposable
         var before = ChannelsOf(pool);
         Assert.Equal(PoolEndpoints.SubsetSize, before.Count);
         var gone = before.Keys.Take(4).ToList();
-        pool.EndpointsChanged([.. Servers[..150].Except(gone)]);
+        pool.Balancer!.EndpointsChanged([.. Servers[..150].Except(gone)]);
         Advance(20 * Second);
         (await pool.AcquireAsync().Soon()).Dispose(); // what is missing is made when a call comes
         var after = ChannelsOf(pool);
@@ -614,7 +614,7 @@ public sealed class EndpointPoolTests : IDisposable
             resolver.Give(Servers[..3]);
             Assert.Throws<ObjectDisposedException>(() => pool.TryAcquire(out _));
             await Waiting.Until(() => pool.GetStatistics() is { Channels: 0, CallsWaiting: 0 });
-            pool.EndpointsChanged(Servers[..3]);
+            pool.Balancer!.EndpointsChanged(Servers[..3]);
             Assert.Empty(_policy.Dials);
             await Waiting.Until(() => _time.Armed == 0);
         }
@@ -666,13 +666,13 @@ public sealed class EndpointPoolTests : IDisposable
             (await pool.AcquireAsync().Soon()).Dispose();
             if (stage == Stage.Uneven)
             {
-                pool.EndpointsChanged([Three.A]);
-                pool.EndpointsChanged(Servers[..3]);
+                pool.Balancer!.EndpointsChanged([Three.A]);
+                pool.Balancer!.EndpointsChanged(Servers[..3]);
             }
             else if (stage == Stage.Failing)
             {
                 _policy.Dead.Add(Servers[4]);
-                pool.EndpointsChanged(Servers[..5]);
+                pool.Balancer!.EndpointsChanged(Servers[..5]);
                 Assert.Contains(_policy.Dials, static dial => dial.Endpoint == Servers[4]);
             }
         }

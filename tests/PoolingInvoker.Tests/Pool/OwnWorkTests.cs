@@ -197,7 +197,7 @@ public sealed class OwnWorkTests
         // The next look finds that the channel need not be spared any more.
         time.Advance(TimeSpan.FromSeconds(5));
         lease = await pool.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, playsSafe: false, CancellationToken.None).Soon();
-        Assert.Null(lease.Pooled.FailingSince);
+        Assert.NotEqual(ChannelHealth.Penalized, lease.Pooled.Health);
         lease.Dispose();
     }
 
@@ -207,12 +207,12 @@ public sealed class OwnWorkTests
         using var inTime = new PoolInTime();
         var pool = inTime.New();
         var lease = PoolInTime.Take(pool);
-        pool.ServerTakes(lease.Pooled, 0);
+        pool.EventsOf(lease.Pooled).ServerTakes(0);
         var line = PoolInTime.Come(pool, 5);
         inTime.Pass(TimeSpan.FromSeconds(5));
         Assert.Equal((1, 5), (pool.GetStatistics().Channels, pool.GetStatistics().CallsWaiting));
 
-        pool.ServerTakes(lease.Pooled, 6);
+        pool.EventsOf(lease.Pooled).ServerTakes(6);
         (await PoolInTime.ServedAsync(pool, [.. line])).ForEach(static served => served.Dispose());
         await Waiting.Until(() => line.TrueForAll(static one => one.IsCompletedSuccessfully));
         Assert.Equal(1, pool.GetStatistics().Channels);
@@ -229,7 +229,7 @@ public sealed class OwnWorkTests
         var lease = await first[0].Soon();
         var line = PoolInTime.Come(pool, 1);
         await Waiting.Until(() => inTime.Primes.Count == 2);
-        pool.ServerGoes(Known(pool)[inTime.Policy.Created[1]]);
+        pool.EventsOf(Known(pool)[inTime.Policy.Created[1]]).ServerGoes();
         inTime.Primes[1].Ends.SetResult();
         await Waiting.Until(() => StubPolicy.IsDisposed(inTime.Policy.Created[1]));
         Assert.False(line[0].IsCompleted);
@@ -269,7 +269,7 @@ public sealed class OwnWorkTests
     }
 
     private static Dictionary<GrpcChannel, PooledChannel> Known(ChannelPool pool) =>
-        (Dictionary<GrpcChannel, PooledChannel>)typeof(ChannelPool).GetField("_channels", BindingFlags.Instance | BindingFlags.NonPublic)!.GetValue(pool)!;
+        ((PoolState)typeof(ChannelPool).GetField("_state", BindingFlags.Instance | BindingFlags.NonPublic)!.GetValue(pool)!).Channels;
 
     // On a thread of its own, with all that a caller may have around.
     private Task AsACallerAsync(Action call)

@@ -46,7 +46,7 @@ internal sealed class PoolInTime : IDisposable
             Queue = InlineWork.Queue,
         };
         configure?.Invoke(options);
-        var pool = new ChannelPool(Policy, options.ValidatedCopy(), random ?? Random.Shared);
+        var pool = new ChannelPool(new PolicyChannelFactory(Policy), options.ValidatedCopy(), random ?? Random.Shared);
         _pools.Add(pool);
         return pool;
     }

@@ -303,11 +303,11 @@ public sealed class SilentChannelTests : ProbedPools
         Pass(TimeSpan.FromSeconds(0.75));
         (await CallAsync(pool)).Return(LeaseOutcome.ServerFailed);
         Pass(TimeSpan.FromSeconds(0.75));
-        Assert.NotNull(channel.FailingSince);
+        Assert.Equal(ChannelHealth.Penalized, channel.Health);
         (await CallAsync(pool)).Return(LeaseOutcome.Answered); // one answer does not clear it
-        Assert.NotNull(channel.FailingSince);
+        Assert.Equal(ChannelHealth.Penalized, channel.Health);
         Pass(Tick);
-        Assert.Null(channel.FailingSince);
+        Assert.NotEqual(ChannelHealth.Penalized, channel.Health);
     }
 
     [Theory]

@@ -1,0 +1,63 @@
+namespace PoolingInvoker;
+
+/// <summary>What a server says on a connection of one of the channels.</summary>
+internal sealed class ConnectionEvents(PoolState state, ChannelConnector connector, PooledChannel channel) : IConnectionEvents
+{
+    private const string TakesNoMore = "its server takes no more calls on the connection (GOAWAY)";
+
+    /// <summary>A server has said how many streams it takes: when it is connected, and whenever it likes.</summary>
+    public void ServerTakes(int maxStreams)
+    {
+        bool isNews;
+        using (state.Enter("calls need it"))
+        {
+            isNews = channel.Announced != maxStreams;
+            channel.Announced = maxStreams;
+            channel.IsGoing = false; // it is another connection
+            connector.Announced = maxStreams > 0 ? maxStreams : connector.Announced; // that is for now, and of this connection
+            channel.IsUntried = false;
+            channel.FoundAlive();
+            state.Active.Update(channel);
+        }
+
+        if (isNews)
+        {
+            state.Log.LimitAnnounced(channel, maxStreams);
+        }
+    }
+
+    /// <summary>The calls on the channel are about to fail: those that are sent again are not to meet it before the first of them has come back.</summary>
+    public void ConnectionLost()
+    {
+        using var section = state.Enter();
+        if (channel.Leases > 0)
+        {
+            channel.Signal(ChannelSignal.ChannelFailed);
+            state.Active.Update(channel);
+        }
+    }
+
+    /// <summary>The server takes no new calls on the connection: it is too old for it, or has carried enough, or the server goes.</summary>
+    public void ServerGoes()
+    {
+        using var section = state.Enter(isReading: true);
+        var isIdle = channel.Leases == 0 && state.Waiters.Count == 0;
+        if (channel.State == PooledChannelState.Refreshing)
+        {
+            channel.State = PooledChannelState.Replacing; // by the one that is being connected
+            state.Active.Update(channel);
+        }
+        else if (channel.State != PooledChannelState.Active || channel.Index < 0 || state.IsDisposed)
+        {
+            channel.IsGoing = channel.State == PooledChannelState.Connecting; // whoever brings it up sees to it
+        }
+        else if (isIdle && state.Count > state.Minimum)
+        {
+            state.Retire(channel, TakesNoMore);
+        }
+        else
+        {
+            connector.Replace(channel, TakesNoMore, countsAsDial: false, isIdle);
+        }
+    }
+}

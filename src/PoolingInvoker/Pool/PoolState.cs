@@ -1,0 +1,298 @@
+// The laws. They hold at the end of each locked section, where they are checked.
+//
+//  1. Lease law. Every lease is returned exactly once (ChannelLease holds the gate).
+//  2. Capacity. No lease is taken on a channel at its capacity, counted at the pick; a server that lowers its limit gets no new calls until
+//     enough have ended. Channels, with those being made, are never more than MaxPoolSize; draining ones are counted apart.
+//  3. No lost wake-up. Nobody waits while an active channel has room, or without something that will end the wait: a lease that will come
+//     back, a channel that is being made, a look at the line that is due, or a server that takes nothing and will say when it does. Waiters
+//     are served first come, first served. A cancelled waiter takes nothing.
+//  4. Draining. A draining channel is never leased again; it is disposed on its last return, never before. The replacement is
+//     published before the old one starts to drain.
+//  5. No foreign code under the lock: no channel creation, no dispose, no user callback, no continuation of a waiter.
+using System.Diagnostics;
+using Grpc.Net.Client;
+
+namespace PoolingInvoker;
+
+/// <summary>
+/// The state of a pool, guarded by one lock. It changes in a <see cref="Section"/>: at its end waiters are served, missing channels are reserved
+/// if the section asks for that, and the laws are checked. What is left to do (make, dispose, tell) is done after the lock, in its order, by the
+/// same thread (law 5). The clock is read before the lock: a FakeTimeProvider may run timers when it is read.
+/// </summary>
+internal sealed class PoolState
+{
+    private readonly object _lock = new();
+    private List<Action>? _after; // what is left to do when the lock is free
+    private bool _disposed;
+
+    public PoolState(ChannelPoolOptions options, Random random, string target)
+    {
+        (Options, Random) = (options, random);
+        Log = new PoolingInvokerLog(options.LoggerFactory);
+        Diary = new PoolDiary(_lock, After, Log, options, target);
+        Work = new PoolWork(options, Log);
+        Clock = new SectionClock(this);
+        Backoff = new ReconnectBackoff(Clock, random, TimeSpan.FromSeconds(0.1), TimeSpan.FromSeconds(1));
+        Target = new ChannelTarget(options.TargetConcurrentCallsPerChannel ?? int.MaxValue);
+        Active = new ActiveChannels(random, Target);
+    }
+
+    public ChannelPoolOptions Options { get; }
+    public TimeProvider Time => Options.TimeProvider;
+    public Random Random { get; }
+    public PoolingInvokerLog Log { get; }
+    public PoolDiary Diary { get; }
+    public PoolWork Work { get; }
+    public TimeProvider Clock { get; } // the clock of what the lock guards: the time at which the section began
+    public long Now { get; private set; } // when the section began
+    public ReconnectBackoff Backoff { get; }
+    public ChannelTarget Target { get; }
+    public ActiveChannels Active { get; }
+    public LinkedList<LeaseWaiter> Waiters { get; } = []; // the callers that wait for room, first come, first served
+    public Dictionary<GrpcChannel, PooledChannel> Channels { get; } = new(ReferenceEqualityComparer.Instance); // all that are not disposed
+    public EndpointBalancer? Balancer { get; set; } // spreads the channels over endpoints, in a pool that has several
+    public Action ServeWaiters { get; set; } = static () => { }; // gives the room that there is to those that wait
+    public Action<string> Grow { get; set; } = static _ => { }; // reserves the channels that are missing, for a reason
+    public Func<bool> WillGrow { get; set; } = static () => false; // whether the waiters will be looked at
+    public int Creating { get; set; } // channels that are being made, replacements excepted
+    public int Replacing { get; set; } // channels whose replacement is being made
+    public int Draining { get; private set; }
+    public int Leases { get; set; }
+    public long Created { get; private set; }
+    public long Replaced { get; set; }
+    public long GivenUp { get; set; }
+    public int Count => Active.Count + Creating; // channels that count against MaxPoolSize
+    public int Minimum => Math.Max(Options.MinPoolSize, Balancer?.MinimumOf(Options.MaxPoolSize) ?? 0); // below it the pool does not shrink
+    public int Moves => Math.Max(1, Active.Count / 10) - Replacing; // how many channels may be replaced beside those that are
+    public bool IsDisposed => Volatile.Read(ref _disposed);
+    public CancellationTokenSource Closing { get; } = new(); // is cancelled when the pool is disposed
+    public TaskCompletionSource Closed { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously); // the pool and all its channels are
+
+    /// <summary>Begins to read or to change the state.</summary>
+    /// <param name="growsBecause">Why channels may be missing at the end; null if the section does not see to that.</param>
+    /// <param name="isReading">Whether the thread reads from a connection: it does not do what is left, which may dispose that connection.</param>
+    public Section Enter(string? growsBecause = null, bool isReading = false) => new(this, growsBecause, isReading);
+
+    /// <summary>Has something done when the lock is free.</summary>
+    public void After(Action action)
+    {
+        Debug.Assert(Monitor.IsEntered(_lock), "What is left to do is told under the lock.");
+        (_after ??= []).Add(action);
+    }
+
+    /// <summary>Takes the first one out of the queue, if there is one.</summary>
+    public LeaseWaiter? NextWaiter()
+    {
+        var first = Waiters.First?.Value;
+        first?.Leave();
+        return first;
+    }
+
+    public void Publish(PooledChannel channel)
+    {
+        Active.Add(channel);
+        Created++;
+    }
+
+    /// <summary>A channel takes no more calls, and none takes its place.</summary>
+    public void Retire(PooledChannel channel, string reason)
+    {
+        Diary.Retired(channel, reason);
+        Drain(channel);
+    }
+
+    public void Drain(PooledChannel channel)
+    {
+        Active.Remove(channel);
+        Balancer?.Leave(channel);
+        channel.State = PooledChannelState.Draining;
+        Draining++;
+        if (channel.Leases == 0)
+        {
+            Close(channel);
+        }
+    }
+
+    public void Close(PooledChannel channel)
+    {
+        Debug.Assert(channel.State == PooledChannelState.Draining, "Only a draining channel closes.");
+        channel.State = PooledChannelState.Closed;
+        Draining--;
+        Discard(channel);
+    }
+
+    /// <summary>Has a channel disposed that takes no calls, if there is one.</summary>
+    public void Discard(PooledChannel? channel)
+    {
+        if (channel is not null)
+        {
+            After(() => Dispose(channel));
+        }
+    }
+
+    public void BeginDispose()
+    {
+        using var section = Enter();
+        if (_disposed)
+        {
+            return;
+        }
+
+        _disposed = true;
+        while (NextWaiter() is { } waiter)
+        {
+            waiter.SetException(NewDisposedException());
+        }
+
+        while (Active.Count > 0)
+        {
+            Drain(Active[Active.Count - 1]);
+        }
+
+        After(Cancel);
+    }
+
+    private void Cancel()
+    {
+        try
+        {
+            Closing.Cancel();
+        }
+        catch (AggregateException)
+        {
+            // Of the callbacks of a priming call, which has no part in the rest.
+        }
+    }
+
+    public void ThrowIfDisposed()
+    {
+        if (IsDisposed)
+        {
+            throw NewDisposedException();
+        }
+    }
+
+    public static ObjectDisposedException NewDisposedException() => new(typeof(ChannelPool).FullName);
+
+    private void Dispose(PooledChannel channel)
+    {
+        var isClosed = false;
+        try
+        {
+            channel.Channel.Dispose();
+            channel.Transport?.Dispose();
+            isClosed = true;
+        }
+#pragma warning disable CA1031 // Dispose runs user handlers. What they throw does not reach the caller that returned the lease.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            Log.CloseFailed(channel, exception);
+        }
+
+        using var section = Enter();
+        Balancer?.Leave(channel); // if it never joined
+        Channels.Remove(channel.Channel);
+        if (isClosed)
+        {
+            Diary.Closed(channel);
+        }
+    }
+
+    private List<Action>? Leave(string? growsBecause)
+    {
+        if (Waiters.Count > 0)
+        {
+            ServeWaiters();
+        }
+
+        if (growsBecause is not null)
+        {
+            Grow(growsBecause);
+        }
+
+        if (_disposed && Creating + Replacing + Channels.Count == 0)
+        {
+            Closed.TrySetResult();
+        }
+
+        AssertLaws();
+        (var after, _after) = (_after, null);
+        return after;
+    }
+
+    [Conditional("DEBUG")]
+    private void AssertLaws()
+    {
+        var leases = 0;
+        var takesNothing = false;
+        for (var i = 0; i < Active.Count; i++)
+        {
+            var channel = Active[i];
+            leases += channel.Leases;
+            takesNothing |= channel.Capacity == 0;
+            Debug.Assert(channel.Leases >= channel.Streams && channel.Streams >= channel.NewStreams + channel.LongStreams && channel is { NewStreams: >= 0, LongStreams: >= 0 }, "Law 1: each lease comes back once.");
+            Debug.Assert(channel.State is not (PooledChannelState.Draining or PooledChannelState.Closed), "Law 4: a draining channel is not leased.");
+        }
+
+        Debug.Assert(leases <= Leases && leases == Active.Calls + Active.Streams, "Law 1: each lease is counted once.");
+        Debug.Assert(Creating >= 0 && Replacing >= 0 && Draining >= 0, "What was begun ends once.");
+        Debug.Assert(Count <= Options.MaxPoolSize, "Law 2: the pool is no larger than MaxPoolSize.");
+        Debug.Assert(Waiters.Count == 0 || !Active.HasRoom, "Law 3: nobody waits while there is room.");
+        Debug.Assert(Waiters.Count == 0 || leases + Creating + Replacing > 0 || takesNothing || WillGrow(), "Law 3: nobody waits for nothing.");
+    }
+
+    /// <summary>One change of the state, or one look at it.</summary>
+    public readonly ref struct Section
+    {
+        private readonly PoolState _state;
+        private readonly string? _growsBecause;
+        private readonly bool _isReading;
+        private readonly bool _isEntered;
+
+        public Section(PoolState state, string? growsBecause, bool isReading)
+        {
+            (_state, _growsBecause, _isReading) = (state, growsBecause, isReading);
+            var now = state.Time.GetTimestamp();
+            Monitor.Enter(state._lock, ref _isEntered);
+            state.Now = now;
+        }
+
+        public void Dispose()
+        {
+            List<Action>? after;
+            try
+            {
+                after = _state.Leave(_growsBecause);
+            }
+            finally
+            {
+                Monitor.Exit(_state._lock);
+            }
+
+            if (after is not null)
+            {
+                Do(after);
+            }
+        }
+
+        private void Do(List<Action> after)
+        {
+            if (_isReading)
+            {
+                _state.Options.Queue(() => after.ForEach(static action => action()));
+            }
+            else
+            {
+                after.ForEach(static action => action());
+            }
+        }
+    }
+
+    private sealed class SectionClock(PoolState state) : TimeProvider
+    {
+        public override long TimestampFrequency => state.Time.TimestampFrequency;
+
+        public override long GetTimestamp() => state.Now;
+    }
+}

@@ -1,0 +1,68 @@
+namespace PoolingInvoker;
+
+/// <summary>
+/// A timer of the pool. It keeps neither its owner alive, nor the context of whoever made it, ends when the owner is no more, and what its
+/// callback throws does not end the process.
+/// </summary>
+internal sealed class PoolTimer : IDisposable
+{
+    private static readonly TimeSpan PauseAfterFailure = TimeSpan.FromSeconds(1);
+
+    private readonly WeakReference<object> _owner;
+    private readonly Action<object> _run;
+    private readonly PoolingInvokerLog _log;
+    private readonly ITimer _timer;
+    private readonly bool _isPeriodic;
+
+    /// <param name="state">The pool, which is not kept.</param>
+    /// <param name="owner">Whose timer it is.</param>
+    /// <param name="run">What is done.</param>
+    /// <param name="period">How often; null if it is done once, whenever the timer is started.</param>
+    public PoolTimer(PoolState state, object owner, Action<object> run, TimeSpan? period = null)
+    {
+        (_owner, _run, _log, _isPeriodic) = (new WeakReference<object>(owner), run, state.Log, period is not null);
+        using (ExecutionContext.SuppressFlow())
+        {
+            _timer = state.Time.CreateTimer(static timer => ((PoolTimer)timer!).Fire(), this, period ?? Timeout.InfiniteTimeSpan, period ?? Timeout.InfiniteTimeSpan);
+        }
+    }
+
+    /// <summary>Whether it is started, and its callback has yet to take the lock and to say so. Guarded by the lock of the pool.</summary>
+    public bool IsStarted { get; set; }
+
+    /// <summary>Starts it, unless it is.</summary>
+    public void Start(TimeSpan dueTime)
+    {
+        if (!IsStarted)
+        {
+            IsStarted = true;
+            _timer.Change(dueTime, Timeout.InfiniteTimeSpan);
+        }
+    }
+
+    public void Dispose() => _timer.Dispose();
+
+    private void Fire()
+    {
+        if (!_owner.TryGetTarget(out var owner))
+        {
+            Dispose();
+            return;
+        }
+
+        try
+        {
+            _run(owner);
+        }
+#pragma warning disable CA1031 // An exception in a timer ends the process.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            _log.MaintenanceFailed(exception);
+            if (!_isPeriodic)
+            {
+                _timer.Change(PauseAfterFailure, Timeout.InfiniteTimeSpan);
+            }
+        }
+    }
+}

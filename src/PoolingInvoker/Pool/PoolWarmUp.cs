@@ -1,0 +1,66 @@
+namespace PoolingInvoker;
+
+/// <summary>Brings a pool up to its minimum, and connects the channels that there are.</summary>
+internal sealed class PoolWarmUp(PoolState state, ChannelConnector connector, string target)
+{
+    public async Task RunAsync(CancellationToken cancellationToken)
+    {
+        await (state.Balancer?.WaitForFirstAsync(cancellationToken) ?? Task.CompletedTask).ConfigureAwait(false);
+        TaskCompletionSource? underWay;
+        bool triesOthers;
+        do
+        {
+            List<PooledChannel> unconnected;
+            int connected;
+            int creates;
+            using (state.Enter())
+            {
+                // What others are making is waited for, and seen to if it fails.
+                state.ThrowIfDisposed();
+                underWay = state.Creating > 0 && state.Active.Count < state.Minimum
+                    ? connector.NextCreated ??= new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously)
+                    : null;
+                creates = Math.Max(0, state.Minimum - state.Count);
+                state.Creating += creates;
+                unconnected = [.. state.Active.Where(static channel => channel.Transport is not { HasConnections: true })];
+                connected = state.Active.Count - unconnected.Count;
+            }
+
+            var outcomes = await Task.WhenAll(
+            [
+                .. Enumerable.Range(0, creates).Select(_ => state.Work.DoAsync(() => connector.DialAsync(old: null, "the pool warms up to MinPoolSize"))),
+                .. unconnected.Select(channel => state.Work.DoAsync(
+                    async () => (await ChannelConnector.FailureOfAsync(connector.ConnectAsync(channel)).ConfigureAwait(false), true))),
+            ]).WaitAsync(cancellationToken).ConfigureAwait(false);
+            triesOthers = ThrowIfFailed(outcomes, connected);
+            if (underWay is not null)
+            {
+                await underWay.Task.WaitAsync(cancellationToken).ConfigureAwait(false);
+            }
+        }
+        while (underWay is not null || triesOthers);
+    }
+
+    // Or says whether there are endpoints left that may be better.
+    private bool ThrowIfFailed((Exception? Error, bool IsMade)[] outcomes, int connected)
+    {
+        var failed = outcomes.Where(static outcome => outcome.Error is not null).ToList();
+        if (failed.Count == 0 || connected + outcomes.Length - failed.Count >= Math.Max(1, state.Options.MinPoolSize))
+        {
+            return false;
+        }
+
+        using (state.Enter())
+        {
+            if (failed.TrueForAll(static outcome => outcome.IsMade) && state.Balancer is { MayDial: true } && state.Count < state.Minimum)
+            {
+                return true;
+            }
+        }
+
+        throw failed.Find(static outcome => !outcome.IsMade).Error ?? new HttpRequestException(
+            HttpRequestError.ConnectionError,
+            $"{failed.Count} of {outcomes.Length} channels could not connect to {target}: {failed[0].Error!.Message}",
+            failed.Count == 1 ? failed[0].Error : new AggregateException(failed.Select(static outcome => outcome.Error!)));
+    }
+}

@@ -1,0 +1,59 @@
+namespace PoolingInvoker;
+
+/// <summary>
+/// Work of the pool's own. It is done on the thread pool, never on the thread or in the context of the caller that caused it: all callers share
+/// a channel. What it throws ends here.
+/// </summary>
+internal sealed class PoolWork(ChannelPoolOptions options, PoolingInvokerLog log)
+{
+    private static ExecutionContext? _emptyContext;
+
+    public void Begin(Func<Task> work) => options.Queue(() => CompleteAsync(
+        async () =>
+        {
+            await work().ConfigureAwait(false);
+            return true;
+        },
+        done: null).Observe());
+
+    /// <summary>Does work for a caller that waits for its outcome.</summary>
+    public Task<T> DoAsync<T>(Func<Task<T>> work)
+    {
+        var done = new TaskCompletionSource<T>(TaskCreationOptions.RunContinuationsAsynchronously);
+        options.Queue(() => CompleteAsync(work, done).Observe());
+        return done.Task.WaitAsync(CancellationToken.None);
+    }
+
+    /// <summary>Runs on the thread of a caller that cannot wait, but not in its context.</summary>
+    public static void InEmptyContext(Action run)
+    {
+        if (Volatile.Read(ref _emptyContext) is null)
+        {
+            var thread = new Thread(static () => Volatile.Write(ref _emptyContext, ExecutionContext.Capture()));
+            thread.UnsafeStart();
+            thread.Join();
+        }
+
+        ExecutionContext.Run(_emptyContext!, static run => ((Action)run!)(), run);
+    }
+
+    private async Task CompleteAsync<T>(Func<Task<T>> work, TaskCompletionSource<T>? done)
+    {
+        try
+        {
+            var result = await work().ConfigureAwait(false);
+            done?.SetResult(result);
+        }
+#pragma warning disable CA1031 // It reaches the caller that waits, or the log.
+        catch (Exception exception)
+#pragma warning restore CA1031
+        {
+            if (done is null)
+            {
+                log.MaintenanceFailed(exception);
+            }
+
+            done?.SetException(exception);
+        }
+    }
+}
