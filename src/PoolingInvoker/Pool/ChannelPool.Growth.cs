@@ -290,7 +290,9 @@ public partial class ChannelPool
             var transport = (_policy as AddressChannelPolicy)?.TransportOf(channel);
             var pooled = new PooledChannel(
                 Interlocked.Increment(ref _lastId), channel, server?.Endpoint.ToString() ?? Target, transport, _options.MaxConcurrentCallsPerChannel, _time.GetTimestamp(), lifetime);
-            transport?.Tell(new ConnectionEvents(this, pooled));
+            transport?.SettingsCame += maxStreams => ServerTakes(pooled, maxStreams);
+            transport?.GoAwayCame += () => ServerGoes(pooled);
+            transport?.ConnectionLost += () => ConnectionLost(pooled);
             if (transport is null && _options.MaxConcurrentCallsPerChannel is null && pooled.Id == 1)
             {
                 _log.LimitUnknown(_policy is AddressChannelPolicy ? "the transport is not the pool's own, or not HTTP/2" : "a policy makes the channels", pooled.Capacity);
@@ -500,14 +502,4 @@ public partial class ChannelPool
     }
 
     private int ChannelsForUnsynchronized(double load) => _target.ChannelsFor(load, ExpectedCapacityUnsynchronized);
-
-    // What a server says on a connection of one of the channels.
-    private sealed class ConnectionEvents(ChannelPool pool, PooledChannel channel) : IConnectionEvents
-    {
-        public void ServerTakes(int maxStreams) => pool.ServerTakes(channel, maxStreams);
-
-        public void ConnectionLost() => pool.ConnectionLost(channel);
-
-        public void ServerGoes() => pool.ServerGoes(channel);
-    }
 }
