@@ -1,5 +1,6 @@
 using Grpc.Core;
 using Microsoft.Extensions.ServiceDiscovery;
+using static PoolingInvoker.CallHandle;
 
 namespace PoolingInvoker;
 
@@ -87,63 +88,42 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
         new UnaryCall<TRequest, TResponse>(_environment, method, GivenOptions.Of(host, options), request).Start().GetAwaiter().GetResult();
 
     /// <inheritdoc/>
-    public override AsyncUnaryCall<TResponse> AsyncUnaryCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
+    public override AsyncUnaryCall<TResponse> AsyncUnaryCall<TRequest, TResponse>(
+        Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
     {
         var call = new UnaryCall<TRequest, TResponse>(_environment, method, GivenOptions.Of(host, options), request);
-        return new AsyncUnaryCall<TResponse>(
-            call.Start(),
-            CallHandle<TRequest, TResponse>.GetResponseHeadersAsync,
-            CallHandle<TRequest, TResponse>.GetStatus,
-            CallHandle<TRequest, TResponse>.GetTrailers,
-            CallHandle<TRequest, TResponse>.DisposeCall,
-            call);
+        return new(call.Start(), GetHeaders, GetStatus, GetTrailers, EndCall, call);
     }
 
     /// <inheritdoc/>
-    public override AsyncClientStreamingCall<TRequest, TResponse> AsyncClientStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options)
+    public override AsyncClientStreamingCall<TRequest, TResponse> AsyncClientStreamingCall<TRequest, TResponse>(
+        Method<TRequest, TResponse> method, string? host, CallOptions options)
     {
         var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.ClientStreaming, method, GivenOptions.Of(host, options), request: null);
         var response = call.Start();
-        var handle = new CallHandle<TRequest, TResponse>(call);
-        return new AsyncClientStreamingCall<TRequest, TResponse>(
-            new LeasedStreamWriter<TRequest, TResponse>(handle),
-            response,
-            CallHandle<TRequest, TResponse>.GetResponseHeadersAsync,
-            CallHandle<TRequest, TResponse>.GetStatus,
-            CallHandle<TRequest, TResponse>.GetTrailers,
-            CallHandle<TRequest, TResponse>.DisposeCall,
-            handle);
+        var handle = new CallHandle(call);
+        return new(new LeasedStreamWriter<TRequest, TResponse>(call, handle), response, GetHeaders, GetStatus, GetTrailers, EndCall, handle);
     }
 
     /// <inheritdoc/>
-    public override AsyncServerStreamingCall<TResponse> AsyncServerStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
+    public override AsyncServerStreamingCall<TResponse> AsyncServerStreamingCall<TRequest, TResponse>(
+        Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
     {
         var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.ServerStreaming, method, GivenOptions.Of(host, options), request);
         _ = call.Start();
-        var handle = new CallHandle<TRequest, TResponse>(call);
-        return new AsyncServerStreamingCall<TResponse>(
-            new LeasedStreamReader<TRequest, TResponse>(handle),
-            CallHandle<TRequest, TResponse>.GetResponseHeadersAsync,
-            CallHandle<TRequest, TResponse>.GetStatus,
-            CallHandle<TRequest, TResponse>.GetTrailers,
-            CallHandle<TRequest, TResponse>.DisposeCall,
-            handle);
+        var handle = new CallHandle(call);
+        return new(new LeasedStreamReader<TRequest, TResponse>(call, handle), GetHeaders, GetStatus, GetTrailers, EndCall, handle);
     }
 
     /// <inheritdoc/>
-    public override AsyncDuplexStreamingCall<TRequest, TResponse> AsyncDuplexStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options)
+    public override AsyncDuplexStreamingCall<TRequest, TResponse> AsyncDuplexStreamingCall<TRequest, TResponse>(
+        Method<TRequest, TResponse> method, string? host, CallOptions options)
     {
         var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.DuplexStreaming, method, GivenOptions.Of(host, options), request: null);
         _ = call.Start();
-        var handle = new CallHandle<TRequest, TResponse>(call);
-        return new AsyncDuplexStreamingCall<TRequest, TResponse>(
-            new LeasedStreamWriter<TRequest, TResponse>(handle),
-            new LeasedStreamReader<TRequest, TResponse>(handle),
-            CallHandle<TRequest, TResponse>.GetResponseHeadersAsync,
-            CallHandle<TRequest, TResponse>.GetStatus,
-            CallHandle<TRequest, TResponse>.GetTrailers,
-            CallHandle<TRequest, TResponse>.DisposeCall,
-            handle);
+        var handle = new CallHandle(call);
+        var (requests, responses) = (new LeasedStreamWriter<TRequest, TResponse>(call, handle), new LeasedStreamReader<TRequest, TResponse>(call, handle));
+        return new(requests, responses, GetHeaders, GetStatus, GetTrailers, EndCall, handle);
     }
 
     /// <summary>Disposes the pool if it is the invoker's own: calls in flight may end, up to <see cref="ChannelPoolOptions.DrainTimeout"/>.</summary>

@@ -4,6 +4,7 @@ namespace PoolingInvoker.Benchmarks;
 
 /// <summary>What it costs to follow the frames of one answer to a unary call, and of a megabyte of DATA, as they are read.</summary>
 [MemoryDiagnoser]
+[ThreadingDiagnoser]
 public class FrameBenchmarks
 {
     private readonly byte[] _answer = [.. Frame(1, 60), .. Frame(0, 25), .. Frame(1, 20)]; // HEADERS, DATA, HEADERS

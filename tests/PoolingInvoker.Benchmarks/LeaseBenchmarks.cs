@@ -6,6 +6,7 @@ namespace PoolingInvoker.Benchmarks;
 
 /// <summary>A lease and its return, with few channels and with many.</summary>
 [MemoryDiagnoser]
+[ThreadingDiagnoser]
 public class LeaseBenchmarks
 {
     private ChannelPool _pool = null!;

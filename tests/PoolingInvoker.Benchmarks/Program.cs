@@ -1,48 +1,58 @@
-using System.Diagnostics;
-using System.Globalization;
 using BenchmarkDotNet.Running;
-using PoolingInvoker.Demo.Servers;
 
 namespace PoolingInvoker.Benchmarks;
 
-/// <summary>
-/// <c>calls</c>, <c>bytes</c> and <c>bulk</c> compare calls through the pool with calls on bare channels, against one server; whatever else is
-/// given goes to BenchmarkDotNet, as in <c>--filter *</c>.
-/// </summary>
 internal static class Program
 {
-    public static async Task Main(string[] args)
+    private const string Usage = """
+        micro [OPTIONS OF BENCHMARKDOTNET]     leases and frames, in this process: time, bytes, contention
+        compare [--quick] [--write] [KEY ...]  the pool beside what users have without it; --write puts it into docs/benchmarks.md
+        regress                                whether the pool has become worse; the exit code is 1 if so
+        """;
+
+    public static async Task<int> Main(string[] args)
     {
         switch (args)
         {
-            case ["calls", .. var rounds]:
-                await WithServerAsync(server => CallComparison.RunAsync(server, rounds.Length > 0 ? int.Parse(rounds[0], CultureInfo.InvariantCulture) : 5));
-                break;
-            case ["bytes"]:
-                await WithServerAsync(ByteComparison.RunAsync);
-                break;
-            case ["bulk"]:
-                await WithServerAsync(BulkComparison.RunAsync);
-                break;
+            case ["micro", .. var options]:
+                BenchmarkSwitcher.FromAssembly(typeof(Program).Assembly).Run(options.Length > 0 ? options : ["--filter", "*"]);
+                return 0;
+            case ["compare", .. var rest]:
+                return await CompareAsync(rest);
+            case ["regress"]:
+                return await Regression.RunAsync();
+            case ["child", var what, var contender, var address]:
+                await Child.MainAsync(what, contender, new Uri(address));
+                return 0;
             default:
-                BenchmarkSwitcher.FromAssembly(typeof(Program).Assembly).Run(args);
-                break;
+                Console.Error.WriteLine(Usage);
+                return 2;
         }
     }
 
-    private static async Task WithServerAsync(Func<Uri, Task> run)
+    private static async Task<int> CompareAsync(string[] args)
     {
-        var journal = Path.GetTempFileName();
-        using var server = Process.Start(new ProcessStartInfo("dotnet", [typeof(UserServer).Assembly.Location, "serve", "one", "0", journal]) { RedirectStandardOutput = true })!;
+        var keys = args.Where(static arg => !arg.StartsWith("--", StringComparison.Ordinal)).ToArray();
+        IReadOnlyList<Result> results;
         try
         {
-            await run(new Uri((await server.StandardOutput.ReadLineAsync())!));
+            results = await Comparison.RunAsync(keys, quick: args.Contains("--quick"));
         }
-        finally
+        catch (ArgumentException exception)
         {
-            server.Kill();
-            await server.WaitForExitAsync();
-            File.Delete(journal);
+            Console.Error.WriteLine(exception.Message);
+            return 2;
         }
+
+        if (args.Contains("--write"))
+        {
+            Report.Write(results, $"dotnet run -c Release --project tests/PoolingInvoker.Benchmarks -- compare {string.Join(' ', args)}", "docs");
+        }
+        else
+        {
+            Console.WriteLine(string.Join(Environment.NewLine, results.Select(Report.Table)));
+        }
+
+        return 0;
     }
 }

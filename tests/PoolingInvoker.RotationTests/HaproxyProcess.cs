@@ -25,7 +25,7 @@ internal sealed class HaproxyProcess : ProxyProcess
     public void Add(Uri server)
     {
         var name = $"users/s{++_servers}";
-        Assert.Contains($"port changed from '1' to '{server.Port}'", Ask($"set server {name} addr {server.Host} port {server.Port}"));
+        Assert.Contains($"port changed from '1' to '{server.Port}'", Ask($"set server {name} addr {server.Host} port {server.Port}"), StringComparison.Ordinal);
         Assert.Equal("", Ask($"set server {name} state ready").Trim());
     }
 

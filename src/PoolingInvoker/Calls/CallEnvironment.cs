@@ -28,7 +28,7 @@ internal sealed class CallEnvironment
                 throw new ArgumentException("A method config names no method. Add MethodName.Default to its Names for all methods.", nameof(options));
             }
 
-            var plan = CallResilience.Plan(config, options, pool.TimeProvider);
+            var plan = CallResilience.Plan(options, pool.TimeProvider, config);
             foreach (var name in config.Names)
             {
                 if (string.IsNullOrEmpty(name.Service) && !string.IsNullOrEmpty(name.Method))
@@ -72,8 +72,7 @@ internal sealed class CallEnvironment
         : _planOf.TryGetValue(method.FullName, out var plan) ? plan
         : _planOf.GetOrAdd(method.FullName, FindPlan(method));
 
-    public bool IsIdempotent(CallPlan plan, IMethod method, Type requestType, Type responseType) =>
-        plan.IsIdempotent ?? _idempotency.IsIdempotent(method, requestType, responseType);
+    public bool IsIdempotent(IMethod method) => PlanOf(method).IsIdempotent ?? _idempotency.IsIdempotent(method);
 
     private CallPlan FindPlan(IMethod method) =>
         _plans.TryGetValue((method.ServiceName, method.Name), out var plan)

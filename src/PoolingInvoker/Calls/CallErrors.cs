@@ -19,9 +19,8 @@ internal static class CallErrors
     /// <summary>Why no channel could be had.</summary>
     public static NoChannelException NoChannel(Exception cause) => cause switch
     {
-        TimeoutException => new(new Status(StatusCode.ResourceExhausted, cause.Message, cause), isTransient: false),
         ObjectDisposedException => new(Disposed, isTransient: false),
-        TooManyWaitingException => new(new Status(StatusCode.ResourceExhausted, cause.Message, cause), isTransient: false),
+        TimeoutException or TooManyWaitingException => new(new Status(StatusCode.ResourceExhausted, cause.Message, cause), isTransient: false),
         _ => Unavailable(cause),
     };
 

@@ -7,18 +7,16 @@ namespace PoolingInvoker;
 /// What the application holds of a stream: its call object, reader and writer lead here, and nothing of the pool does. So when the
 /// application drops all of them without ending the call it is collected, and the call is ended for it.
 /// </summary>
-internal sealed class CallHandle<TRequest, TResponse>(StreamingCall<TRequest, TResponse> call) : IEnumerable<KeyValuePair<string, object>>
-    where TRequest : class
-    where TResponse : class
+internal sealed class CallHandle(PooledCall call) : IEnumerable<KeyValuePair<string, object>>
 {
-    // Made once for each pair of types, as the delegates of a bare channel are.
-    public static readonly Func<object, Task<Metadata>> GetResponseHeadersAsync = static state => CallOf(state).GetResponseHeadersAsync(holder: state);
+    // Made once, as the delegates of a bare channel are.
+    public static readonly Func<object, Task<Metadata>> GetHeaders = static state => CallOf(state).GetResponseHeadersAsync(holder: state);
     public static readonly Func<object, Status> GetStatus = static state => CallOf(state).GetStatus();
     public static readonly Func<object, Metadata> GetTrailers = static state => CallOf(state).GetTrailers();
-    public static readonly Action<object> DisposeCall = static state =>
+    public static readonly Action<object> EndCall = static state =>
     {
         CallOf(state).Dispose();
-        if (state is CallHandle<TRequest, TResponse>)
+        if (state is CallHandle)
         {
             GC.SuppressFinalize(state);
         }
@@ -27,13 +25,12 @@ internal sealed class CallHandle<TRequest, TResponse>(StreamingCall<TRequest, TR
     // Not on the thread of the finalizers, which what ends a call could hold up.
     ~CallHandle() => ThreadPool.UnsafeQueueUserWorkItem(static call => call.Reclaim(), call, preferLocal: false);
 
-    public StreamingCall<TRequest, TResponse> Call => call;
+    private PooledCall Call => call;
 
     public IEnumerator<KeyValuePair<string, object>> GetEnumerator() => call.GetEnumerator();
 
     IEnumerator IEnumerable.GetEnumerator() => GetEnumerator();
 
     // A unary call ends without the application's doing: it needs no handle, and its call object holds the call itself.
-    private static PooledCall<TRequest, TResponse> CallOf(object state) =>
-        state as PooledCall<TRequest, TResponse> ?? ((CallHandle<TRequest, TResponse>)state).Call;
+    private static PooledCall CallOf(object state) => state as PooledCall ?? ((CallHandle)state).Call;
 }

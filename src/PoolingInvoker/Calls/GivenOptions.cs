@@ -22,6 +22,20 @@ internal sealed class GivenOptions
             ? Nothing
             : new GivenOptions(host, options.Headers is { Count: > 0 } headers ? options.WithHeaders(Copy(headers)) : options);
 
+    /// <summary>How long it is to a deadline, as a timer takes it.</summary>
+    public static TimeSpan DueTime(DateTime? deadline, TimeProvider time)
+    {
+        if (deadline is not { } value || value == DateTime.MaxValue)
+        {
+            return Timeout.InfiniteTimeSpan;
+        }
+
+        var due = value - time.GetUtcNow().UtcDateTime;
+        return due < TimeSpan.Zero ? TimeSpan.Zero
+            : due > ChannelPoolOptions.LongestWait ? ChannelPoolOptions.LongestWait
+            : due;
+    }
+
     /// <summary>
     /// The options of an attempt. On a channel of the pool's own the loop waits for ready, from channel to channel. One of the user's own
     /// waits by itself: it alone knows for what, such as its resolver.
@@ -30,33 +44,26 @@ internal sealed class GivenOptions
     {
         var options = Options.IsWaitForReady && channel.Transport is not null ? Options.WithWaitForReady(false) : Options;
         options = options.Credentials is { } credentials ? options.WithCredentials(new CallersCredentials(credentials)) : options;
-        return previousAttempts > 0 ? options.WithHeaders(WithPreviousAttempts(options.Headers, previousAttempts)) : options;
+        return previousAttempts > 0 ? options.WithHeaders(Copy(options.Headers, previousAttempts)) : options;
     }
 
     // The caller may use its object again. An enumerator of Metadata is an object of its own.
-    private static Metadata Copy(Metadata headers)
+    private static Metadata Copy(Metadata? headers, int previousAttempts = 0)
     {
         var copy = new Metadata();
-        for (var i = 0; i < headers.Count; i++)
+        for (var i = 0; i < headers?.Count; i++)
         {
-            copy.Add(headers[i]);
-        }
-
-        return copy;
-    }
-
-    private static Metadata WithPreviousAttempts(Metadata? headers, int previousAttempts)
-    {
-        var copy = new Metadata();
-        foreach (var entry in headers ?? [])
-        {
-            if (entry.Key != PreviousAttemptsHeader)
+            if (previousAttempts == 0 || headers[i].Key != PreviousAttemptsHeader)
             {
-                copy.Add(entry);
+                copy.Add(headers[i]);
             }
         }
 
-        copy.Add(PreviousAttemptsHeader, previousAttempts.ToString(CultureInfo.InvariantCulture));
+        if (previousAttempts > 0)
+        {
+            copy.Add(PreviousAttemptsHeader, previousAttempts.ToString(CultureInfo.InvariantCulture));
+        }
+
         return copy;
     }
 }

@@ -1,16 +1,17 @@
+using System.Runtime.ExceptionServices;
 using Grpc.Core;
 
 namespace PoolingInvoker;
 
 /// <summary>The responses of a call. Until the first one it follows the call from attempt to attempt; then it passes through.</summary>
 /// <remarks>A read under way keeps the handle alive: the application may have nothing left of the call but the task of that read.</remarks>
-internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TRequest, TResponse> handle) : IAsyncStreamReader<TResponse>
+internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TRequest, TResponse> call, CallHandle handle) : IAsyncStreamReader<TResponse>
     where TRequest : class
     where TResponse : class
 {
     private Task<bool>? _first;
 
-    public TResponse Current => handle.Call.Final?.ResponseStream is { } stream ? stream.Current : default!;
+    public TResponse Current => call.Final?.ResponseStream is { } stream ? stream.Current : default!;
 
     public Task<bool> MoveNext(CancellationToken cancellationToken)
     {
@@ -20,12 +21,12 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
             return Task.FromException<bool>(new InvalidOperationException("Can't read the next message because the previous read is still in progress."));
         }
 
-        if (handle.Call.Final is { } attempt)
+        if (call.Final is { } attempt)
         {
             return ReadAsync(attempt, cancellationToken);
         }
 
-        handle.Call.ThrowIfDisposed();
+        call.ThrowIfDisposed();
         return _first = ReadFirstAsync(cancellationToken);
     }
 
@@ -36,14 +37,14 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
         {
             more = await attempt.ResponseStream!.MoveNext(cancellationToken).ConfigureAwait(false);
         }
-        catch (ObjectDisposedException) when (handle.Call.HasEndedOn(attempt))
+        catch (ObjectDisposedException) when (call.HasEndedOn(attempt))
         {
-            return attempt.Inner.GetStatus().StatusCode == StatusCode.OK ? false : throw attempt.NewEndException();
+            return attempt.GetStatus().StatusCode == StatusCode.OK ? false : throw attempt.NewEndException();
         }
         catch (Exception exception)
         {
             attempt.MetFailure(exception);
-            ThrowIfOther(exception, handle.Call.EndOf(attempt, exception, handle.Call.IsDisposed || handle.Call.IsPoolDisposed));
+            ExceptionDispatchInfo.Throw(call.EndOf(attempt, exception, call.IsDisposed || call.Pool.IsDisposed));
             throw;
         }
 
@@ -52,28 +53,27 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
 
     private async Task<bool> ReadFirstAsync(CancellationToken cancellationToken)
     {
-        var call = handle.Call;
-        var wasDisposed = call.IsDisposed || call.IsPoolDisposed; // later is in the midst of this read, whether the channel has seen it by then or not
+        var wasDisposed = call.IsDisposed || call.Pool.IsDisposed; // later is in the midst of this read, whether the channel has seen it by then or not
         var attempt = (await call.NextAttemptAsync(failed: null, cancellationToken).ConfigureAwait(false))!;
         while (true)
         {
             try
             {
                 var more = await attempt.ResponseStream!.MoveNext(cancellationToken).ConfigureAwait(false);
-                if (call.TryCommit(attempt))
+                if (call.TryCommit(attempt) || await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) is not { } next)
                 {
                     attempt.Answered(); // the headers, which say so too, may not have been seen yet
                     return Seen(attempt, more);
                 }
 
-                attempt = (await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false))!;
+                attempt = next;
             }
             catch (Exception exception) when (exception is not InvalidOperationException || exception is ObjectDisposedException)
             {
                 attempt.Judge(exception);
 
                 // Statement order is important: where no other attempt may follow, this one is the call before its failure is seen.
-                var mayMoveOn = !attempt.IsCommitted && (attempt.IsEndedByLoop || call.MayMoveOn(exception));
+                var mayMoveOn = !attempt.IsCommitted && (attempt.IsAbandoned || call.MayMoveOn(exception));
                 attempt.MetFailure(exception);
                 var next = mayMoveOn || !call.TryCommit(attempt) ? await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) : null;
                 if (next is not null)
@@ -82,17 +82,9 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(CallHandle<TReques
                     continue;
                 }
 
-                ThrowIfOther(exception, call.EndOf(attempt, exception, wasDisposed));
+                ExceptionDispatchInfo.Throw(call.EndOf(attempt, exception, wasDisposed));
                 throw;
             }
-        }
-    }
-
-    private static void ThrowIfOther(Exception met, Exception end)
-    {
-        if (end != met)
-        {
-            throw end;
         }
     }
 

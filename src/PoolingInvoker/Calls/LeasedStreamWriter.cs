@@ -7,7 +7,7 @@ namespace PoolingInvoker;
 /// again to the next attempt if one fails. Then they pass through.
 /// </summary>
 /// <remarks>A write under way keeps the handle alive: the application may have nothing left of the call but the task of that write.</remarks>
-internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TRequest, TResponse> handle) : IClientStreamWriter<TRequest>
+internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TRequest, TResponse> call, CallHandle handle) : IClientStreamWriter<TRequest>
     where TRequest : class
     where TResponse : class
 {
@@ -15,8 +15,8 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
 
     public WriteOptions? WriteOptions
     {
-        get => handle.Call.Final?.RequestStream is { } stream ? stream.WriteOptions : handle.Call.WriteOptions;
-        set => handle.Call.SetWriteOptions(value);
+        get => call.Final?.RequestStream is { } stream ? stream.WriteOptions : call.WriteOptions;
+        set => call.SetWriteOptions(value);
     }
 
     public Task WriteAsync(TRequest message) => WriteAsync(message, CancellationToken.None);
@@ -28,23 +28,23 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
             return Task.FromException(new ArgumentNullException(nameof(message)));
         }
 
-        if (handle.Call.Final is { RequestStream: { } stream, Replayed.IsCompleted: true } attempt)
+        if (call.Final is { RequestStream: { } stream, Replayed.IsCompleted: true } attempt)
         {
             var writing = stream.WriteAsync(new ReplayableRequest(message, writeOptions: null, keepsBytes: false), cancellationToken);
             return writing.IsCompletedSuccessfully ? writing : WriteAsync(writing, attempt);
         }
 
-        handle.Call.ThrowIfDisposed();
-        return handle.Call.AreRequestsComplete ? Task.FromException(new InvalidOperationException("Request stream has already been completed."))
+        call.ThrowIfDisposed();
+        return call.AreRequestsComplete ? Task.FromException(new InvalidOperationException("Request stream has already been completed."))
             : Interlocked.Exchange(ref _writing, 1) == 0 ? WriteUncommittedAsync(message, cancellationToken)
             : Task.FromException(new InvalidOperationException("Can't write the message because the previous write is in progress."));
     }
 
     public Task CompleteAsync()
     {
-        handle.Call.ThrowIfDisposed();
+        call.ThrowIfDisposed();
         return Volatile.Read(ref _writing) == 0
-            ? handle.Call.CompleteRequestsAsync()
+            ? call.CompleteRequestsAsync()
             : Task.FromException(new InvalidOperationException("Can't complete the client stream writer because the previous write is in progress."));
     }
 
@@ -55,7 +55,7 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
             await writing.ConfigureAwait(false);
             GC.KeepAlive(handle);
         }
-        catch (ObjectDisposedException) when (handle.Call.HasEndedOn(attempt))
+        catch (ObjectDisposedException) when (call.HasEndedOn(attempt))
         {
             throw attempt.NewEndException();
         }
@@ -65,7 +65,6 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
     {
         try
         {
-            var call = handle.Call;
             var request = new ReplayableRequest(message, call.WriteOptions, call.KeepsRequests);
             var attempt = (await call.NextAttemptAsync(failed: null, cancellationToken).ConfigureAwait(false))!;
             while (true)
@@ -75,15 +74,15 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
                     await call.WaitAsync(attempt.Replayed, cancellationToken).ConfigureAwait(false);
                     var hadHeaders = attempt.HasHeaders;
                     await attempt.RequestStream!.WriteAsync(request, cancellationToken).ConfigureAwait(false);
-                    if (call.Keep(request, attempt, hadHeaders))
+                    if (call.Keep(request, attempt, hadHeaders) || await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) is not { } next)
                     {
                         return;
                     }
 
-                    attempt = (await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false))!;
+                    attempt = next;
                 }
                 catch (Exception exception)
-                    when (!attempt.IsCommitted && (attempt.IsEndedByLoop || call.HasEndedOn(attempt) || attempt.Judge(exception).IsTransient))
+                    when (!attempt.IsCommitted && (attempt.IsAbandoned || call.HasEndedOn(attempt) || attempt.Judge(exception).IsTransient))
                 {
                     // What the application has done wrong, such as a message that cannot be written, does not end the call. What the driver
                     // judges is the end of the attempt, which can say more than the writer met; behind the headers it sees no end.
@@ -91,13 +90,12 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(CallHandle<TReques
                     {
                         attempt.MetFailure(exception);
                     }
-                    else if (!attempt.IsEndedByLoop && !await attempt.IsSoonOverAsync().ConfigureAwait(false))
+                    else if (!attempt.IsAbandoned && !await attempt.IsSoonOverAsync().ConfigureAwait(false))
                     {
                         throw;
                     }
 
-                    var next = await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false);
-                    if (next is null)
+                    if (await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) is not { } next)
                     {
                         throw;
                     }

@@ -1,4 +1,4 @@
-using System.Collections;
+using System.Diagnostics.CodeAnalysis;
 using System.Runtime.ExceptionServices;
 using Grpc.Core;
 
@@ -6,74 +6,32 @@ namespace PoolingInvoker;
 
 /// <summary>
 /// One RPC: attempts on leased channels, one after the other, until one commits or no more are made. The first attempt runs here; what
-/// comes after it is up to <see cref="RetryLoop{TRequest, TResponse}"/>, which alone starts further attempts.
+/// comes after it is up to <see cref="RetryLoop{TResponse}"/>, which alone starts further attempts.
 /// </summary>
 /// <remarks>
 /// An attempt is <i>decided</i> when it has succeeded or failed. The call is <i>completed</i> when no more attempts are made: then it has
 /// ended with an attempt, or with an <see cref="EndedCall"/>. A lease is <i>released</i> when the channel has ended its call.
 /// </remarks>
-internal abstract class PooledCall<TRequest, TResponse>(CallEnvironment environment, Method<TRequest, TResponse> method, GivenOptions given, TRequest? request)
-    : CallRules<TRequest, TResponse>(environment, method, given), IEnumerable<KeyValuePair<string, object>>
-    where TRequest : class
+internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMethod method, GivenOptions given, object? request)
+    : PooledCall(environment, method, given, request)
     where TResponse : class
 {
-    private RetryLoop<TRequest, TResponse>? _loop;
-    private TaskCompletionSource? _changed; // completes when there is another attempt, or the call is completed; made when somebody waits
+    private RetryLoop<TResponse>? _loop; // made by whoever needs it first
     private Task<TResponse>? _response;
-    private Task<Metadata>? _headers;
-    private bool _isDisposed;
-    private bool _isCompleted;
-    private bool _isCancelled;
-
-    public TRequest? Request => request;
-
-    public override bool IsDisposed => Volatile.Read(ref _isDisposed);
-
-    public bool IsCompleted => Volatile.Read(ref _isCompleted);
-
-    /// <summary>The current attempt, or what the call has ended with. Null before the first attempt, and for a moment between two.</summary>
-    public abstract object? Attempt { get; }
-
-    /// <summary>What the token of a read or a write has ended the call with, while there was no attempt that it could end.</summary>
-    public virtual Status? EndedByToken => null;
 
     protected Task<TResponse>? Response => _response;
 
-    protected abstract InnerCall? Inner { get; }
-
-    /// <summary>Whether the loop has ended the current attempt, which says nothing of the call: another one may come.</summary>
-    protected abstract bool IsEndedByLoop { get; }
-
-    protected abstract bool HasFailed { get; }
-
-    /// <summary>Whether a reader or writer was told that call or pool is disposed: a moment may pass until the channel has ended the call.</summary>
-    protected bool IsToldDisposed { get; set; }
-
     protected override bool HedgesNoMore => _loop is { HedgesNoMore: true };
 
-    /// <summary>Starts an attempt, which is the current one from now on. What the channel throws at once is thrown, and the lease is back by then.</summary>
-    /// <returns>Ends when the attempt is decided.</returns>
-    public abstract Task<TResponse> StartAttempt(AttemptLease lease, int previousAttempts);
+    protected override Exception? LastFailure => _loop?.LastFailure;
 
-    /// <returns>What that is to the call.</returns>
-    public abstract Exception? AttemptDecided(Exception? failure);
+    private RetryLoop<TResponse> Loop => Volatile.Read(ref _loop) ?? Interlocked.CompareExchange(ref _loop, new(this), null) ?? _loop;
 
-    /// <summary>Makes way for another attempt. False if the application has seen something of this one.</summary>
-    public abstract bool TryAbandon();
+    private CallAttempt<TResponse> Current => (CallAttempt<TResponse>)Attempt!;
 
-    /// <summary>Ends the current attempt, but not the call.</summary>
-    public abstract void EndAttempt();
+    protected abstract CallAttempt<TResponse> NewAttempt(PooledChannel channel, object lease);
 
-    /// <summary>The attempt is the call from now on. False if it has been abandoned in favour of another one.</summary>
-    protected abstract bool TryCommit(object attempt);
-
-    /// <param name="end">An attempt, or an <see cref="EndedCall"/>.</param>
-    protected abstract void EndWith(object end);
-
-    protected abstract void DisposeAttempt();
-
-    /// <summary>Takes a lease of a channel that has room, without waiting.</summary>
-    protected abstract bool TryLease(out AttemptLease lease);
+    protected abstract void StartOn(CallInvoker channel, CallAttempt<TResponse> attempt, CallOptions options);
 
     /// <summary>Starts the call. What a bare channel would throw at once is thrown here.</summary>
     public Task<TResponse> Start()
@@ -84,160 +42,145 @@ internal abstract class PooledCall<TRequest, TResponse>(CallEnvironment environm
             throw new InvalidOperationException("Deadline must have a kind DateTimeKind.Utc or be equal to DateTime.MaxValue or DateTime.MinValue.");
         }
 
-        Environment.Pool.ThrowIfDisposed();
-        Task<TResponse>? first = null;
-        if (Plan.OnFailureOnly && !IsHedged && !Options.IsWaitForReady && TryLease(out var lease))
+        Pool.ThrowIfDisposed();
+        if (Plan.OnFailureOnly && !IsHedged && !Options.IsWaitForReady)
         {
-            try
+            // For a unary call no lease is made: the call itself stands for it.
+            ChannelLease? lease = null;
+            var channel = !IsStream ? Pool.TryLease(this) : Pool.TryLease(isStream: true, out lease) ? lease.Pooled : null;
+            if (channel is not null)
             {
-                first = StartAttempt(lease, previousAttempts: 0);
-            }
-            catch (ObjectDisposedException)
-            {
-                // A disposed channel took nothing. The loop leases another one.
+                try
+                {
+                    Publish(StartAttempt(channel, lease ?? (object)this, previousAttempts: 0));
+                }
+                catch (ObjectDisposedException)
+                {
+                    // A disposed channel took nothing. The loop leases another one.
+                }
             }
         }
 
-        var response = first is null ? RunLoopAsync(failure: null) : RunAsync(first);
+        var response = RunAsync();
         Volatile.Write(ref _response, response);
         Interlocked.MemoryBarrier(); // it may have been completed meanwhile
         ObserveCancelled();
         return response;
     }
 
-    /// <summary>What the debugger shows of a call object, as that of a bare channel gives it.</summary>
-    public IEnumerator<KeyValuePair<string, object>> GetEnumerator()
+    /// <summary>Starts an attempt. What the channel throws at once is thrown, and the lease is back by then.</summary>
+    public CallAttempt<TResponse> StartAttempt(PooledChannel channel, object lease, int previousAttempts)
     {
-        if (Channel is { } channel)
+        var attempt = NewAttempt(channel, lease);
+        try
         {
-            yield return new KeyValuePair<string, object>("Channel", channel.Channel);
+            StartOn(channel.CallInvoker, attempt, Given.ForAttempt(channel, previousAttempts));
+            return attempt;
         }
-
-        yield return new KeyValuePair<string, object>("Method", Method);
-        if (Kind == MethodType.Unary)
+        catch (Exception exception)
         {
-            yield return new KeyValuePair<string, object>("Request", Request!);
+            // A channel that is disposed was disposed behind the pool's back.
+            attempt.Release(exception is ObjectDisposedException ? LeaseOutcome.ChannelFailed : LeaseOutcome.Unknown);
+            throw;
         }
     }
 
-    IEnumerator IEnumerable.GetEnumerator() => GetEnumerator();
-
-    public Status GetStatus() => Told is { } told ? told.GetStatus() : EndedByCallerWith ?? throw CallErrors.NoStatus;
-
-    public Metadata GetTrailers() => Told is { } told ? told.GetTrailers() : throw CallErrors.NoTrailers;
-
-    /// <param name="holder">What the application holds of the call, which stays until it has the headers.</param>
-    public Task<Metadata> GetResponseHeadersAsync(object holder)
+    /// <summary>The attempt is the current one from now on.</summary>
+    public virtual void Publish(CallAttempt<TResponse> attempt)
     {
-        if (_headers is null)
+        SetAttempt(attempt);
+        Volatile.Read(ref _loop)?.AttemptChanged();
+        if (IsDisposed)
         {
-            // Whoever has seen why there are no headers need not look at the response.
-            _headers = (IsCompleted || IsCommitted) && Inner?.ResponseHeadersAsync is { IsCompleted: true } headers ? headers : ReadHeadersAsync(holder);
-            _headers.ContinueWith(
-                static (failed, call) =>
-                {
-                    _ = failed.Exception;
-                    ((PooledCall<TRequest, TResponse>)call!)._response?.Observe();
-                },
-                this,
-                CancellationToken.None,
-                TaskContinuationOptions.OnlyOnFaulted | TaskContinuationOptions.ExecuteSynchronously,
-                TaskScheduler.Default);
+            attempt.Dispose();
         }
-
-        return _headers;
     }
 
-    public void Dispose()
+    /// <summary>The end of an attempt, with a failure or in good order.</summary>
+    /// <returns>What that is to the call.</returns>
+    public Exception? AttemptDecided(CallAttempt attempt, Exception? failure)
     {
-        Volatile.Write(ref _isDisposed, true);
-        Interlocked.MemoryBarrier(); // whoever publishes an attempt looks whether this is so
+        HasFailed = failure is not null && attempt == Attempt;
+        attempt.Decided(failure, this);
+        if (failure is null)
+        {
+            Environment.Budget?.Succeeded();
+        }
+        else if (Environment.Budget is { } budget && IsIdempotent
+            && (CallFaults.Judge(failure) is { IsTransient: true, Fate: RequestFate.MayHaveBeenProcessed } || CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan))
+        {
+            budget.Failed();
+        }
+
+        return AsEndOfCall(failure);
+    }
+
+    /// <summary>The attempt is the call from now on. False if the call has ended otherwise, or another attempt may follow.</summary>
+    public virtual bool TryCommit(CallAttempt attempt) => attempt == Attempt && attempt.TryCommit();
+
+    public override Task<Metadata> GetResponseHeadersAsync(object holder)
+    {
+        var isFinal = IsCompleted || Attempt is { IsCommitted: true };
+        var headers = Volatile.Read(ref _loop)?.Headers
+            ?? (isFinal && Attempt!.ResponseHeadersAsync is { IsCompleted: true } final ? final : Loop.Headers = ReadHeadersAsync(holder));
+
+        // Whoever has seen why there are no headers need not look at the response.
+        headers.ContinueWith(
+            static (failed, call) =>
+            {
+                _ = failed.Exception;
+                ((PooledCall<TResponse>)call!)._response?.Observe();
+            },
+            this,
+            CancellationToken.None,
+            TaskContinuationOptions.OnlyOnFaulted | TaskContinuationOptions.ExecuteSynchronously,
+            TaskScheduler.Default);
+        return headers;
+    }
+
+    public override void Dispose()
+    {
+        base.Dispose();
         Volatile.Read(ref _loop)?.Stop();
         if (_response is { IsCompletedSuccessfully: false } response)
         {
             response.Observe();
         }
 
-        DisposeAttempt();
+        Attempt?.Dispose();
     }
 
     /// <summary>Completes when there is another attempt than this one, or the call is completed.</summary>
-    protected Task ChangedAsync(object? attempt)
+    protected Task ChangedAsync(CallAttempt? attempt) => HasOtherThan(attempt) ? Task.CompletedTask : Loop.ChangedAsync(attempt);
+
+    /// <summary>What a failure is to the call. One that shows that the pool was disposed under it may be Internal on the channel.</summary>
+    [return: NotNullIfNotNull(nameof(failure))]
+    protected Exception? AsEndOfCall(Exception? failure) =>
+        failure is RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: ObjectDisposedException cause } && Pool.IsDisposed && !IsEndedByCaller
+            ? new RpcException(CallErrors.NoChannel(cause).Status)
+            : failure;
+
+    // The fast path is an attempt that is started already, and nothing of Polly. A stream shows its failures to who reads it.
+    private async Task<TResponse> RunAsync()
     {
-        var changed = Volatile.Read(ref _changed);
-        if (changed is null)
+        Exception? failure = null;
+        if (Attempt is not null)
         {
-            var created = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-            changed = Interlocked.CompareExchange(ref _changed, created, null) ?? created;
+            await ((Task)Current.Deciding).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            failure = AttemptDecided(Current, Current.Failure);
         }
 
-        return !IsCompleted && (Attempt is not { } current || current == attempt) ? changed.Task : Task.CompletedTask;
-    }
-
-    protected void AttemptStarted() => Interlocked.Exchange(ref _changed, null)?.SetResult();
-
-    // What the application is told of: what the call has ended with, or is; and before that the current attempt, if the caller has ended the
-    // call, or if no other attempt may follow the end of this one. Each of these the caller can know before the loop has seen it.
-    private InnerCall? Told
-    {
-        get
+        if (failure is null ? Attempt is null : MayBeRetried(failure))
         {
-            // Statement order is important: what a call has ended with is there before it is completed.
-            var isFinal = IsCompleted || IsCommitted;
-            return Inner is not { } inner ? null
-                : isFinal ? inner
-                : !IsEndedByLoop && inner.IsOver() && ((IsEndedByCaller && !HasFailed) || !MayFollow(new RpcException(inner.GetStatus()))) ? inner
-                : null;
-        }
-    }
-
-    // What a call ends with that the caller has ended while there was no attempt under way.
-    private Status? EndedByCallerWith =>
-        IsToldDisposed ? CallErrors.Disposed :
-        Inner is not null && !HasFailed && !IsEndedByLoop ? null
-        : EndedByToken is { } byToken ? byToken
-        : IsDisposed || (IsPoolDisposed && Inner is null) ? CallErrors.Disposed
-        : Options.CancellationToken.IsCancellationRequested ? CallErrors.Cancelled(Options.CancellationToken)
-        : IsEndedByCaller ? CallErrors.DeadlineExceeded(_loop?.LastFailure)
-        : null;
-
-    // The fast path: one attempt, started already, and nothing of Polly.
-    private async Task<TResponse> RunAsync(Task<TResponse> first)
-    {
-        Exception failure;
-        try
-        {
-            var response = await first.ConfigureAwait(false);
-            AttemptDecided(failure: null);
-            Complete(failure: null);
-            return response;
-        }
-#pragma warning disable CA1031 // Thrown below, if no other attempt follows.
-        catch (Exception exception)
-#pragma warning restore CA1031
-        {
-            failure = AttemptDecided(exception)!;
-        }
-
-        if (MayBeRetried(failure))
-        {
-            return await RunLoopAsync(failure).ConfigureAwait(false);
+            await Loop.RunAsync(failure).ConfigureAwait(ConfigureAwaitOptions.None);
+            Complete(Loop.Failure);
+            return ThrowOr(Loop.Response, Loop.Failure);
         }
 
         Complete(failure);
-        return ThrowOr(default, failure);
+        return ThrowOr(failure is null ? Current.Response : null, failure);
     }
 
-    private async Task<TResponse> RunLoopAsync(Exception? failure)
-    {
-        var loop = new RetryLoop<TRequest, TResponse>(this);
-        Volatile.Write(ref _loop, loop);
-        (var response, failure) = await loop.RunAsync(failure).ConfigureAwait(false);
-        Complete(failure);
-        return ThrowOr(response, failure);
-    }
-
-    // A stream shows its failures to who reads it.
     private TResponse ThrowOr(TResponse? response, Exception? failure)
     {
         if (failure is not null && HasOneResponse)
@@ -248,21 +191,26 @@ internal abstract class PooledCall<TRequest, TResponse>(CallEnvironment environm
         return response!;
     }
 
-    // With the attempt that ended with this failure, wherever a pipeline may have kept it; or else with what a pipeline made of it.
+    // No more attempts are made. The call has ended with the attempt that ended with this failure, wherever a pipeline may have kept it; or
+    // else with what a pipeline made of it. A stream of responses that is committed goes on.
     private void Complete(Exception? failure)
     {
-        if (failure is not null)
+        if (failure is not null && CallFaults.AttemptOf(failure) is CallAttempt attempt)
         {
-            EndWith(CallFaults.AttemptOf(failure) ?? new EndedCall(failure));
+            SetAttempt(attempt);
+        }
+        else if (failure is not null && (TryAbandon() || HasOneResponse))
+        {
+            Attempt?.End();
+            SetAttempt(new EndedCall(failure, Channel));
         }
         else if (Attempt is null)
         {
-            EndWith(new EndedCall(HasOneResponse ? null : new RpcException(new Status(StatusCode.Internal, "The resilience pipeline made no attempt."))));
+            SetAttempt(new EndedCall(HasOneResponse ? null : new RpcException(new Status(StatusCode.Internal, "The resilience pipeline made no attempt.")), channel: null));
         }
 
-        _isCancelled = failure is OperationCanceledException or RpcException { StatusCode: StatusCode.Cancelled or StatusCode.DeadlineExceeded };
-        Volatile.Write(ref _isCompleted, true);
-        Interlocked.Exchange(ref _changed, null)?.SetResult();
+        SetCompleted(isCancelled: failure is OperationCanceledException or RpcException { StatusCode: StatusCode.Cancelled or StatusCode.DeadlineExceeded });
+        Volatile.Read(ref _loop)?.AttemptChanged();
         Completed();
         ObserveCancelled();
     }
@@ -274,7 +222,7 @@ internal abstract class PooledCall<TRequest, TResponse>(CallEnvironment environm
     // Whoever has cancelled a call, or let its deadline pass, need not look at how it ended: so it is on a bare channel.
     private void ObserveCancelled()
     {
-        if (IsCompleted && _isCancelled)
+        if (IsCompleted && IsCancelled)
         {
             Volatile.Read(ref _response)?.Observe();
         }
@@ -282,28 +230,23 @@ internal abstract class PooledCall<TRequest, TResponse>(CallEnvironment environm
 
     private async Task<Metadata> ReadHeadersAsync(object holder)
     {
-        object? attempt = null;
+        CallAttempt? attempt = null;
         while (true)
         {
             await ChangedAsync(attempt).ConfigureAwait(false);
             var isCompleted = IsCompleted;
-            attempt = Attempt;
-            if (Inner is not { } inner)
-            {
-                continue;
-            }
-
+            attempt = Attempt!;
             try
             {
-                var headers = await inner.ResponseHeadersAsync.ConfigureAwait(false);
-                if (isCompleted || (!await IsRefusedAsync(attempt!).ConfigureAwait(false) && TryCommit(attempt!)))
+                var headers = await attempt.ResponseHeadersAsync.ConfigureAwait(false);
+                if (isCompleted || (!await IsRefusedAsync(attempt).ConfigureAwait(false) && TryCommit(attempt)))
                 {
                     GC.KeepAlive(holder);
                     return headers;
                 }
             }
 #pragma warning disable CA1031 // The loop sees this failure too, and judges it: it is one of the whole attempt.
-            catch when (!isCompleted && !IsCommitted)
+            catch when (!isCompleted && Attempt is not { IsCommitted: true })
 #pragma warning restore CA1031
             {
             }
@@ -312,25 +255,21 @@ internal abstract class PooledCall<TRequest, TResponse>(CallEnvironment environm
 
     // A server that refuses a call in its headers (Trailers-Only) has not answered it: another attempt may. The channel gives the headers
     // first, and then the failure.
-    private async ValueTask<bool> IsRefusedAsync(object attempt)
+    private async ValueTask<bool> IsRefusedAsync(CallAttempt attempt)
     {
-        if (!HasOneResponse || IsCommitted || Plan.Pipeline is null || ResponseOf(attempt) is not { } response)
+        if (!HasOneResponse || attempt.IsCommitted || Plan.Pipeline is null || attempt is not CallAttempt<TResponse> decided)
         {
             return false;
         }
 
         // Where that shows too late the caller has the headers of a refusal and then its status, as on a bare channel.
-        await RefusalDelivery.OverAsync(Channel?.Transport?.Refusals, response).ConfigureAwait(false);
-        if (response is not { IsFaulted: true, Exception.InnerException: { } failure })
+        await RefusalDelivery.OverAsync(attempt.Channel?.Transport?.Refusals, decided.Deciding).ConfigureAwait(false);
+        if (decided.Failure is not { } failure)
         {
             return false;
         }
 
-        Judge(attempt, failure); // the loop may not have come to it yet
+        attempt.Judge(failure, this); // the loop may not have come to it yet
         return MayMoveOn(failure);
     }
-
-    protected abstract void Judge(object attempt, Exception failure);
-
-    protected abstract Task<TResponse>? ResponseOf(object attempt);
 }

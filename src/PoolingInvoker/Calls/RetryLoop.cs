@@ -6,64 +6,103 @@ using Polly.Timeout;
 namespace PoolingInvoker;
 
 /// <summary>
-/// The attempts of a call after its first one, or all of them: waits for leases, goes through the pipeline, and says how it ended. The one
-/// file of a call that knows Polly.
+/// The attempts of a call after its first one, or all of them: waits for leases, goes through the pipeline, and says how it ended. Whoever
+/// waits for another attempt waits here.
 /// </summary>
-internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TResponse> call)
-    where TRequest : class
+internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     where TResponse : class
 {
+    private static readonly ResiliencePropertyKey<CallAttempt<TResponse>> Hedge = new("PoolingInvoker.Attempt");
     private static readonly TimeSpan FirstPause = TimeSpan.FromMilliseconds(50);
     private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
 
-    private CallStop? _stop; // there while the loop runs
+    private TaskCompletionSource? _changed; // made when somebody waits
+    private CancellationTokenSource? _stop; // ends what the call waits for: a lease, a backoff, a strategy
+    private CancellationToken _stopToken;
     private Outcome<TResponse> _last;
     private bool _isInHand; // the pipeline has yet to be shown an attempt that was made outside
     private bool _hasTried;
     private long _lastEnded;
-    private int _previousAttempts; // that may have reached a server
+    private CallAttempt<TResponse>? _lastHedge;
+    private int _previousAttempts; // that may have reached a server, or of a hedged call all
 
     /// <summary>A server has asked for no further attempts of a call that is hedged.</summary>
     public bool HedgesNoMore { get; private set; }
 
     public Exception? LastFailure { get; private set; }
 
-    private ChannelPool Pool => call.Environment.Pool;
+    /// <summary>The headers, once the application has asked for them.</summary>
+    public Task<Metadata>? Headers { get; set; }
+
+    /// <summary>What the call ends with.</summary>
+    public TResponse? Response => _last.Result;
+
+    public Exception? Failure { get; private set; }
+
+    private ChannelPool Pool => call.Pool;
 
     /// <summary>The caller has ended the call: what it waits for ends.</summary>
-    public void Stop() => Volatile.Read(ref _stop)?.Cancel();
-
-    /// <param name="failure">What an attempt has ended with that was made before; or null.</param>
-    public async Task<(TResponse? Response, Exception? Failure)> RunAsync(Exception? failure)
+    public void Stop()
     {
         try
         {
-            using var stop = new CallStop(call.Options, call.TimeProvider);
-            Volatile.Write(ref _stop, stop);
-            Interlocked.MemoryBarrier(); // the caller may not have seen it
-            if (call.IsDisposed)
+            Volatile.Read(ref _stop)?.Cancel();
+        }
+        catch (Exception exception) when (exception is AggregateException or ObjectDisposedException)
+        {
+            // Of a callback that a strategy of the user's has registered; or there was nothing left to end.
+        }
+    }
+
+    /// <summary>Completes when there is another attempt than this one, or the call is completed.</summary>
+    public Task ChangedAsync(CallAttempt? attempt)
+    {
+        if (Volatile.Read(ref _changed) is not { } changed)
+        {
+            var created = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+            changed = Interlocked.CompareExchange(ref _changed, created, null) ?? created;
+        }
+
+        return call.HasOtherThan(attempt) ? Task.CompletedTask : changed.Task;
+    }
+
+    public void AttemptChanged() => Interlocked.Exchange(ref _changed, null)?.SetResult();
+
+    /// <param name="failure">What an attempt has ended with that was made before; or null.</param>
+    public async Task RunAsync(Exception? failure)
+    {
+        try
+        {
+            using var stop = new CancellationTokenSource();
+            _stopToken = stop.Token;
+            Interlocked.Exchange(ref _stop, stop); // and a fence: the caller may not have seen it
+            var due = GivenOptions.DueTime(call.Options.Deadline, call.TimeProvider);
+            using var timer = due > TimeSpan.Zero
+                ? call.TimeProvider.CreateTimer(static loop => ((RetryLoop<TResponse>)loop!).Stop(), this, due, Timeout.InfiniteTimeSpan)
+                : null;
+            using var registration = call.Options.CancellationToken.UnsafeRegister(static loop => ((RetryLoop<TResponse>)loop!).Stop(), this);
+            if (call.IsDisposed || due == TimeSpan.Zero)
             {
-                stop.Cancel();
+                Stop();
             }
 
             if (call.IsHedged)
             {
-                await HedgeAsync((UnaryCall<TRequest, TResponse>)call).ConfigureAwait(false);
+                await HedgeAsync().ConfigureAwait(false);
             }
             else
             {
                 await RetryAsync(failure).ConfigureAwait(false);
             }
-
-            return _last.Exception is { } last ? (null, CallFaults.AttemptOf(last) is null ? Explain(last) : last) : (_last.Result, null);
         }
-#pragma warning disable CA1031 // Whatever throws here, the call ends.
+#pragma warning disable CA1031 // Whatever throws here, such as a callback of the user's in the pipeline, the call ends with that.
         catch (Exception exception)
 #pragma warning restore CA1031
         {
-            call.EndAttempt();
-            return (null, FromPipeline(exception));
+            _last = Outcome.FromException<TResponse>(exception);
         }
+
+        Failure = _last.Exception is { } last && CallFaults.AttemptOf(last) is null ? Explain(last) : _last.Exception;
     }
 
     private async ValueTask RetryAsync(Exception? failure)
@@ -75,7 +114,7 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
         }
         else if (call.Plan.OnFailureOnly)
         {
-            await TryAsync(_stop!.Token).ConfigureAwait(false);
+            await TryAsync(_stopToken).ConfigureAwait(false);
             failure = _last.Exception;
         }
 
@@ -128,16 +167,18 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
     // One attempt; with a call that waits for ready as many as it takes until there is a connection.
     private async ValueTask TryAsync(CancellationToken cancellationToken)
     {
-        _last = await AttemptAsync(call, call.Channel, _previousAttempts, pause: null, EndAttempt, cancellationToken).ConfigureAwait(false);
-        for (var pause = FirstPause; call.WaitsForReady(_last.Exception); pause = pause * 2 < LongestPause ? pause * 2 : LongestPause)
+        for (var pause = FirstPause; ; pause = pause * 2 < LongestPause ? pause * 2 : LongestPause)
         {
-            try
+            _last = await AttemptAsync(call.Channel, _previousAttempts, hedge: null, cancellationToken).ConfigureAwait(false);
+            if (!call.WaitsForReady(_last.Exception))
             {
-                await Task.Delay(pause, call.TimeProvider, cancellationToken).ConfigureAwait(false);
+                return;
             }
-            catch (OperationCanceledException exception)
+
+            await Task.Delay(pause, call.TimeProvider, cancellationToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            if (cancellationToken.IsCancellationRequested)
             {
-                _last = Outcome.FromException<TResponse>(exception);
+                _last = Outcome.FromException<TResponse>(new OperationCanceledException(cancellationToken));
                 return;
             }
 
@@ -145,67 +186,75 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
             {
                 return;
             }
-
-            _last = await AttemptAsync(call, call.Channel, _previousAttempts, pause: null, EndAttempt, cancellationToken).ConfigureAwait(false);
-        }
-    }
-
-    // A time-out of the pipeline ends the attempt here. The deadline and the token of the call end it on the channel.
-    private void EndAttempt()
-    {
-        if (!_stop!.IsCancelled)
-        {
-            call.EndAttempt();
         }
     }
 
     // Several attempts of a unary call at a time, each on a channel of its own. The one whose outcome is taken is the call.
-    private async ValueTask HedgeAsync(UnaryCall<TRequest, TResponse> call)
+    private async ValueTask HedgeAsync() => _last = await EnterAsync(async context =>
     {
-        var hedges = new Hedges(this, call);
-        _last = await EnterAsync(
-            async context =>
-            {
-                var outcome = await call.Plan.Hedging!.ExecuteOutcomeAsync(static (context, hedges) => hedges.ExecuteAsync(context), context, hedges).ConfigureAwait(false);
+        var outcome = await call.Plan.Hedging!.ExecuteOutcomeAsync(
+            static (context, loop) => loop.ExecuteHedgeAsync(context), context, this).ConfigureAwait(false);
 
-                // The context of the attempt whose outcome was taken has become this one.
-                if (outcome.Exception is null && context.Properties.TryGetValue(Hedges.Attempt, out var hedge))
-                {
-                    call.TryTake(hedge);
-                }
+        // The context of the attempt whose outcome was taken has become this one.
+        if (outcome.Exception is null && context.Properties.TryGetValue(Hedge, out var hedge) && hedge.Deciding.IsCompletedSuccessfully)
+        {
+            call.Publish(hedge);
+        }
 
-                return outcome;
-            }).ConfigureAwait(false);
+        return outcome;
+    }).ConfigureAwait(false);
+
+    private async ValueTask<Outcome<TResponse>> ExecuteHedgeAsync(ResilienceContext context)
+    {
+        var last = Volatile.Read(ref _lastHedge);
+        var previousAttempts = Interlocked.Increment(ref _previousAttempts) - 1;
+        if (last is not null)
+        {
+            Pool.CountRetry();
+        }
+
+        // The server may ask for a pause.
+        if (last?.Failure is { } failed && CallFaults.Pushback(failed) is { } pause)
+        {
+            await Task.Delay(pause, call.TimeProvider, context.CancellationToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        }
+
+        var outcome = await AttemptAsync(last?.Channel, previousAttempts, context, context.CancellationToken).ConfigureAwait(false);
+        HedgesNoMore |= outcome.Exception is { } failure && CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan;
+        return outcome;
     }
 
     // A lease, not on the channel that failed last, the call on it, and its end.
     private async ValueTask<Outcome<TResponse>> AttemptAsync(
-        PooledCall<TRequest, TResponse> attempt, PooledChannel? avoid, int previousAttempts, TimeSpan? pause, Action end, CancellationToken cancellationToken)
+        PooledChannel? avoid, int previousAttempts, ResilienceContext? hedge, CancellationToken cancellationToken)
     {
         try
         {
-            if (pause is { } asked)
+            var attempt = await StartAsync(avoid, previousAttempts, cancellationToken).ConfigureAwait(false);
+            if (hedge is null)
             {
-                await Task.Delay(asked, call.TimeProvider, cancellationToken).ConfigureAwait(false);
+                call.Publish(attempt);
+            }
+            else
+            {
+                hedge.Properties.Set(Hedge, attempt);
+                Volatile.Write(ref _lastHedge, attempt);
             }
 
-            var deciding = await StartAsync(attempt, avoid, previousAttempts, cancellationToken).ConfigureAwait(false);
-            using var registration = cancellationToken == _stop!.Token ? default : cancellationToken.UnsafeRegister(static end => ((Action)end!)(), end);
-            try
+            using var registration = cancellationToken == _stopToken ? default : cancellationToken.UnsafeRegister(_ => End(attempt), null);
+            await ((Task)attempt.Deciding).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            if (attempt.Failure is not { } failure)
             {
-                var response = await deciding.ConfigureAwait(false);
-                attempt.AttemptDecided(failure: null);
-                return Outcome.FromResult(response);
+                call.AttemptDecided(attempt, failure: null);
+                return Outcome.FromResult(attempt.Response);
             }
-#pragma warning disable CA1031 // The pipeline judges, and the caller gets what is left.
-            catch (Exception exception)
-            {
-                LastFailure = exception;
-                var failure = attempt.AttemptDecided(exception)!;
-                return Outcome.FromException<TResponse>(
-                    cancellationToken.IsCancellationRequested && !_stop.IsCancelled ? new OperationCanceledException(cancellationToken) : failure);
-            }
+
+            LastFailure = failure;
+            var end = call.AttemptDecided(attempt, failure)!;
+            return Outcome.FromException<TResponse>(
+                cancellationToken.IsCancellationRequested && !_stopToken.IsCancellationRequested ? new OperationCanceledException(cancellationToken) : end);
         }
+#pragma warning disable CA1031 // The pipeline judges, and the caller gets what is left.
         catch (Exception exception)
 #pragma warning restore CA1031
         {
@@ -213,7 +262,16 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
         }
     }
 
-    private async ValueTask<Task<TResponse>> StartAsync(PooledCall<TRequest, TResponse> attempt, PooledChannel? avoid, int previousAttempts, CancellationToken cancellationToken)
+    // A time-out of the pipeline, or another hedge, ends the attempt here. The deadline and the token of the call end it on the channel.
+    private void End(CallAttempt attempt)
+    {
+        if (!_stopToken.IsCancellationRequested || (call.IsHedged && call.IsDisposed))
+        {
+            attempt.End();
+        }
+    }
+
+    private async ValueTask<CallAttempt<TResponse>> StartAsync(PooledChannel? avoid, int previousAttempts, CancellationToken cancellationToken)
     {
         ChannelLease lease;
         try
@@ -229,7 +287,7 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
 
         try
         {
-            return attempt.StartAttempt(new AttemptLease(lease), previousAttempts);
+            return call.StartAttempt(lease.Pooled, lease, previousAttempts);
         }
         catch (ObjectDisposedException exception)
         {
@@ -239,17 +297,11 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
 
     private async ValueTask<Outcome<TResponse>> EnterAsync(Func<ResilienceContext, ValueTask<Outcome<TResponse>>> enter)
     {
-        var context = ResilienceContextPool.Shared.Get(call.Method.FullName, continueOnCapturedContext: false, _stop!.Token);
+        var context = ResilienceContextPool.Shared.Get(call.Method.FullName, continueOnCapturedContext: false, _stopToken);
         try
         {
             CallResilience.Attach(context, call);
             return await enter(context).ConfigureAwait(false);
-        }
-#pragma warning disable CA1031 // A callback of the user's in the pipeline threw: the call ends with that.
-        catch (Exception exception)
-#pragma warning restore CA1031
-        {
-            return Outcome.FromException<TResponse>(exception);
         }
         finally
         {
@@ -260,18 +312,14 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
     // What the call ends with when that is not the failure of an attempt.
     private Exception Explain(Exception exception)
     {
-        if (exception is not OperationCanceledException || !_stop!.IsCancelled)
+        if (exception is not OperationCanceledException || !_stopToken.IsCancellationRequested)
         {
             return FromPipeline(exception);
         }
 
-        var token = call.Options.CancellationToken;
-        var status = call.EndedByToken is { } byToken ? byToken
-            : call.IsDisposed ? CallErrors.Disposed
-            : token.IsCancellationRequested ? CallErrors.Cancelled(token)
-            : CallErrors.DeadlineExceeded(LastFailure);
+        var status = call.EndedByCallerWith;
         return Pool.ThrowsOperationCanceled && !call.IsDisposed
-            ? new OperationCanceledException(status.Detail, status.DebugException, token)
+            ? new OperationCanceledException(status.Detail, status.DebugException, call.Options.CancellationToken)
             : new RpcException(status);
     }
 
@@ -284,45 +332,4 @@ internal sealed class RetryLoop<TRequest, TResponse>(PooledCall<TRequest, TRespo
         OperationCanceledException => new Status(StatusCode.Cancelled, exception.Message, exception),
         _ => new Status(StatusCode.Internal, $"The resilience pipeline ended the call with {exception.GetType().Name}: {exception.Message}", exception),
     });
-
-    private sealed class Hedges(RetryLoop<TRequest, TResponse> loop, UnaryCall<TRequest, TResponse> call)
-    {
-        public static readonly ResiliencePropertyKey<UnaryCall<TRequest, TResponse>> Attempt = new("PoolingInvoker.Attempt");
-
-        private readonly List<UnaryCall<TRequest, TResponse>> _hedges = []; // guarded by a lock on it
-
-        public async ValueTask<Outcome<TResponse>> ExecuteAsync(ResilienceContext context)
-        {
-            var hedge = call.NewHedge();
-            context.Properties.Set(Attempt, hedge);
-            UnaryCall<TRequest, TResponse>? last;
-            int previousAttempts;
-            lock (_hedges)
-            {
-                last = _hedges.FindLast(static hedge => hedge.Channel is not null);
-                previousAttempts = _hedges.Count;
-                _hedges.Add(hedge);
-            }
-
-            if (last is not null)
-            {
-                loop.Pool.CountRetry();
-            }
-
-            // The server may ask for a pause.
-            var pause = last?.Failure is { } failed ? CallFaults.Pushback(failed) : null;
-            var outcome = await loop.AttemptAsync(hedge, last?.Channel, previousAttempts, pause, () => End(hedge), context.CancellationToken).ConfigureAwait(false);
-            loop.HedgesNoMore |= outcome.Exception is { } failure && CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan;
-            return outcome;
-        }
-
-        // The deadline and the token of the call end it on the channel.
-        private void End(UnaryCall<TRequest, TResponse> hedge)
-        {
-            if (call.IsDisposed || !loop._stop!.IsCancelled)
-            {
-                hedge.EndAttempt();
-            }
-        }
-    }
 }

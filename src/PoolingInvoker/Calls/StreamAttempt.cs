@@ -1,142 +1,79 @@
+using System.Diagnostics;
 using Grpc.Core;
 
 namespace PoolingInvoker;
 
-/// <summary>One try of a call that streams: a lease, and the call on the leased channel.</summary>
-internal sealed class StreamAttempt<TResponse> : CallCompletion
+/// <summary>One try of a call that streams.</summary>
+internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel channel, object lease) : CallAttempt<TResponse>(channel, lease)
     where TResponse : class
 {
-    private const int Open = 0;
-    private const int Committed = 1;
-    private const int Abandoned = 2;
-
     private readonly TaskCompletionSource<TResponse> _deciding = new(TaskCreationOptions.RunContinuationsAsynchronously);
-    private readonly GivenOptions _given;
-    private readonly TimeProvider _time;
-    private int _state;
-    private bool _isEndedByCaller;
+    private object? _inner; // the call on the channel
+    private CallCompletion? _watch;
 
-    private StreamAttempt(
-        AttemptLease lease, InnerCall inner, GivenOptions given, TimeProvider time, IClientStreamWriter<ReplayableRequest>? requests, IAsyncStreamReader<TResponse>? responses)
-        : base(lease) => (Inner, _given, _time, RequestStream, ResponseStream) = (inner, given, time, requests, responses);
+    public override Task<TResponse> Deciding => _deciding.Task;
 
-    public InnerCall Inner { get; }
+    public IClientStreamWriter<ReplayableRequest>? RequestStream { get; private set; }
 
-    /// <summary>
-    /// Ends when the attempt is decided. For a call with one response that is the response; for others it is the first message, or
-    /// whatever else commits the call.
-    /// </summary>
-    public Task<TResponse> Deciding => _deciding.Task;
-
-    /// <summary>What the attempt was decided with, if that was a failure.</summary>
-    public Exception? Failure { get; private set; }
-
-    public IClientStreamWriter<ReplayableRequest>? RequestStream { get; }
+    public IAsyncStreamReader<TResponse>? ResponseStream { get; private set; }
 
     /// <summary>Completes when the requests of earlier attempts have been written to this one, or one of them could not be.</summary>
     public Task Replayed { get; set; } = Task.CompletedTask;
 
-    public IAsyncStreamReader<TResponse>? ResponseStream { get; }
-
-    public bool IsCommitted => Volatile.Read(ref _state) == Committed;
-
     /// <summary>Whether a stream of responses has got as far as its headers: what ends it later is known to its reader alone.</summary>
     public bool HasHeaders { get; private set; }
 
-    public bool IsEndedByLoop { get; private set; }
-
-    /// <summary>Starts the call. What the channel throws at once is thrown, and the lease is back by then.</summary>
-    public static StreamAttempt<TResponse> Start<TRequest>(StreamingCall<TRequest, TResponse> call, AttemptLease lease, int previousAttempts)
-        where TRequest : class
+    public override Task<Metadata> ResponseHeadersAsync => _inner switch
     {
-        StreamAttempt<TResponse> attempt;
-        Task<TResponse>? response = null;
-        try
-        {
-            var invoker = lease.Channel.CallInvoker;
-            var options = call.Given.ForAttempt(lease.Channel, previousAttempts);
-            switch (call.Kind)
-            {
-                case MethodType.ClientStreaming:
-                    var clientStreaming = invoker.AsyncClientStreamingCall(ReplayableMethods<TRequest, TResponse>.Of(call.Method), call.Given.Host, options);
-                    attempt = new(lease, InnerCall.Of(clientStreaming), call.Given, call.TimeProvider, clientStreaming.RequestStream, null);
-                    response = clientStreaming.ResponseAsync;
-                    break;
-                case MethodType.ServerStreaming:
-                    var serverStreaming = invoker.AsyncServerStreamingCall(call.Method, call.Given.Host, options, call.Request!);
-                    attempt = new(lease, InnerCall.Of(serverStreaming), call.Given, call.TimeProvider, null, serverStreaming.ResponseStream);
-                    break;
-                default:
-                    var duplex = invoker.AsyncDuplexStreamingCall(ReplayableMethods<TRequest, TResponse>.Of(call.Method), call.Given.Host, options);
-                    attempt = new(lease, InnerCall.Of(duplex), call.Given, call.TimeProvider, duplex.RequestStream, duplex.ResponseStream);
-                    break;
-            }
-        }
-        catch (Exception exception)
-        {
-            lease.ReleaseUnused(exception);
-            throw;
-        }
+        AsyncClientStreamingCall<ReplayableRequest, TResponse> inner => inner.ResponseHeadersAsync,
+        AsyncServerStreamingCall<TResponse> inner => inner.ResponseHeadersAsync,
+        AsyncDuplexStreamingCall<ReplayableRequest, TResponse> inner => inner.ResponseHeadersAsync,
+        _ => throw new UnreachableException(),
+    };
 
-        if (attempt.RequestStream is { } requests && call.WriteOptions != requests.WriteOptions)
-        {
-            requests.WriteOptions = call.WriteOptions;
-        }
+    public override Status GetStatus() => _inner switch
+    {
+        AsyncClientStreamingCall<ReplayableRequest, TResponse> inner => inner.GetStatus(),
+        AsyncServerStreamingCall<TResponse> inner => inner.GetStatus(),
+        AsyncDuplexStreamingCall<ReplayableRequest, TResponse> inner => inner.GetStatus(),
+        _ => throw new UnreachableException(),
+    };
 
-        _ = response is not null ? attempt.WatchResponseAsync(response) : attempt.WatchHeadersAsync();
-        return attempt;
+    public override Metadata GetTrailers() => _inner switch
+    {
+        AsyncClientStreamingCall<ReplayableRequest, TResponse> inner => inner.GetTrailers(),
+        AsyncServerStreamingCall<TResponse> inner => inner.GetTrailers(),
+        AsyncDuplexStreamingCall<ReplayableRequest, TResponse> inner => inner.GetTrailers(),
+        _ => throw new UnreachableException(),
+    };
+
+    public void Started(AsyncClientStreamingCall<ReplayableRequest, TResponse> inner)
+    {
+        (_inner, RequestStream) = (inner, inner.RequestStream);
+        _ = WatchResponseAsync(inner.ResponseAsync);
     }
 
-    /// <summary>
-    /// The application has seen something of this attempt, or given it something that cannot be given again: from now on it is the
-    /// call. False if the attempt has been abandoned in favour of another one.
-    /// </summary>
-    public bool TryCommit()
+    public void Started(AsyncServerStreamingCall<TResponse> inner)
     {
-        if (Interlocked.CompareExchange(ref _state, Committed, Open) == Abandoned)
-        {
-            return false;
-        }
+        (_inner, ResponseStream) = (inner, inner.ResponseStream);
+        _ = WatchHeadersAsync();
+    }
 
-        if (ResponseStream is not null)
+    public void Started(AsyncDuplexStreamingCall<ReplayableRequest, TResponse> inner)
+    {
+        (_inner, RequestStream, ResponseStream) = (inner, inner.RequestStream, inner.ResponseStream);
+        _ = WatchHeadersAsync();
+    }
+
+    public override bool TryCommit()
+    {
+        var isCommitted = base.TryCommit();
+        if (isCommitted && ResponseStream is not null)
         {
             _deciding.TrySetResult(null!);
         }
 
-        return true;
-    }
-
-    public bool TryAbandon()
-    {
-        if (Interlocked.CompareExchange(ref _state, Abandoned, Open) == Committed)
-        {
-            return false;
-        }
-
-        EndByLoop();
-        return true;
-    }
-
-    public void EndByLoop()
-    {
-        IsEndedByLoop = true;
-        try
-        {
-            Dispose(endsCall: false);
-        }
-        catch (AggregateException)
-        {
-            // Of a callback that a handler of the user's has registered. This may be the thread of a timer.
-        }
-    }
-
-    public async Task WriteAsync(IReadOnlyList<ReplayableRequest> requests)
-    {
-        foreach (var request in requests)
-        {
-            RequestStream!.WriteOptions = request.WriteOptions;
-            await RequestStream.WriteAsync(request).ConfigureAwait(false);
-        }
+        return isCommitted;
     }
 
     public void CompleteRequests()
@@ -165,30 +102,21 @@ internal sealed class StreamAttempt<TResponse> : CallCompletion
         }
     }
 
-    public CallFault Judge(Exception exception) => Judge(exception, _given.Options.Headers);
-
-    public void Decided(Exception? failure)
-    {
-        Failure = failure;
-        if (failure is not null)
-        {
-            Judge(failure);
-        }
-    }
+    public CallFault Judge(Exception exception) => Judge(exception, call);
 
     /// <summary>The channel has ended the call, with this exception or in good order: the lease goes back.</summary>
-    public void Release(Exception? exception) => Release(
-        Failure ?? exception,
-        _given.Options.Headers,
-        _isEndedByCaller || _given.Options.CancellationToken.IsCancellationRequested || DueTime(_given.Options.Deadline, _time) == TimeSpan.Zero);
-
-    /// <summary>Ends the call on the channel, which is a no-op if it is over. A call with one response gives its lease back when that has ended.</summary>
-    public void Dispose(bool endsCall)
+    public void Release(Exception? exception)
     {
-        _isEndedByCaller |= endsCall;
+        Release(Failure ?? exception, call);
+        Volatile.Read(ref _watch)?.Dispose();
+    }
+
+    /// <summary>A call with one response gives its lease back when that has ended.</summary>
+    public override void Dispose()
+    {
         try
         {
-            Inner.Dispose();
+            ((IDisposable)_inner!).Dispose();
         }
         finally
         {
@@ -201,15 +129,19 @@ internal sealed class StreamAttempt<TResponse> : CallCompletion
         }
     }
 
-    public override bool IsOver() => Inner.IsOver();
+    public override void EndedUnread()
+    {
+        base.EndedUnread();
+        _deciding.TrySetException(new RpcException(GetStatus()));
+    }
 
     /// <summary>What a call throws that is over.</summary>
     public RpcException NewEndException()
     {
-        var status = Inner.GetStatus();
+        var status = GetStatus();
         try
         {
-            return new RpcException(status, Inner.GetTrailers());
+            return new RpcException(status, GetTrailers());
         }
         catch (InvalidOperationException)
         {
@@ -217,22 +149,18 @@ internal sealed class StreamAttempt<TResponse> : CallCompletion
         }
     }
 
-    protected override void OverUnread() => _deciding.TrySetException(new RpcException(Inner.GetStatus()));
-
     private async Task WatchResponseAsync(Task<TResponse> response)
     {
-        try
+        await ((Task)response).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        if (FailureOf(response) is { } failure)
         {
-            var message = await response.ConfigureAwait(false);
-            Release(exception: null);
-            _deciding.TrySetResult(message);
+            Release(failure);
+            _deciding.TrySetException(failure);
         }
-#pragma warning disable CA1031 // Whoever waits for the decision gets the exception.
-        catch (Exception exception)
-#pragma warning restore CA1031
+        else
         {
-            Release(exception);
-            _deciding.TrySetException(exception);
+            Release(exception: null);
+            _deciding.TrySetResult(response.GetAwaiter().GetResult());
         }
     }
 
@@ -240,29 +168,38 @@ internal sealed class StreamAttempt<TResponse> : CallCompletion
     // deadline and the token of the call are watched: what else can end it then shows only to who reads.
     private async Task WatchHeadersAsync()
     {
-        try
+        var headers = ResponseHeadersAsync;
+        if (!headers.IsCompleted)
         {
-            var headers = Inner.ResponseHeadersAsync;
-            if (!headers.IsCompleted)
-            {
-                await ((Task)headers).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-                await RefusalDelivery.OverAsync(Channel.Transport?.Refusals, Deciding).ConfigureAwait(false);
-            }
+            await ((Task)headers).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            await RefusalDelivery.OverAsync(Channel!.Transport?.Refusals, Deciding).ConfigureAwait(false);
+        }
 
-            await headers.ConfigureAwait(false);
+        if (FailureOf(headers) is not { } failure)
+        {
             HasHeaders = true;
             Answered();
-            WatchUnread(_given.Options, _time);
+            WatchUnread();
+            return;
         }
-#pragma warning disable CA1031 // Whoever waits for the decision gets the exception.
-        catch (Exception exception)
-#pragma warning restore CA1031
+
+        // The channel says that there are no headers before it ends the call. The lease must not go back before that, or the
+        // channel could be disposed under the call, which then would end with that.
+        await IsSoonOverAsync().ConfigureAwait(false);
+        Release(failure);
+        _deciding.TrySetException(failure);
+    }
+
+    private void WatchUnread()
+    {
+        if (GivenOptions.DueTime(call.Options.Deadline, call.TimeProvider) != Timeout.InfiniteTimeSpan || call.Options.CancellationToken.CanBeCanceled)
         {
-            // The channel says that there are no headers before it ends the call. The lease must not go back before that, or the
-            // channel could be disposed under the call, which then would end with that.
-            await IsSoonOverAsync().ConfigureAwait(false);
-            Release(exception);
-            _deciding.TrySetException(exception);
+            var watch = new CallCompletion(this, call.Options, call.TimeProvider);
+            Interlocked.Exchange(ref _watch, watch); // and a fence: whoever releases the lease looks for the watch afterwards
+            if (IsReleased)
+            {
+                watch.Dispose();
+            }
         }
     }
 }

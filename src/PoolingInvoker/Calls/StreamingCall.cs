@@ -6,7 +6,7 @@ namespace PoolingInvoker;
 /// A call that streams requests, responses or both. Reader and writer follow it from attempt to attempt: they use the current one, and when
 /// that fails them ask <see cref="NextAttemptAsync"/> whether there is another. What was written is kept until the call commits.
 /// </summary>
-internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, TResponse>
+internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     where TRequest : class
     where TResponse : class
 {
@@ -14,8 +14,6 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
 
     private readonly object _gate;
     private readonly RequestLog? _log; // what has been written, while it may have to be written again; guarded by the gate
-    private StreamAttempt<TResponse>? _current; // written under the gate
-    private EndedCall? _ended;
     private bool _areRequestsComplete; // written under the gate
     private RpcException? _endedByToken; // of a read or a write, and not by the application's Dispose
     private ITimer? _grace;
@@ -42,7 +40,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
         {
             // Statement order is important: what a call has ended with is there before it is completed.
             var isCompleted = IsCompleted;
-            return Volatile.Read(ref _current) is { } current && (current.IsCommitted || (isCompleted && _ended is null)) ? current : null;
+            return Stream is { } stream && (isCompleted || stream.IsCommitted) ? stream : null;
         }
     }
 
@@ -50,73 +48,42 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
 
     public bool AreRequestsComplete => Volatile.Read(ref _areRequestsComplete);
 
-    public override object? Attempt => _ended ?? (object?)Volatile.Read(ref _current);
+    protected override Status? EndedByToken => _endedByToken?.Status;
 
-    public override PooledChannel? Channel => _current?.Channel;
+    private StreamAttempt<TResponse>? Stream => Attempt as StreamAttempt<TResponse>;
 
-    public override bool IsCommitted => _current is { IsCommitted: true };
-
-    public override Status? EndedByToken => _endedByToken?.Status;
-
-    protected override InnerCall? Inner => _ended is { } ended ? InnerCall.Of(ended) : Volatile.Read(ref _current)?.Inner;
-
-    protected override bool IsEndedByLoop => _current is { IsEndedByLoop: true };
-
-    protected override bool HasFailed => _current is { Failure: not null };
-
-    public override Task<TResponse> StartAttempt(AttemptLease lease, int previousAttempts)
+    public override bool TryCommit(CallAttempt attempt)
     {
-        var attempt = StreamAttempt<TResponse>.Start(this, lease, previousAttempts);
-        Publish(attempt);
-        return attempt.Deciding;
-    }
-
-    public override Exception? AttemptDecided(Exception? failure)
-    {
-        _current!.Decided(failure);
-        CountOutcome(failure);
-        return AsEndOfCall(failure);
-    }
-
-    public override bool TryAbandon() => _current is not { } current || current.TryAbandon();
-
-    public override void EndAttempt() => _current?.EndByLoop();
-
-    public bool TryCommit(StreamAttempt<TResponse> attempt)
-    {
-        if (!attempt.TryCommit())
+        var isCommitted = base.TryCommit(attempt);
+        if (isCommitted)
         {
-            return false;
+            ForgetRequests();
         }
 
-        ForgetRequests();
-        return true;
+        return isCommitted;
     }
 
-    protected override bool TryCommit(object attempt) => TryCommit((StreamAttempt<TResponse>)attempt);
+    protected override CallAttempt<TResponse> NewAttempt(PooledChannel channel, object lease) => new StreamAttempt<TResponse>(this, channel, lease);
 
-    protected override Task<TResponse>? ResponseOf(object attempt) => (attempt as StreamAttempt<TResponse>)?.Deciding;
-
-    protected override void Judge(object attempt, Exception failure) => ((StreamAttempt<TResponse>)attempt).Judge(failure);
-
-    protected override void DisposeAttempt() => Volatile.Read(ref _current)?.Dispose(endsCall: true);
-
-    protected override bool TryLease(out AttemptLease lease)
+    protected override void StartOn(CallInvoker channel, CallAttempt<TResponse> attempt, CallOptions options)
     {
-        var isThere = Environment.Pool.TryLease(isStream: true, out var taken);
-        lease = isThere ? new AttemptLease(taken!) : default;
-        return isThere;
-    }
-
-    protected override void EndWith(object end)
-    {
-        if (end is StreamAttempt<TResponse> attempt)
+        var (stream, method) = ((StreamAttempt<TResponse>)attempt, (Method<TRequest, TResponse>)Method);
+        switch (Kind)
         {
-            Volatile.Write(ref _current, attempt);
+            case MethodType.ClientStreaming:
+                stream.Started(channel.AsyncClientStreamingCall(ReplayableMethods<TRequest, TResponse>.Of(method), Given.Host, options));
+                break;
+            case MethodType.ServerStreaming:
+                stream.Started(channel.AsyncServerStreamingCall(method, Given.Host, options, (TRequest)Request!));
+                break;
+            default:
+                stream.Started(channel.AsyncDuplexStreamingCall(ReplayableMethods<TRequest, TResponse>.Of(method), Given.Host, options));
+                break;
         }
-        else
+
+        if (stream.RequestStream is { } requests && WriteOptions != requests.WriteOptions)
         {
-            _ended = (EndedCall)end;
+            requests.WriteOptions = WriteOptions;
         }
     }
 
@@ -129,7 +96,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
     public void SetWriteOptions(WriteOptions? options)
     {
         WriteOptions = options;
-        if (_current?.RequestStream is { } stream)
+        if (Stream?.RequestStream is { } stream)
         {
             stream.WriteOptions = options;
         }
@@ -138,7 +105,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
     /// <summary>A call that was disposed before it had a channel takes no more; one that has a channel asks that.</summary>
     public void ThrowIfDisposed()
     {
-        if ((IsDisposed || IsPoolDisposed) && _endedByToken is null && _current is null)
+        if ((IsDisposed || Pool.IsDisposed) && _endedByToken is null && Channel is null)
         {
             IsToldDisposed = true;
             throw new ObjectDisposedException(GetType().FullName);
@@ -149,7 +116,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
     /// The application has dropped its call object, reader and writer. A client stream may have its response awaited all the same, which
     /// nobody can know: it gets a while longer for that.
     /// </summary>
-    public void Reclaim()
+    public override void Reclaim()
     {
         if (Kind != MethodType.ClientStreaming)
         {
@@ -168,7 +135,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
         lock (_gate)
         {
             _areRequestsComplete = true;
-            current = _current;
+            current = Stream;
         }
 
         if (current is not { Replayed.IsCompleted: true })
@@ -180,7 +147,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
         {
             return current.RequestStream!.CompleteAsync();
         }
-        catch (ObjectDisposedException) when (current.IsEndedByLoop || HasEndedOn(current))
+        catch (ObjectDisposedException) when (current.IsAbandoned || HasEndedOn(current))
         {
             return Task.CompletedTask; // they are completed on the next attempt, if there is one
         }
@@ -191,7 +158,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
     /// application it is over, as on a bare channel, and not disposed.
     /// </summary>
     public bool HasEndedOn(StreamAttempt<TResponse> attempt) =>
-        !IsDisposed && attempt.IsReleased && attempt.IsOver() && attempt.Inner.GetStatus().StatusCode != StatusCode.Cancelled;
+        !IsDisposed && attempt.IsReleased && attempt.IsOver() && attempt.GetStatus().StatusCode != StatusCode.Cancelled;
 
     /// <summary>
     /// A request is through to this attempt: it is kept for another one, or else this attempt is the call from now on. False if another
@@ -202,7 +169,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
     {
         lock (_gate)
         {
-            if (_current != attempt)
+            if (Stream is { } current && current != attempt)
             {
                 return false;
             }
@@ -225,14 +192,16 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
         while (true)
         {
             var isCompleted = IsCompleted;
-            if (Volatile.Read(ref _current) is { } current && current != failed)
+            switch (Attempt)
             {
-                return current;
-            }
-
-            if (isCompleted)
-            {
-                return _ended is null ? null : throw _ended.Exception!;
+                case EndedCall ended:
+                    throw ended.Exception;
+                case StreamAttempt<TResponse> current when current != failed:
+                    return current;
+                case not null when isCompleted:
+                    return null;
+                default:
+                    break;
             }
 
             await WaitAsync(ChangedAsync(failed), cancellationToken).ConfigureAwait(false);
@@ -255,7 +224,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
             }
 
             Dispose();
-            if (Environment.Pool.ThrowsOperationCanceled)
+            if (Pool.ThrowsOperationCanceled)
             {
                 throw;
             }
@@ -276,15 +245,15 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
         }
 
         IsToldDisposed = true;
-        return _endedByToken is null && wasDisposed ? met : new RpcException(attempt.IsOver() ? attempt.Inner.GetStatus() : CallErrors.Disposed);
+        return _endedByToken is null && wasDisposed ? met : new RpcException(attempt.IsOver() ? attempt.GetStatus() : CallErrors.Disposed);
     }
 
     private void EndDropped()
     {
-        if (!IsDisposed && _current is { IsReleased: false })
+        if (!IsDisposed && Attempt is { IsReleased: false })
         {
-            Environment.Pool.CountReclaimedLeak();
-            Environment.Pool.Log.LeakReclaimed(Method.FullName);
+            Pool.CountReclaimedLeak();
+            Pool.Log.LeakReclaimed(Method.FullName);
         }
 
         try
@@ -297,8 +266,9 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
         }
     }
 
-    private void Publish(StreamAttempt<TResponse> attempt)
+    public override void Publish(CallAttempt<TResponse> attempt)
     {
+        var stream = (StreamAttempt<TResponse>)attempt;
         TaskCompletionSource? replaying = null;
         IReadOnlyList<ReplayableRequest> requests;
         bool isComplete;
@@ -308,29 +278,22 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
             if (requests.Count > 0)
             {
                 replaying = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-                attempt.Replayed = replaying.Task;
+                stream.Replayed = replaying.Task;
                 replaying.Task.Observe();
             }
 
-            _current = attempt;
+            SetAttempt(attempt);
             isComplete = _areRequestsComplete;
         }
 
-        // Statement order is important: whoever waits goes on, whatever the channel says below.
-        AttemptStarted();
-        var isDisposed = IsDisposed;
-        if (isDisposed)
-        {
-            attempt.Dispose(endsCall: true);
-        }
-
+        base.Publish(attempt);
         if (replaying is not null)
         {
-            _ = ReplayAsync(attempt, requests, replaying);
+            _ = ReplayAsync(stream, requests, replaying);
         }
-        else if (isComplete && !isDisposed)
+        else if (isComplete)
         {
-            attempt.CompleteRequests();
+            stream.CompleteRequests();
         }
     }
 
@@ -340,7 +303,12 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
     {
         try
         {
-            await attempt.WriteAsync(requests).ConfigureAwait(false);
+            foreach (var request in requests)
+            {
+                attempt.RequestStream!.WriteOptions = request.WriteOptions;
+                await attempt.RequestStream.WriteAsync(request).ConfigureAwait(false);
+            }
+
             attempt.RequestStream!.WriteOptions = WriteOptions;
         }
 #pragma warning disable CA1031 // Whoever writes next gets the exception.
@@ -367,12 +335,9 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TRequest, 
     // There is no other attempt that could need them.
     private void ForgetRequests()
     {
-        if (_log is not null)
+        lock (_gate)
         {
-            lock (_gate)
-            {
-                _log.Clear();
-            }
+            _log?.Clear();
         }
     }
 }

@@ -42,43 +42,28 @@ internal static class CallFaults
     /// <summary>The verdict on an attempt that ended with this exception, while this happened to the connections of its channel.</summary>
     public static CallFault Judge(Exception exception, ConnectionFact fact)
     {
-        switch (exception)
+        var isThrownByCaller = IsThrownByCaller(exception); // as call credentials, which come before the request
+        var neverLeft = exception is NoChannelException || isThrownByCaller
+            || (exception is not RpcException { StatusCode: StatusCode.DeadlineExceeded } && IsNeverLeft(exception, fact));
+        var (origin, isTransient) = (exception, TransportFailure(exception)) switch
         {
-            case NoChannelException { IsTransient: var isTransient }:
-                return new CallFault(isTransient ? FaultOrigin.Channel : FaultOrigin.Caller, RequestFate.NeverLeft, isTransient);
-            case RpcException { StatusCode: StatusCode.DeadlineExceeded }:
-                return new CallFault(FaultOrigin.Caller, RequestFate.MayHaveBeenProcessed, IsTransient: false);
-            default:
-                break;
-        }
-
-        if (IsThrownByCaller(exception))
-        {
-            // Call credentials come before the request.
-            return new CallFault(FaultOrigin.Caller, RequestFate.NeverLeft, IsTransient: false);
-        }
-
-        var fate = IsNeverLeft(exception, fact) ? RequestFate.NeverLeft : RequestFate.MayHaveBeenProcessed;
-        return TransportFailure(exception) switch
-        {
-            HttpProtocolException { ErrorCode: not (NoError or ProtocolError) } => new CallFault(FaultOrigin.Server, fate, IsTransient: true),
+            (NoChannelException { IsTransient: true }, _) => (FaultOrigin.Channel, true),
+            (NoChannelException or RpcException { StatusCode: StatusCode.DeadlineExceeded }, _) => (FaultOrigin.Caller, false),
+            _ when isThrownByCaller => (FaultOrigin.Caller, false),
+            (_, HttpProtocolException { ErrorCode: not (NoError or ProtocolError) }) => (FaultOrigin.Server, true),
 
             // The handler broke the connection over what it had read, or the data of the call did not get as far as that.
-            HttpProtocolException when fact == ConnectionFact.Unharmed => new CallFault(FaultOrigin.Caller, fate, IsTransient: false),
-            not null and not HttpProtocolException when fact is ConnectionFact.Unharmed or ConnectionFact.UnharmedOrSilent =>
-                new CallFault(FaultOrigin.Caller, fate, IsTransient: false),
-            not null => new CallFault(FaultOrigin.Channel, fate, IsTransient: fact != ConnectionFact.NotCompatible),
-            _ => exception switch
-            {
-                RpcException { StatusCode: StatusCode.Cancelled, Status: { DebugException: null, Detail: NoStatus } } =>
-                    new CallFault(FaultOrigin.Server, fate, IsTransient: true),
-                RpcException { StatusCode: var status, Status.DebugException: null } when status != StatusCode.Cancelled =>
-                    new CallFault(FaultOrigin.Server, fate, IsTransient: status == StatusCode.Unavailable),
-                RpcException { StatusCode: StatusCode.Unavailable, Status.DebugException: not (OperationCanceledException or IOException) } when fact == ConnectionFact.Unknown =>
-                    new CallFault(FaultOrigin.Server, fate, IsTransient: true),
-                _ => new CallFault(FaultOrigin.Caller, fate, IsTransient: false),
-            },
+            (_, not null) when fact == ConnectionFact.Unharmed => (FaultOrigin.Caller, false),
+            (_, not null and not HttpProtocolException) when fact == ConnectionFact.UnharmedOrSilent => (FaultOrigin.Caller, false),
+            (_, not null) => (FaultOrigin.Channel, fact != ConnectionFact.NotCompatible),
+            (RpcException { StatusCode: StatusCode.Cancelled, Status: { DebugException: null, Detail: NoStatus } }, _) => (FaultOrigin.Server, true),
+            (RpcException { StatusCode: not StatusCode.Cancelled and var status, Status.DebugException: null }, _) =>
+                (FaultOrigin.Server, status == StatusCode.Unavailable),
+            (RpcException { StatusCode: StatusCode.Unavailable, Status.DebugException: not (OperationCanceledException or IOException) }, _)
+                when fact == ConnectionFact.Unknown => (FaultOrigin.Server, true),
+            _ => (FaultOrigin.Caller, false),
         };
+        return new CallFault(origin, neverLeft ? RequestFate.NeverLeft : RequestFate.MayHaveBeenProcessed, isTransient);
     }
 
     /// <summary>The same, and it is remembered: the first verdict counts, whatever happens later.</summary>

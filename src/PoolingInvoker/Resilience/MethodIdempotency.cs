@@ -18,14 +18,14 @@ internal sealed class MethodIdempotency(Func<IMethod, bool>? isIdempotent, IEnum
     private readonly Dictionary<string, ServiceDescriptor> _services = services.GroupBy(static service => service.FullName)
         .ToDictionary(static group => group.Key, static group => group.Last(), StringComparer.Ordinal);
 
-    public bool IsIdempotent(IMethod method, Type requestType, Type responseType) =>
-        _known.TryGetValue(method.FullName, out var known) ? known : _known.GetOrAdd(method.FullName, Find(method, requestType, responseType));
+    public bool IsIdempotent(IMethod method) => _known.TryGetValue(method.FullName, out var known) ? known : _known.GetOrAdd(method.FullName, Find(method));
 
-    private bool Find(IMethod method, Type requestType, Type responseType)
+    private bool Find(IMethod method)
     {
         if (isIdempotent is null)
         {
-            var service = _services.GetValueOrDefault(method.ServiceName) ?? ServiceOf(method, requestType) ?? ServiceOf(method, responseType);
+            var service = _services.GetValueOrDefault(method.ServiceName)
+                ?? method.GetType().GenericTypeArguments.Select(message => ServiceOf(method, message)).FirstOrDefault(static found => found is not null);
             return service?.FindMethodByName(method.Name)?.GetOptions() is
             { HasIdempotencyLevel: true, IdempotencyLevel: IdempotencyLevel.NoSideEffects or IdempotencyLevel.Idempotent };
         }

@@ -543,9 +543,19 @@ internal sealed class ModelRun
     {
         public override ITimer CreateTimer(TimerCallback callback, object? state, TimeSpan dueTime, TimeSpan period)
         {
-            var timer = base.CreateTimer(callback, state, dueTime, period);
+            var timer = new Unlooked(base.CreateTimer(callback, state, dueTime, period));
             Call.Current?.StartsClock();
             return timer;
+        }
+
+        // The look at the channels, four times a second, is not the model's: it replaces broken ones at a time of its own.
+        private sealed class Unlooked(ITimer timer) : ITimer
+        {
+            public bool Change(TimeSpan dueTime, TimeSpan period) => dueTime == TimeSpan.FromSeconds(0.25) || timer.Change(dueTime, period);
+
+            public void Dispose() => timer.Dispose();
+
+            public ValueTask DisposeAsync() => timer.DisposeAsync();
         }
     }
 }

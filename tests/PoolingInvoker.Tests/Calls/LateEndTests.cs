@@ -37,13 +37,15 @@ public sealed class LateEndTests : ScriptedCalls
         Assert.InRange(call.Asked, 2, 15);
     }
 
-    private sealed class LateCall(ChannelLease lease) : CallCompletion(new AttemptLease(lease))
+    private sealed class LateCall(ChannelLease lease) : CallAttempt(lease.Pooled, lease)
     {
         public int Asked { get; private set; }
 
         public bool HasEnded { get; set; }
 
-        public void Watch(CallOptions options, TimeProvider time) => WatchUnread(options, time);
+        public override Task<Metadata> ResponseHeadersAsync => throw new NotSupportedException();
+
+        public void Watch(CallOptions options, TimeProvider time) => _ = new CallCompletion(this, options, time);
 
         public override bool IsOver()
         {
@@ -51,8 +53,10 @@ public sealed class LateEndTests : ScriptedCalls
             return HasEnded;
         }
 
-        protected override void OverUnread()
-        {
-        }
+        public override Status GetStatus() => throw new NotSupportedException();
+
+        public override Metadata GetTrailers() => throw new NotSupportedException();
+
+        public override void Dispose() => throw new NotSupportedException();
     }
 }

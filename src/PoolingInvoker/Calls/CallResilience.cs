@@ -5,61 +5,36 @@ using Polly.Retry;
 
 namespace PoolingInvoker;
 
-/// <summary>What a retry strategy has to know of the call that it is asked about.</summary>
-internal interface IRetryableCall
-{
-    /// <summary>Whether the call may be sent again after its last attempt ended with this exception.</summary>
-    bool MayBeSentAgain(Exception? outcome);
-
-    /// <summary>Whether there may be another attempt beside those under way.</summary>
-    bool MayBeHedged { get; }
-
-    /// <summary>How long to wait before the next attempt where the call knows better than a backoff; null where it does not.</summary>
-    /// <param name="outcome">What the last attempt ended with.</param>
-    /// <param name="attemptNumber">The number of retries so far.</param>
-    TimeSpan? DelayBeforeRetry(Exception? outcome, int attemptNumber);
-
-    /// <summary>Whether the deadline of the call comes before the end of this delay.</summary>
-    bool EndsWithin(TimeSpan delay);
-}
-
 /// <summary>
 /// How the attempts of a method follow each other: through a pipeline, or none. With <paramref name="OnFailureOnly"/> an attempt that
 /// succeeds does not have to pass through it: the first attempt can run outside, and its outcome be handed to the pipeline when it is a
 /// failure.
 /// </summary>
-internal sealed record CallPlan(ResiliencePipeline? Pipeline, bool OnFailureOnly, ResiliencePipeline<object>? Hedging = null, bool? IsIdempotent = null);
+internal sealed record CallPlan(ResiliencePipeline? Pipeline, bool OnFailureOnly, ResiliencePipeline<object>? Hedging, bool? IsIdempotent);
 
 /// <summary>Joins calls and Polly: builds the pipelines, and tells their predicates which call they are asked about.</summary>
 internal static class CallResilience
 {
-    private static readonly ResiliencePropertyKey<IRetryableCall> Call = new("PoolingInvoker.Call");
+    private static readonly ResiliencePropertyKey<PooledCall> Call = new("PoolingInvoker.Call");
 
-    /// <summary>The plan of all methods that have none of their own.</summary>
-    public static CallPlan Plan(PoolingCallInvokerOptions options, TimeProvider time) => Plan(options.Retry, options.ConfigurePipeline, options, time);
-
-    /// <summary>The plan of the methods that a config names.</summary>
-    public static CallPlan Plan(PooledMethodConfig config, PoolingCallInvokerOptions options, TimeProvider time)
+    /// <summary>The plan of the methods that a config names, or of all that have none of their own.</summary>
+    public static CallPlan Plan(PoolingCallInvokerOptions options, TimeProvider time, PooledMethodConfig? config = null)
     {
-        if (config.Hedging is { } hedging)
+        var ownsRetry = config is { Retry: not null } or { ConfigurePipeline: not null };
+        if (ownsRetry && config!.Hedging is not null)
         {
-            if (config.Retry is not null || config.ConfigurePipeline is not null)
-            {
-                throw new ArgumentException(
-                    "A method config has Hedging and Retry or ConfigurePipeline. A method is either hedged or retried: set one of them.", nameof(options));
-            }
-
-            var builder = Prepared(new ResiliencePipelineBuilder<object>(), options, time);
-            return Plan(options, time) with { Hedging = builder.AddHedging(Guard(hedging)).Build(), IsIdempotent = config.IsIdempotent };
+            throw new ArgumentException(
+                "A method config has Hedging and Retry or ConfigurePipeline. A method is either hedged or retried: set one of them.",
+                nameof(options));
         }
 
-        var plan = config.ConfigurePipeline is null && config.Retry is null
-            ? Plan(options, time)
-            : Plan(config.Retry ?? options.Retry, config.ConfigurePipeline, options, time);
-        return plan with { IsIdempotent = config.IsIdempotent };
+        var configurePipeline = ownsRetry ? config!.ConfigurePipeline : options.ConfigurePipeline;
+        var (pipeline, onFailureOnly) = RetryPipeline(config?.Retry ?? options.Retry, configurePipeline, options, time);
+        var hedging = config?.Hedging is { } hedge ? Prepared(new ResiliencePipelineBuilder<object>(), options, time).AddHedging(Guard(hedge)).Build() : null;
+        return new CallPlan(pipeline, onFailureOnly, hedging, config?.IsIdempotent);
     }
 
-    public static void Attach(ResilienceContext context, IRetryableCall call) => context.Properties.Set(Call, call);
+    public static void Attach(ResilienceContext context, PooledCall call) => context.Properties.Set(Call, call);
 
     /// <summary>The preset predicate. Outside of a pooled call there is no method to ask about, so only what never left is retried.</summary>
     public static bool ShouldRetry(ResilienceContext context, Exception? exception) =>
@@ -79,23 +54,19 @@ internal static class CallResilience
         return builder;
     }
 
-    private static CallPlan Plan(ChannelRetryStrategyOptions? retry, Action<ResiliencePipelineBuilder>? configurePipeline, PoolingCallInvokerOptions options, TimeProvider time)
+    private static (ResiliencePipeline? Pipeline, bool OnFailureOnly) RetryPipeline(
+        ChannelRetryStrategyOptions? retry, Action<ResiliencePipelineBuilder>? configurePipeline, PoolingCallInvokerOptions options, TimeProvider time)
     {
         var builder = Prepared(new ResiliencePipelineBuilder(), options, time);
         if (configurePipeline is not null)
         {
             configurePipeline(builder);
-            return new CallPlan(builder.Build(), OnFailureOnly: false);
+            return (builder.Build(), OnFailureOnly: false);
         }
 
-        if (retry is null)
-        {
-            throw new ArgumentException("Retry is null. To turn the retry off set Retry.MaxRetryAttempts to 0.", nameof(options));
-        }
-
-        return retry.MaxRetryAttempts == 0
-            ? new CallPlan(Pipeline: null, OnFailureOnly: true)
-            : new CallPlan(builder.AddRetry(Guard(retry)).Build(), OnFailureOnly: retry.ShouldHandle == ChannelRetryStrategyOptions.Preset);
+        return retry is null ? throw new ArgumentException("Retry is null. To turn the retry off set Retry.MaxRetryAttempts to 0.", nameof(options))
+            : retry.MaxRetryAttempts == 0 ? (null, OnFailureOnly: true)
+            : (builder.AddRetry(Guard(retry)).Build(), OnFailureOnly: retry.ShouldHandle == ChannelRetryStrategyOptions.Preset);
     }
 
     // No hedge where the budget of the pool is spent.

@@ -1,0 +1,188 @@
+using System.Collections;
+using Grpc.Core;
+
+namespace PoolingInvoker;
+
+/// <summary>
+/// What can be asked of a call, whatever its messages: its status, and when it may be sent again. Law 7: at most once, unless told. What
+/// never left is always sent again, what may have been processed only if its method is idempotent, and nothing of which the application
+/// has seen something.
+/// </summary>
+internal abstract class PooledCall(CallEnvironment environment, IMethod method, GivenOptions given, object? request) : IEnumerable<KeyValuePair<string, object>>
+{
+    private CallAttempt? _attempt;
+    private bool _isDisposed;
+    private bool _isCompleted;
+
+    public abstract MethodType Kind { get; }
+
+    public CallEnvironment Environment => environment;
+
+    public ChannelPool Pool => environment.Pool;
+
+    public TimeProvider TimeProvider => environment.Pool.TimeProvider;
+
+    public CallPlan Plan => environment.PlanOf(method);
+
+    public IMethod Method => method;
+
+    public object? Request => request;
+
+    public GivenOptions Given => given;
+
+    public CallOptions Options => given.Options;
+
+    public bool IsStream => Kind != MethodType.Unary;
+
+    public bool HasOneResponse => Kind is MethodType.Unary or MethodType.ClientStreaming;
+
+    public bool IsHedged => Plan.Hedging is not null && Kind == MethodType.Unary && !Options.IsWaitForReady && IsIdempotent;
+
+    /// <summary>The current attempt, or what the call has ended with. Null before the first attempt.</summary>
+    public CallAttempt? Attempt => Volatile.Read(ref _attempt);
+
+    /// <summary>The channel of the current attempt, or of the last one.</summary>
+    public PooledChannel? Channel => Attempt?.Channel;
+
+    public bool IsDisposed => Volatile.Read(ref _isDisposed);
+
+    public bool IsCompleted => Volatile.Read(ref _isCompleted);
+
+    /// <summary>Whether there is another attempt than this one, or there will be none.</summary>
+    public bool HasOtherThan(CallAttempt? attempt) => IsCompleted || (Attempt is { } current && current != attempt);
+
+    /// <summary>Whether the caller has ended the call, by Dispose, its token or its deadline.</summary>
+    public bool IsEndedByCaller =>
+        IsDisposed || Options.CancellationToken.IsCancellationRequested || GivenOptions.DueTime(Options.Deadline, TimeProvider) == TimeSpan.Zero;
+
+    /// <summary>What the call ends with that its caller has ended while there was no attempt under way.</summary>
+    public Status EndedByCallerWith => EndedByToken is { } byToken ? byToken
+        : IsDisposed ? CallErrors.Disposed
+        : Options.CancellationToken.IsCancellationRequested ? CallErrors.Cancelled(Options.CancellationToken)
+        : CallErrors.DeadlineExceeded(LastFailure);
+
+    /// <summary>What the token of a read or a write has ended the call with, while there was no attempt that it could end.</summary>
+    protected virtual Status? EndedByToken => null;
+
+    protected bool IsIdempotent => environment.IsIdempotent(method);
+
+    protected abstract bool HedgesNoMore { get; }
+
+    protected abstract Exception? LastFailure { get; }
+
+    /// <summary>Whether the current attempt has failed, which the loop has yet to judge.</summary>
+    protected bool HasFailed { get; set; }
+
+    protected bool IsCancelled { get; private set; }
+
+    /// <summary>Whether a reader or writer was told that call or pool is disposed: a moment may pass until the channel has ended the call.</summary>
+    protected bool IsToldDisposed { get; set; }
+
+    // What the application is told of: what the call has ended with, or is; and before that the current attempt, if the caller has ended the
+    // call, or if no other attempt may follow the end of this one. Each of these the caller can know before the loop has seen it.
+    private CallAttempt? Told
+    {
+        get
+        {
+            // Statement order is important: what a call has ended with is there before it is completed.
+            var isCompleted = IsCompleted;
+            return Attempt is not { } attempt ? null
+                : isCompleted || attempt.IsCommitted ? attempt
+                : !attempt.IsAbandoned && attempt.IsOver() && ((IsEndedByCaller && !HasFailed) || !MayFollow(new RpcException(attempt.GetStatus()))) ? attempt
+                : null;
+        }
+    }
+
+    /// <param name="holder">What the application holds of the call, which stays until it has the headers.</param>
+    public abstract Task<Metadata> GetResponseHeadersAsync(object holder);
+
+    public Status GetStatus() => Told is { } told ? told.GetStatus()
+        : IsToldDisposed ? CallErrors.Disposed
+        : Attempt is { IsAbandoned: false } && !HasFailed ? throw CallErrors.NoStatus
+        : EndedByToken is null && Pool.IsDisposed && Attempt is null ? CallErrors.Disposed
+        : EndedByToken is not null || IsEndedByCaller ? EndedByCallerWith
+        : throw CallErrors.NoStatus;
+
+    public Metadata GetTrailers() => Told is { } told ? told.GetTrailers() : throw CallErrors.NoTrailers;
+
+    public virtual void Dispose()
+    {
+        Volatile.Write(ref _isDisposed, true);
+        Interlocked.MemoryBarrier(); // whoever starts an attempt looks whether this is so
+    }
+
+    /// <summary>The application has dropped its call object, reader and writer.</summary>
+    public virtual void Reclaim()
+    {
+    }
+
+    /// <summary>What the debugger shows of a call object, as that of a bare channel gives it.</summary>
+    public IEnumerator<KeyValuePair<string, object>> GetEnumerator()
+    {
+        if (Channel is { } channel)
+        {
+            yield return new KeyValuePair<string, object>("Channel", channel.Channel);
+        }
+
+        yield return new KeyValuePair<string, object>("Method", method);
+        if (Kind == MethodType.Unary)
+        {
+            yield return new KeyValuePair<string, object>("Request", request!);
+        }
+    }
+
+    IEnumerator IEnumerable.GetEnumerator() => GetEnumerator();
+
+    /// <summary>Whether the first failure is to be shown to the pipeline at all.</summary>
+    public bool MayBeRetried(Exception failure) =>
+        Plan is { Pipeline: not null, OnFailureOnly: true } && CallFaults.IsTransient(failure) && MayBeSentAgain(failure);
+
+    /// <summary>Whether a failure that a reader or writer has met may be followed by another attempt.</summary>
+    public bool MayMoveOn(Exception failure) => (Plan.Pipeline is not null || WaitsForReady(failure)) && MayBeSentAgain(failure);
+
+    public bool WaitsForReady(Exception? failure) => Options.IsWaitForReady && failure is not null && CallFaults.IsNotConnected(failure);
+
+    /// <summary>
+    /// Law 7: at most once, unless told. And not if the application has seen something of the last attempt, nor if the server has asked
+    /// not to (gRFC A6), nor if the budget of the pool is spent, which what never left does not burden.
+    /// </summary>
+    public bool MayBeSentAgain(Exception? outcome) =>
+        !IsDisposed
+        && !Pool.IsDisposed
+        && Attempt is not { IsCommitted: true }
+        && outcome is not NoChannelException { IsTransient: false }
+        && !(outcome is not null && CallFaults.Pushback(outcome) is { } pushback && (pushback == Timeout.InfiniteTimeSpan || EndsWithin(pushback)))
+        && ((outcome is not null && CallFaults.NeverLeft(outcome)) || (IsIdempotent && environment.Budget is not { AllowsRetry: false }));
+
+    /// <summary>Whether there may be another attempt beside those under way.</summary>
+    public bool MayBeHedged => !IsDisposed && !HedgesNoMore && environment.Budget is not { AllowsRetry: false };
+
+    /// <summary>How long to wait before the next attempt where the call knows better than a backoff; null where it does not.</summary>
+    public TimeSpan? DelayBeforeRetry(Exception? outcome, int attemptNumber) =>
+        outcome is not null && CallFaults.Pushback(outcome) is { } pushback ? pushback
+        : attemptNumber == 0 && Pool.HasReady(otherThan: Channel) ? TimeSpan.Zero
+        : null;
+
+    /// <summary>Whether the deadline of the call comes before the end of this delay.</summary>
+    public bool EndsWithin(TimeSpan delay) =>
+        GivenOptions.DueTime(Options.Deadline, TimeProvider) is var left && left != Timeout.InfiniteTimeSpan && left <= delay;
+
+    /// <summary>Makes way for another attempt. False if the application has seen something of this one.</summary>
+    public bool TryAbandon() => Attempt is not { } attempt || attempt.TryAbandon();
+
+    protected void SetAttempt(CallAttempt attempt)
+    {
+        HasFailed = false;
+        Interlocked.Exchange(ref _attempt, attempt); // and a fence: whoever disposes the call looks for the attempt afterwards
+    }
+
+    protected void SetCompleted(bool isCancelled)
+    {
+        IsCancelled = isCancelled;
+        Volatile.Write(ref _isCompleted, true);
+        Interlocked.MemoryBarrier(); // whoever begins to wait looks whether this is so
+    }
+
+    // Whether the end of an attempt may be followed by another one: a predicate of the user's is not asked.
+    private bool MayFollow(Exception failure) => MayMoveOn(failure) && (!Plan.OnFailureOnly || CallFaults.IsTransient(failure));
+}
