@@ -77,8 +77,8 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     public bool IsWrapped { get; init; }
 
     /// <summary>
-    /// Calls wait for the connection that there is. Where it ends, or has ended, before they have come to use it, they fail as on a bare channel,
-    /// which has sent them by then.
+    /// Calls wait for the connection that there is. Where it ends before they have come to use it, they fail, as on a bare channel, which has
+    /// sent them by then.
     /// </summary>
     public void FailIfLost()
     {
@@ -257,7 +257,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 
     private static IOException NewEndedException() => new("The connection was closed before it could be used.");
 
-    // All connections are opened here, and what that fails with is what an attempt is judged by. One that goes elsewhere is for who asked for it.
+    // All connections are opened here, and what that fails with is what an attempt is judged by. One to elsewhere is for who asked for it.
     private async Task<ConnectionStream> OpenAsync((Uri Address, string? Host)? elsewhere, CancellationToken cancellationToken)
     {
         using var timeout = new CancellationTokenSource(_dialer!.Timeout, time);

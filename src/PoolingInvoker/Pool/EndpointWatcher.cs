@@ -186,7 +186,9 @@ internal sealed class EndpointWatcher(
     {
         IDisposable? registration = null;
         TellFailure(() =>
-            registration = token.ActiveChangeCallbacks ? token.RegisterChangeCallback(static round => ((Round)round!).EndAfter(ShortestPause), round) : null);
+            registration = token.ActiveChangeCallbacks
+                ? token.RegisterChangeCallback(static round => ((Round)round!).EndAfter(ShortestPause), round)
+                : null);
         if (registration is null)
         {
             round.EndAfter(round.Elapsed + PollInterval);

@@ -31,7 +31,8 @@ internal sealed class PoolEndpoints(TimeProvider time, Random random)
     {
         foreach (var endpoint in list.Where(endpoint => !_known.ContainsKey(endpoint)))
         {
-            _known.Add(endpoint, new PoolEndpoint(endpoint, HashCode.Combine(_seed, endpoint), new ReconnectBackoff(time, random, FirstPause, LongestPause)));
+            var backoff = new ReconnectBackoff(time, random, FirstPause, LongestPause);
+            _known.Add(endpoint, new PoolEndpoint(endpoint, HashCode.Combine(_seed, endpoint), backoff));
         }
 
         var listed = list.ToHashSet();
