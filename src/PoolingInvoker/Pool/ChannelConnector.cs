@@ -153,7 +153,10 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
             var limit = state.Options.MaxConcurrentCallsPerChannel;
             var created = new PooledChannel(
                 Interlocked.Increment(ref _lastId), channel, server?.Endpoint.ToString() ?? factory.Target, transport, limit, state.Time.GetTimestamp(), lifetime);
-            transport?.Tell(new ConnectionEvents(state, this, created));
+            var events = new ConnectionEvents(state, this, created);
+            transport?.SettingsCame += events.ServerTakes;
+            transport?.GoAwayCame += events.ServerGoes;
+            transport?.ConnectionLost += events.ConnectionLost;
             if (transport is null && limit is null && created.Id == 1)
             {
                 state.Log.LimitUnknown(factory.WhyLimitIsUnknown, created.Capacity);

@@ -19,7 +19,6 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     private readonly CancellationTokenSource _disposing = new();
 #pragma warning restore CA2213
     private long _connectionsMade;
-    private IConnectionEvents? _events;
     private ChannelDialer? _dialer;
 
     // Guarded by the lock.
@@ -29,6 +28,15 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     private int _facts;
     private bool _isAwaited;
     private bool _isLost; // the connection that the handler has taken; it may not know that yet, and send requests on it
+
+    /// <summary>The server takes so many streams at a time.</summary>
+    public event Action<int>? SettingsCame;
+
+    /// <summary>The server takes no new streams on the connection that there is.</summary>
+    public event Action? GoAwayCame;
+
+    /// <summary>The server has closed or reset the connection.</summary>
+    public event Action? ConnectionLost;
 
     public bool HasConnections => !_connections.IsEmpty;
 
@@ -69,8 +77,8 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     public bool IsWrapped { get; init; }
 
     /// <summary>
-    /// Calls wait for the connection that there is. Where it ends, or has ended, before they have come to use it, they fail as on a bare channel,
-    /// which has sent them by then.
+    /// Calls wait for the connection that there is. Where it ends before they have come to use it, they fail, as on a bare channel, which has
+    /// sent them by then.
     /// </summary>
     public void FailIfLost()
     {
@@ -83,9 +91,6 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             }
         }
     }
-
-    /// <summary>Sets who is told of what the server says of its connections.</summary>
-    public void Tell(IConnectionEvents events) => _events = events;
 
     /// <summary>Has a handler, which has not connected yet, take its connections from here.</summary>
     public void Supply(SocketsHttpHandler handler, Uri name, Uri address)
@@ -155,12 +160,12 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         }
     }
 
-    public void SawSettings(int maxStreams) => _events?.ServerTakes(maxStreams);
+    public void SawSettings(int maxStreams) => SettingsCame?.Invoke(maxStreams);
 
     public void SawGoAway()
     {
         Note(ConnectionFact.Lost);
-        _events?.ServerGoes();
+        GoAwayCame?.Invoke();
     }
 
     /// <summary>The peer has closed or reset a connection.</summary>
@@ -178,7 +183,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             Note(ConnectionFact.Lost);
         }
 
-        _events?.ConnectionLost();
+        ConnectionLost?.Invoke();
     }
 
     /// <summary>A connection is there no more.</summary>
@@ -242,7 +247,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             var stop = new CancellationTokenSource();
             using (ExecutionContext.SuppressFlow())
             {
-                _dialling = (Task.Run(() => RunAsync(stop.Token)), stop);
+                _dialling = (Task.Run(() => OpenAsync(elsewhere: null, stop.Token)), stop);
             }
 
             _dialling.Value.Opened.Observe();
@@ -250,31 +255,9 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         }
     }
 
-    private async Task RunAsync(CancellationToken stop)
-    {
-        try
-        {
-            var connection = await OpenAsync(elsewhere: null, stop).ConfigureAwait(false);
-            lock (_lock)
-            {
-                _dialling = connection.IsOpen ? null : throw NewEndedException();
-            }
-        }
-        catch (Exception exception)
-        {
-            lock (_lock)
-            {
-                _dialling = null;
-                Fail(exception);
-            }
-
-            throw;
-        }
-    }
-
     private static IOException NewEndedException() => new("The connection was closed before it could be used.");
 
-    // All connections are opened here, and what that fails with is what an attempt is judged by. One that goes elsewhere is for who asked for it.
+    // All connections are opened here, and what that fails with is what an attempt is judged by. One to elsewhere is for who asked for it.
     private async Task<ConnectionStream> OpenAsync((Uri Address, string? Host)? elsewhere, CancellationToken cancellationToken)
     {
         using var timeout = new CancellationTokenSource(_dialer!.Timeout, time);
@@ -290,6 +273,11 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             _connections.TryAdd(connection, 0);
             connection.Watch();
             stop.Token.ThrowIfCancellationRequested();
+            lock (_lock)
+            {
+                _dialling = !connection.IsOpen ? throw NewEndedException() : elsewhere is null ? null : _dialling;
+            }
+
             return connection;
         }
         catch (Exception exception)
@@ -302,7 +290,12 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             var error = !stop.IsCancellationRequested ? ChannelDialer.Cause(exception) : new SocketException(
                 (int)SocketError.TimedOut,
                 timeout.IsCancellationRequested ? $"No connection could be made within {_dialer.Timeout.TotalSeconds:0.###} s." : "The attempt to connect was given up.");
-            Note(FactOf(error));
+            lock (_lock)
+            {
+                (_dialling, _failure) = elsewhere is null ? (null, ExceptionDispatchInfo.Capture(error)) : (_dialling, _failure);
+                Note(FactOf(error));
+            }
+
             throw error;
         }
     }

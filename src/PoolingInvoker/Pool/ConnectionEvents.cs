@@ -1,7 +1,7 @@
 namespace PoolingInvoker;
 
 /// <summary>What a server says on a connection of one of the channels.</summary>
-internal sealed class ConnectionEvents(PoolState state, ChannelConnector connector, PooledChannel channel) : IConnectionEvents
+internal sealed class ConnectionEvents(PoolState state, ChannelConnector connector, PooledChannel channel)
 {
     private const string TakesNoMore = "its server takes no more calls on the connection (GOAWAY)";
 

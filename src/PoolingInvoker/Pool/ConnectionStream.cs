@@ -230,18 +230,12 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
 
     public override void SetLength(long value) => throw new NotSupportedException();
 
-    public override async ValueTask DisposeAsync()
-    {
-        SawClose();
-        await inner.DisposeAsync().ConfigureAwait(false);
-        await base.DisposeAsync().ConfigureAwait(false);
-    }
-
     protected override void Dispose(bool disposing)
     {
         if (disposing)
         {
-            SawClose();
+            Volatile.Write(ref _isClosed, true);
+            transport.Closed(this);
             inner.Dispose();
         }
 
@@ -275,11 +269,5 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
             Volatile.Write(ref _hasEnded, true);
             transport.SawEnd(this);
         }
-    }
-
-    private void SawClose()
-    {
-        Volatile.Write(ref _isClosed, true);
-        transport.Closed(this);
     }
 }

@@ -9,11 +9,6 @@ namespace PoolingInvoker;
 /// context of nobody, and never under a lock.
 /// </summary>
 /// <remarks>The loop keeps no pool alive. It ends when the pool is disposed, and where the pool was collected in place of the next resolution.</remarks>
-/// <param name="name">The name of the pool: http or https, with what endpoints have no port of their own for.</param>
-/// <param name="resolve">Resolves the endpoints.</param>
-/// <param name="time">The clock.</param>
-/// <param name="random">Gives the jitter.</param>
-/// <param name="listener">The pool.</param>
 internal sealed class EndpointWatcher(
     Uri name,
     Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve,
@@ -116,8 +111,7 @@ internal sealed class EndpointWatcher(
             try
             {
                 source = await resolve(_disposing.Token).ConfigureAwait(false);
-                Resolved(Read(source));
-                round.HasSucceeded = true;
+                Resolved(Read(source), round);
             }
 #pragma warning disable CA1031 // Whatever it is, it is told, and tried again.
             catch (Exception exception)
@@ -146,12 +140,13 @@ internal sealed class EndpointWatcher(
         return endpoints.Length > 0 ? endpoints : throw new InvalidOperationException($"No endpoint was found for '{name.Authority}'.");
     }
 
-    private void Resolved(IReadOnlyList<ChannelEndpoint> endpoints)
+    private void Resolved(IReadOnlyList<ChannelEndpoint> endpoints, Round round)
     {
         _backoff.Reset();
         TaskCompletionSource<IReadOnlyList<ChannelEndpoint>> list;
         lock (_lock)
         {
+            round.HasSucceeded = true;
             if (IsDisposed || (_endpoints.Task.IsCompleted && _endpoints.Task.Result.ToHashSet().SetEquals(endpoints)))
             {
                 return;
@@ -191,7 +186,9 @@ internal sealed class EndpointWatcher(
     {
         IDisposable? registration = null;
         TellFailure(() =>
-            registration = token.ActiveChangeCallbacks ? token.RegisterChangeCallback(static round => ((Round)round!).EndAfter(ShortestPause), round) : null);
+            registration = token.ActiveChangeCallbacks
+                ? token.RegisterChangeCallback(static round => ((Round)round!).EndAfter(ShortestPause), round)
+                : null);
         if (registration is null)
         {
             round.EndAfter(round.Elapsed + PollInterval);
@@ -222,7 +219,6 @@ internal sealed class EndpointWatcher(
         private readonly long _began;
         private readonly ITimer _timer;
         private TimeSpan _length = TimeSpan.MaxValue;
-        private bool _hasSucceeded;
 
         public Round(TimeProvider time)
         {
@@ -234,11 +230,8 @@ internal sealed class EndpointWatcher(
 
         public TimeSpan Elapsed => _time.GetElapsedTime(_began);
 
-        public bool HasSucceeded
-        {
-            get => Volatile.Read(ref _hasSucceeded);
-            set => Volatile.Write(ref _hasSucceeded, value);
-        }
+        /// <summary>Guarded by the lock of the watcher.</summary>
+        public bool HasSucceeded { get; set; }
 
         /// <summary>Ends it so long after its begin, if it does not end sooner.</summary>
         public void EndAfter(TimeSpan length)

@@ -31,7 +31,8 @@ internal sealed class PoolEndpoints(TimeProvider time, Random random)
     {
         foreach (var endpoint in list.Where(endpoint => !_known.ContainsKey(endpoint)))
         {
-            _known.Add(endpoint, new PoolEndpoint(endpoint, HashCode.Combine(_seed, endpoint), new ReconnectBackoff(time, random, FirstPause, LongestPause)));
+            var backoff = new ReconnectBackoff(time, random, FirstPause, LongestPause);
+            _known.Add(endpoint, new PoolEndpoint(endpoint, HashCode.Combine(_seed, endpoint), backoff));
         }
 
         var listed = list.ToHashSet();
@@ -51,9 +52,10 @@ internal sealed class PoolEndpoints(TimeProvider time, Random random)
         }
     }
 
-    /// <summary>Chooses where the next channel goes, and counts it there. Where none may be dialled it is the one that was left alone for longest.</summary>
-    /// <param name="channels">How many channels there will be.</param>
-    /// <param name="inPlaceOf">Where the channel goes whose place it takes, which is not counted.</param>
+    /// <summary>
+    /// Chooses where the next of so many channels goes, and counts it there. Where none may be dialled it is the one that was left alone for
+    /// longest. A channel whose place it takes is not counted.
+    /// </summary>
     public PoolEndpoint Take(int channels, PoolEndpoint? inPlaceOf)
     {
         var chosen = Best(InUse(channels)) ?? Best(_inOrder) ?? _inOrder.MinBy(endpoint => (Others(endpoint), endpoint.FailedAt))!;

@@ -1,4 +1,4 @@
-#pragma warning disable CA1801, CA1822, CS0436, CS9113, IDE0060 // The shape is that of the library's.
+#pragma warning disable CA1801, CA1822, CS0067, CS0436, CS9113, IDE0060 // The shape is that of the library's.
 using Grpc.Core;
 using Microsoft.Extensions.ServiceDiscovery;
 
@@ -13,6 +13,12 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     public Action OnAsked { get; set; } = static () => { };
 
     public RefusalDelivery Refusals { get; } = new();
+
+    public event Action<int>? SettingsCame;
+
+    public event Action? GoAwayCame;
+
+    public event Action? ConnectionLost;
 
     public bool HasConnections => false;
 
@@ -40,10 +46,6 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     public long CallFrames => 0;
 
     public ConnectivityState State => ConnectivityState.Idle;
-
-    public void Tell(IConnectionEvents events)
-    {
-    }
 
     public void Supply(SocketsHttpHandler handler, Uri name, Uri address)
     {

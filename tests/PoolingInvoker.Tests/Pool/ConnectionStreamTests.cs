@@ -232,8 +232,7 @@ public sealed class ConnectionStreamTests
     [InlineData(1000)]
     public async Task WhatTheServerSays_IsTold(int lengthOfReads)
     {
-        var told = new ToldEvents();
-        _transport.Tell(told);
+        var told = Told();
         await using var inner = new Wire();
         await using var stream = new ConnectionStream(inner, _transport);
         inner.Comes([0, 0, 18, 4, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 9, 0, 3, 0, 0, 0, 7, 0, 4, 0, 1, 0, 0]); // 7 streams, between others
@@ -244,20 +243,19 @@ public sealed class ConnectionStreamTests
         inner.Comes([0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0]);
         inner.Ends();
         await ReadToEndAsync(stream, () => lengthOfReads, zeroByteReads: true);
-        Assert.Equal(["takes 7", "takes 7", $"takes {int.MaxValue}", "goes", "lost"], told.Events);
+        Assert.Equal(["takes 7", "takes 7", $"takes {int.MaxValue}", "goes", "lost"], told);
     }
 
     [Fact]
     public async Task AServerThatSetsNoLimit_TakesAsManyAsThereAre()
     {
-        var told = new ToldEvents();
-        _transport.Tell(told);
+        var told = Told();
         await using var inner = new Wire();
         await using var stream = new ConnectionStream(inner, _transport);
         inner.Comes([0, 0, 0, 4, 0, 0, 0, 0, 0]);
         inner.Ends();
         await ReadToEndAsync(stream, static () => 4, zeroByteReads: true);
-        Assert.Equal([$"takes {int.MaxValue}", "lost"], told.Events);
+        Assert.Equal([$"takes {int.MaxValue}", "lost"], told);
     }
 
     // Empty DATA frames, as many as are read.
@@ -272,15 +270,13 @@ public sealed class ConnectionStreamTests
         public override ValueTask WriteAsync(ReadOnlyMemory<byte> buffer, CancellationToken cancellationToken = default) => ValueTask.CompletedTask;
     }
 
-    private sealed class ToldEvents : IConnectionEvents
+    private List<string> Told()
     {
-        public List<string> Events { get; } = [];
-
-        public void ServerTakes(int maxStreams) => Events.Add($"takes {maxStreams}");
-
-        public void ServerGoes() => Events.Add("goes");
-
-        public void ConnectionLost() => Events.Add("lost");
+        List<string> told = [];
+        _transport.SettingsCame += maxStreams => told.Add($"takes {maxStreams}");
+        _transport.GoAwayCame += () => told.Add("goes");
+        _transport.ConnectionLost += () => told.Add("lost");
+        return told;
     }
 
     internal static async Task<byte[]> ReadToEndAsync(Stream stream, Func<int> length, bool zeroByteReads)
