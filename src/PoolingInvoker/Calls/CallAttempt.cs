@@ -35,10 +35,14 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
     /// <summary>Ends the call on the channel, which is a no-op if it is over.</summary>
     public abstract void Dispose();
 
-    /// <summary>The attempt has succeeded or failed. Its lease may go back later.</summary>
-    public virtual void Decided(Exception? failure, PooledCall call)
+    /// <summary>The attempt has succeeded or failed. A stream of responses gives its lease back when it has ended, which may be later.</summary>
+    public void Decided(Exception? failure, PooledCall call)
     {
-        if (failure is not null)
+        if (call.HasOneResponse)
+        {
+            Release(failure, call);
+        }
+        else if (failure is not null)
         {
             Judge(failure, call);
         }
@@ -164,7 +168,8 @@ internal abstract class CallAttempt<TResponse>(PooledChannel channel, object lea
     /// <summary>What it was decided with, if that is a failure.</summary>
     public Exception? Failure => FailureOf(Deciding);
 
-    protected static Exception? FailureOf(Task task) => task.IsFaulted ? task.Exception.InnerException : task.IsCanceled ? new TaskCanceledException(task) : null;
+    protected static Exception? FailureOf(Task task) =>
+        task.IsFaulted ? task.Exception.InnerException : task.IsCanceled ? new TaskCanceledException(task) : null;
 }
 
 /// <summary>What a call has ended with that got no attempt, or whose end is not that of one; null is a success.</summary>
@@ -182,7 +187,8 @@ internal sealed class EndedCall : CallAttempt
     /// <summary>What a reader or a writer meets.</summary>
     public Exception Exception => _exception ?? new RpcException(Status.DefaultSuccess);
 
-    public override Task<Metadata> ResponseHeadersAsync => _exception is null ? Task.FromResult<Metadata>([]) : Task.FromException<Metadata>(_exception);
+    public override Task<Metadata> ResponseHeadersAsync =>
+        _exception is null ? Task.FromResult<Metadata>([]) : Task.FromException<Metadata>(_exception);
 
     public override Status GetStatus() => _exception switch
     {

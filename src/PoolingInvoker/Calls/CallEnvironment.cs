@@ -12,8 +12,8 @@ internal sealed class CallEnvironment
     private static readonly ConditionalWeakTable<ChannelPool, RetryBudget> Budgets = [];
     private static readonly ConditionalWeakTable<ChannelPool, ReplaySpace> Spaces = [];
 
-    private readonly CallPlan _plan;
-    private readonly Dictionary<(string? Service, string? Method), CallPlan> _plans = [];
+    private readonly CallPlan _plan; // of all methods that have none of their own
+    private readonly Dictionary<string, CallPlan> _plans = [];
     private readonly ConcurrentDictionary<string, CallPlan> _planOf = new(StringComparer.Ordinal);
     private readonly MethodIdempotency _idempotency;
 
@@ -33,12 +33,14 @@ internal sealed class CallEnvironment
             {
                 if (string.IsNullOrEmpty(name.Service) && !string.IsNullOrEmpty(name.Method))
                 {
-                    throw new ArgumentException($"A method config names the method '{name.Method}' without its service. Set Service, as in 'user.v1.User'.", nameof(options));
+                    throw new ArgumentException(
+                        $"A method config names the method '{name.Method}' without its service. Set Service, as in 'user.v1.User'.", nameof(options));
                 }
 
                 if (!_plans.TryAdd(KeyOf(name), plan))
                 {
-                    throw new ArgumentException($"Two method configs name the method '{name.Method}' of the service '{name.Service}'. Name each once.", nameof(options));
+                    throw new ArgumentException(
+                        $"Two method configs name the method '{name.Method}' of the service '{name.Service}'. Name each once.", nameof(options));
                 }
             }
         }
@@ -75,15 +77,10 @@ internal sealed class CallEnvironment
     public bool IsIdempotent(IMethod method) => PlanOf(method).IsIdempotent ?? _idempotency.IsIdempotent(method);
 
     private CallPlan FindPlan(IMethod method) =>
-        _plans.TryGetValue((method.ServiceName, method.Name), out var plan)
-        || _plans.TryGetValue((method.ServiceName, null), out plan)
-        || _plans.TryGetValue((null, null), out plan)
-            ? plan
-            : _plan;
+        _plans.GetValueOrDefault(method.FullName) ?? _plans.GetValueOrDefault($"/{method.ServiceName}/") ?? _plans.GetValueOrDefault("//") ?? _plan;
 
     // In a service config an empty name is the same as none.
-    private static (string? Service, string? Method) KeyOf(MethodName name) =>
-        (string.IsNullOrEmpty(name.Service) ? null : name.Service, string.IsNullOrEmpty(name.Method) ? null : name.Method);
+    private static string KeyOf(MethodName name) => $"/{name.Service}/{name.Method}";
 
     private static RetryBudget NewBudget(RetryThrottlingPolicy throttling) =>
         throttling is { MaxTokens: > 0 and var maxTokens, TokenRatio: >= 0.001 and var tokenRatio }

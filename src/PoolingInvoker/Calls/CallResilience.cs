@@ -98,7 +98,8 @@ internal static class CallResilience
         DelayGenerator = retry.DelayGenerator,
         OnRetry = async arguments =>
         {
-            if (arguments.Context.Properties.TryGetValue(Call, out var call) && call.EndsWithin(arguments.RetryDelay) && arguments.Outcome.Exception is { } last)
+            if (arguments.Outcome.Exception is { } last
+                && arguments.Context.Properties.TryGetValue(Call, out var call) && call.EndsWithin(arguments.RetryDelay))
             {
                 ExceptionDispatchInfo.Throw(last);
             }

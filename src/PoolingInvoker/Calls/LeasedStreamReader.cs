@@ -5,7 +5,8 @@ namespace PoolingInvoker;
 
 /// <summary>The responses of a call. Until the first one it follows the call from attempt to attempt; then it passes through.</summary>
 /// <remarks>A read under way keeps the handle alive: the application may have nothing left of the call but the task of that read.</remarks>
-internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TRequest, TResponse> call, CallHandle handle) : IAsyncStreamReader<TResponse>
+internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TRequest, TResponse> call, CallHandle handle)
+    : IAsyncStreamReader<TResponse>
     where TRequest : class
     where TResponse : class
 {
@@ -53,7 +54,8 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
 
     private async Task<bool> ReadFirstAsync(CancellationToken cancellationToken)
     {
-        var wasDisposed = call.IsDisposed || call.Pool.IsDisposed; // later is in the midst of this read, whether the channel has seen it by then or not
+        // Later is in the midst of this read, whether the channel has seen it by then or not.
+        var wasDisposed = call.IsDisposed || call.Pool.IsDisposed;
         var attempt = (await call.NextAttemptAsync(failed: null, cancellationToken).ConfigureAwait(false))!;
         while (true)
         {
@@ -75,8 +77,8 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
                 // Statement order is important: where no other attempt may follow, this one is the call before its failure is seen.
                 var mayMoveOn = !attempt.IsCommitted && (attempt.IsAbandoned || call.MayMoveOn(exception));
                 attempt.MetFailure(exception);
-                var next = mayMoveOn || !call.TryCommit(attempt) ? await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) : null;
-                if (next is not null)
+                if ((mayMoveOn || !call.TryCommit(attempt))
+                    && await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) is { } next)
                 {
                     attempt = next;
                     continue;

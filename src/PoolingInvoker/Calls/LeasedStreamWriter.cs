@@ -7,7 +7,8 @@ namespace PoolingInvoker;
 /// again to the next attempt if one fails. Then they pass through.
 /// </summary>
 /// <remarks>A write under way keeps the handle alive: the application may have nothing left of the call but the task of that write.</remarks>
-internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TRequest, TResponse> call, CallHandle handle) : IClientStreamWriter<TRequest>
+internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TRequest, TResponse> call, CallHandle handle)
+    : IClientStreamWriter<TRequest>
     where TRequest : class
     where TResponse : class
 {
@@ -74,7 +75,8 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TReq
                     await call.WaitAsync(attempt.Replayed, cancellationToken).ConfigureAwait(false);
                     var hadHeaders = attempt.HasHeaders;
                     await attempt.RequestStream!.WriteAsync(request, cancellationToken).ConfigureAwait(false);
-                    if (call.Keep(request, attempt, hadHeaders) || await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) is not { } next)
+                    if (call.Keep(request, attempt, hadHeaders)
+                        || await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) is not { } next)
                     {
                         return;
                     }

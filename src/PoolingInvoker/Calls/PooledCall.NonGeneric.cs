@@ -8,7 +8,8 @@ namespace PoolingInvoker;
 /// never left is always sent again, what may have been processed only if its method is idempotent, and nothing of which the application
 /// has seen something.
 /// </summary>
-internal abstract class PooledCall(CallEnvironment environment, IMethod method, GivenOptions given, object? request) : IEnumerable<KeyValuePair<string, object>>
+internal abstract class PooledCall(CallEnvironment environment, IMethod method, GivenOptions given, object? request)
+    : IEnumerable<KeyValuePair<string, object>>
 {
     private CallAttempt? _attempt;
     private bool _isDisposed;
@@ -88,7 +89,8 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
             var isCompleted = IsCompleted;
             return Attempt is not { } attempt ? null
                 : isCompleted || attempt.IsCommitted ? attempt
-                : !attempt.IsAbandoned && attempt.IsOver() && ((IsEndedByCaller && !HasFailed) || !MayFollow(new RpcException(attempt.GetStatus()))) ? attempt
+                : attempt.IsAbandoned || !attempt.IsOver() ? null
+                : (IsEndedByCaller && !HasFailed) || !MayFollow(new RpcException(attempt.GetStatus())) ? attempt
                 : null;
         }
     }

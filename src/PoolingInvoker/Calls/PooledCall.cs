@@ -107,7 +107,8 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
             Environment.Budget?.Succeeded();
         }
         else if (Environment.Budget is { } budget && IsIdempotent
-            && (CallFaults.Judge(failure) is { IsTransient: true, Fate: RequestFate.MayHaveBeenProcessed } || CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan))
+            && (CallFaults.Judge(failure) is { IsTransient: true, Fate: RequestFate.MayHaveBeenProcessed }
+                || CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan))
         {
             budget.Failed();
         }
@@ -156,7 +157,8 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
     /// <summary>What a failure is to the call. One that shows that the pool was disposed under it may be Internal on the channel.</summary>
     [return: NotNullIfNotNull(nameof(failure))]
     protected Exception? AsEndOfCall(Exception? failure) =>
-        failure is RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: ObjectDisposedException cause } && Pool.IsDisposed && !IsEndedByCaller
+        failure is RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: ObjectDisposedException cause }
+            && Pool.IsDisposed && !IsEndedByCaller
             ? new RpcException(CallErrors.NoChannel(cause).Status)
             : failure;
 
@@ -206,7 +208,8 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         }
         else if (Attempt is null)
         {
-            SetAttempt(new EndedCall(HasOneResponse ? null : new RpcException(new Status(StatusCode.Internal, "The resilience pipeline made no attempt.")), channel: null));
+            var nothing = new RpcException(new Status(StatusCode.Internal, "The resilience pipeline made no attempt."));
+            SetAttempt(new EndedCall(HasOneResponse ? null : nothing, channel: null));
         }
 
         SetCompleted(isCancelled: failure is OperationCanceledException or RpcException { StatusCode: StatusCode.Cancelled or StatusCode.DeadlineExceeded });
@@ -236,19 +239,16 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
             await ChangedAsync(attempt).ConfigureAwait(false);
             var isCompleted = IsCompleted;
             attempt = Attempt!;
-            try
+            var headers = attempt.ResponseHeadersAsync;
+            await ((Task)headers).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+
+            // The loop sees a failure too, and judges it: it is one of the whole attempt.
+            if (isCompleted || (headers.IsCompletedSuccessfully
+                ? !await IsRefusedAsync(attempt).ConfigureAwait(false) && TryCommit(attempt)
+                : Attempt is { IsCommitted: true }))
             {
-                var headers = await attempt.ResponseHeadersAsync.ConfigureAwait(false);
-                if (isCompleted || (!await IsRefusedAsync(attempt).ConfigureAwait(false) && TryCommit(attempt)))
-                {
-                    GC.KeepAlive(holder);
-                    return headers;
-                }
-            }
-#pragma warning disable CA1031 // The loop sees this failure too, and judges it: it is one of the whole attempt.
-            catch when (!isCompleted && Attempt is not { IsCommitted: true })
-#pragma warning restore CA1031
-            {
+                GC.KeepAlive(holder);
+                return await headers.ConfigureAwait(false);
             }
         }
     }

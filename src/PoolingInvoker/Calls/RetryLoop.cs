@@ -251,8 +251,8 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
 
             LastFailure = failure;
             var end = call.AttemptDecided(attempt, failure)!;
-            return Outcome.FromException<TResponse>(
-                cancellationToken.IsCancellationRequested && !_stopToken.IsCancellationRequested ? new OperationCanceledException(cancellationToken) : end);
+            var isTimedOut = cancellationToken.IsCancellationRequested && !_stopToken.IsCancellationRequested;
+            return Outcome.FromException<TResponse>(isTimedOut ? new OperationCanceledException(cancellationToken) : end);
         }
 #pragma warning disable CA1031 // The pipeline judges, and the caller gets what is left.
         catch (Exception exception)
@@ -324,12 +324,14 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     }
 
     // As users of gRPC know it.
-    private static RpcException FromPipeline(Exception exception) => exception is RpcException { Status: var given, Trailers: var trailers } ? new(given, trailers) : new(exception switch
+    private static RpcException FromPipeline(Exception exception) => exception switch
     {
-        TimeoutRejectedException => CallErrors.DeadlineExceeded(exception),
-        BrokenCircuitException => new Status(StatusCode.Unavailable, exception.Message, exception),
-        ExecutionRejectedException => new Status(StatusCode.ResourceExhausted, exception.Message, exception),
-        OperationCanceledException => new Status(StatusCode.Cancelled, exception.Message, exception),
-        _ => new Status(StatusCode.Internal, $"The resilience pipeline ended the call with {exception.GetType().Name}: {exception.Message}", exception),
-    });
+        RpcException { Status: var given, Trailers: var trailers } => new(given, trailers),
+        TimeoutRejectedException => new(CallErrors.DeadlineExceeded(exception)),
+        BrokenCircuitException => new(new Status(StatusCode.Unavailable, exception.Message, exception)),
+        ExecutionRejectedException => new(new Status(StatusCode.ResourceExhausted, exception.Message, exception)),
+        OperationCanceledException => new(new Status(StatusCode.Cancelled, exception.Message, exception)),
+        { Message: var message } => new(
+            new Status(StatusCode.Internal, $"The resilience pipeline ended the call with {exception.GetType().Name}: {message}", exception)),
+    };
 }

@@ -7,11 +7,13 @@ namespace PoolingInvoker;
 internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel channel, object lease) : CallAttempt<TResponse>(channel, lease)
     where TResponse : class
 {
-    private readonly TaskCompletionSource<TResponse> _deciding = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly TaskCompletionSource<TResponse>? _deciding = // null where the response decides
+        call.HasOneResponse ? null : new(TaskCreationOptions.RunContinuationsAsynchronously);
+
     private object? _inner; // the call on the channel
     private CallCompletion? _watch;
 
-    public override Task<TResponse> Deciding => _deciding.Task;
+    public override Task<TResponse> Deciding => _deciding?.Task ?? ((AsyncClientStreamingCall<ReplayableRequest, TResponse>)_inner!).ResponseAsync;
 
     public IClientStreamWriter<ReplayableRequest>? RequestStream { get; private set; }
 
@@ -47,11 +49,7 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         _ => throw new UnreachableException(),
     };
 
-    public void Started(AsyncClientStreamingCall<ReplayableRequest, TResponse> inner)
-    {
-        (_inner, RequestStream) = (inner, inner.RequestStream);
-        _ = WatchResponseAsync(inner.ResponseAsync);
-    }
+    public void Started(AsyncClientStreamingCall<ReplayableRequest, TResponse> inner) => (_inner, RequestStream) = (inner, inner.RequestStream);
 
     public void Started(AsyncServerStreamingCall<TResponse> inner)
     {
@@ -68,9 +66,9 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     public override bool TryCommit()
     {
         var isCommitted = base.TryCommit();
-        if (isCommitted && ResponseStream is not null)
+        if (isCommitted)
         {
-            _deciding.TrySetResult(null!);
+            _deciding?.TrySetResult(null!);
         }
 
         return isCommitted;
@@ -96,10 +94,7 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
             Release(exception);
         }
 
-        if (ResponseStream is not null)
-        {
-            _deciding.TrySetException(exception);
-        }
+        _deciding?.TrySetException(exception);
     }
 
     public CallFault Judge(Exception exception) => Judge(exception, call);
@@ -120,7 +115,7 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         }
         finally
         {
-            if (ResponseStream is not null)
+            if (_deciding is not null)
             {
                 var disposed = new RpcException(CallErrors.Cancelled(CancellationToken.None));
                 Release(disposed);
@@ -132,7 +127,7 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     public override void EndedUnread()
     {
         base.EndedUnread();
-        _deciding.TrySetException(new RpcException(GetStatus()));
+        _deciding!.TrySetException(new RpcException(GetStatus()));
     }
 
     /// <summary>What a call throws that is over.</summary>
@@ -146,21 +141,6 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         catch (InvalidOperationException)
         {
             return new RpcException(status); // it broke before there were any
-        }
-    }
-
-    private async Task WatchResponseAsync(Task<TResponse> response)
-    {
-        await ((Task)response).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-        if (FailureOf(response) is { } failure)
-        {
-            Release(failure);
-            _deciding.TrySetException(failure);
-        }
-        else
-        {
-            Release(exception: null);
-            _deciding.TrySetResult(response.GetAwaiter().GetResult());
         }
     }
 
@@ -187,7 +167,7 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         // channel could be disposed under the call, which then would end with that.
         await IsSoonOverAsync().ConfigureAwait(false);
         Release(failure);
-        _deciding.TrySetException(failure);
+        _deciding!.TrySetException(failure);
     }
 
     private void WatchUnread()

@@ -63,7 +63,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         return isCommitted;
     }
 
-    protected override CallAttempt<TResponse> NewAttempt(PooledChannel channel, object lease) => new StreamAttempt<TResponse>(this, channel, lease);
+    protected override StreamAttempt<TResponse> NewAttempt(PooledChannel channel, object lease) => new(this, channel, lease);
 
     protected override void StartOn(CallInvoker channel, CallAttempt<TResponse> attempt, CallOptions options)
     {
@@ -124,7 +124,8 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         }
         else if (!AreRequestsComplete && !Response!.IsCompleted)
         {
-            _grace = TimeProvider.CreateTimer(static call => ((StreamingCall<TRequest, TResponse>)call!).EndDropped(), this, ResponseGrace, Timeout.InfiniteTimeSpan);
+            _grace = TimeProvider.CreateTimer(
+                static call => ((StreamingCall<TRequest, TResponse>)call!).EndDropped(), this, ResponseGrace, Timeout.InfiniteTimeSpan);
         }
     }
 
@@ -217,7 +218,8 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         }
         catch (OperationCanceledException) when (cancellationToken.IsCancellationRequested)
         {
-            var ended = new RpcException(CallErrors.Cancelled(Options.CancellationToken.IsCancellationRequested ? Options.CancellationToken : cancellationToken));
+            var token = Options.CancellationToken.IsCancellationRequested ? Options.CancellationToken : cancellationToken;
+            var ended = new RpcException(CallErrors.Cancelled(token));
             if (!IsDisposed)
             {
                 Interlocked.CompareExchange(ref _endedByToken, ended, null);

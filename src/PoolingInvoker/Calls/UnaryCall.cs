@@ -3,17 +3,21 @@ using Grpc.Core;
 namespace PoolingInvoker;
 
 /// <summary>A unary call. An attempt is decided by its response, and its lease goes back with that.</summary>
-internal sealed class UnaryCall<TRequest, TResponse>(CallEnvironment environment, Method<TRequest, TResponse> method, GivenOptions given, TRequest request)
+internal sealed class UnaryCall<TRequest, TResponse>(
+    CallEnvironment environment, Method<TRequest, TResponse> method, GivenOptions given, TRequest request)
     : PooledCall<TResponse>(environment, method, given, request)
     where TRequest : class
     where TResponse : class
 {
     public override MethodType Kind => MethodType.Unary;
 
-    protected override CallAttempt<TResponse> NewAttempt(PooledChannel channel, object lease) => new UnaryAttempt<TResponse>(channel, lease);
+    protected override UnaryAttempt<TResponse> NewAttempt(PooledChannel channel, object lease) => new(channel, lease);
 
-    protected override void StartOn(CallInvoker channel, CallAttempt<TResponse> attempt, CallOptions options) =>
-        ((UnaryAttempt<TResponse>)attempt).Inner = channel.AsyncUnaryCall((Method<TRequest, TResponse>)Method, Given.Host, options, (TRequest)Request!);
+    protected override void StartOn(CallInvoker channel, CallAttempt<TResponse> attempt, CallOptions options)
+    {
+        var method = (Method<TRequest, TResponse>)Method;
+        ((UnaryAttempt<TResponse>)attempt).Inner = channel.AsyncUnaryCall(method, Given.Host, options, (TRequest)Request!);
+    }
 }
 
 internal sealed class UnaryAttempt<TResponse>(PooledChannel channel, object lease) : CallAttempt<TResponse>(channel, lease)
@@ -28,8 +32,6 @@ internal sealed class UnaryAttempt<TResponse>(PooledChannel channel, object leas
     public override Status GetStatus() => Inner.GetStatus();
 
     public override Metadata GetTrailers() => Inner.GetTrailers();
-
-    public override void Decided(Exception? failure, PooledCall call) => Release(failure, call);
 
     public override void Dispose() => Inner.Dispose();
 }
