@@ -95,9 +95,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
                 await RetryAsync(failure).ConfigureAwait(false);
             }
         }
-#pragma warning disable CA1031 // Whatever throws here, such as a callback of the user's in the pipeline, the call ends with that.
-        catch (Exception exception)
-#pragma warning restore CA1031
+        catch (Exception exception) // Whatever throws here, such as a callback of the user's in the pipeline, the call ends with that.
         {
             _last = Outcome.FromException<TResponse>(exception);
         }
@@ -254,9 +252,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
             var isTimedOut = cancellationToken.IsCancellationRequested && !_stopToken.IsCancellationRequested;
             return Outcome.FromException<TResponse>(isTimedOut ? new OperationCanceledException(cancellationToken) : end);
         }
-#pragma warning disable CA1031 // The pipeline judges, and the caller gets what is left.
-        catch (Exception exception)
-#pragma warning restore CA1031
+        catch (Exception exception) // The pipeline judges, and the caller gets what is left.
         {
             return Outcome.FromException<TResponse>(exception);
         }

@@ -313,9 +313,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
 
             attempt.RequestStream!.WriteOptions = WriteOptions;
         }
-#pragma warning disable CA1031 // Whoever writes next gets the exception.
-        catch (Exception exception)
-#pragma warning restore CA1031
+        catch (Exception exception) // Whoever writes next gets the exception.
         {
             replaying.SetException(exception);
             return;

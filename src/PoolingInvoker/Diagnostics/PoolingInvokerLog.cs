@@ -58,9 +58,7 @@ internal sealed class PoolingInvokerLog(ILoggerFactory? factory)
             _logger?.Log(level, id, exception, message, arguments);
 #pragma warning restore CA1848, CA2254
         }
-#pragma warning disable CA1031 // There is nowhere left to say so.
-        catch
-#pragma warning restore CA1031
+        catch // There is nowhere left to say so.
         {
         }
     }

@@ -172,9 +172,7 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
             error = null;
             return created;
         }
-#pragma warning disable CA1031 // Whatever a policy throws, the place that was reserved for its channel is given up in an orderly way.
-        catch (Exception exception)
-#pragma warning restore CA1031
+        catch (Exception exception) // Whatever a policy throws, the place that was reserved for its channel is given up in an orderly way.
         {
             state.Balancer?.Leave(server);
             error = factory.Explain(exception);
@@ -211,9 +209,7 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
             await task.ConfigureAwait(false);
             return null;
         }
-#pragma warning disable CA1031 // Whatever it is, the channel cannot be used, and the exception says why.
-        catch (Exception exception)
-#pragma warning restore CA1031
+        catch (Exception exception) // Whatever it is, the channel cannot be used, and the exception says why.
         {
             return exception;
         }

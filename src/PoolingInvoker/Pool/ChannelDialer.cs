@@ -106,9 +106,7 @@ internal sealed class ChannelDialer(SocketsHttpHandler handler, Uri name, Uri ad
         {
             using var response = await requests.SendAsync(request, ended.Token).ConfigureAwait(false);
         }
-#pragma warning disable CA1031 // It is the dialer that cancelled the request.
-        catch (Exception) when (!opened.TrySetCanceled(cancellationToken))
-#pragma warning restore CA1031
+        catch (Exception) when (!opened.TrySetCanceled(cancellationToken)) // It is the dialer that cancelled the request.
         {
         }
 

@@ -85,9 +85,7 @@ internal sealed class ChannelPicker
                 : taken.Creates ? new ValueTask<ChannelLease>(WaitForNewAsync())
                 : new ValueTask<ChannelLease>(TakeAtOnce(isStream, avoid, playsSafe) ?? throw (timeout == TimeSpan.Zero ? NewTimeoutException(timeout) : NewQueueFullException()));
         }
-#pragma warning disable CA1031 // The exception reaches the caller, through the task.
-        catch (Exception exception)
-#pragma warning restore CA1031
+        catch (Exception exception) // The exception reaches the caller, through the task.
         {
             return ValueTask.FromException<ChannelLease>(exception);
         }
@@ -287,9 +285,7 @@ internal sealed class ChannelPicker
         {
             return _factory.IsGood(channel.Channel);
         }
-#pragma warning disable CA1031 // The call is over and keeps its outcome; a policy that cannot judge the channel does not want it.
-        catch (Exception exception)
-#pragma warning restore CA1031
+        catch (Exception exception) // The call is over and keeps its outcome; a policy that cannot judge the channel does not want it.
         {
             _state.Log.PolicyThrew(channel, exception);
             return false;

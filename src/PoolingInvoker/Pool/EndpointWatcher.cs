@@ -113,9 +113,7 @@ internal sealed class EndpointWatcher(
                 source = await resolve(_disposing.Token).ConfigureAwait(false);
                 Resolved(Read(source), round);
             }
-#pragma warning disable CA1031 // Whatever it is, it is told, and tried again.
-            catch (Exception exception)
-#pragma warning restore CA1031
+            catch (Exception exception) // Whatever it is, it is told, and tried again.
             {
                 Failed(exception, round);
             }
@@ -203,9 +201,7 @@ internal sealed class EndpointWatcher(
         {
             foreign();
         }
-#pragma warning disable CA1031 // It is told.
-        catch (Exception exception)
-#pragma warning restore CA1031
+        catch (Exception exception) // It is told.
         {
             Listener?.ResolutionFailed(exception);
         }

@@ -96,9 +96,7 @@ internal sealed class PoolDiary(object gate, Action<Action> after, PoolingInvoke
             {
                 options.OnEvent!(next!);
             }
-#pragma warning disable CA1031 // What a listener throws is lost.
-            catch
-#pragma warning restore CA1031
+            catch // What a listener throws is lost.
             {
             }
         }

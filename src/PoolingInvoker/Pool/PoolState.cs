@@ -183,9 +183,7 @@ internal sealed class PoolState
             channel.Transport?.Dispose();
             isClosed = true;
         }
-#pragma warning disable CA1031 // Dispose runs user handlers. What they throw does not reach the caller that returned the lease.
-        catch (Exception exception)
-#pragma warning restore CA1031
+        catch (Exception exception) // Dispose runs user handlers. What they throw does not reach the caller that returned the lease.
         {
             Log.CloseFailed(channel, exception);
         }

@@ -54,9 +54,7 @@ internal sealed class PoolTimer : IDisposable
         {
             _run(owner);
         }
-#pragma warning disable CA1031 // An exception in a timer ends the process.
-        catch (Exception exception)
-#pragma warning restore CA1031
+        catch (Exception exception) // An exception in a timer ends the process.
         {
             _log.MaintenanceFailed(exception);
             if (!_isPeriodic)

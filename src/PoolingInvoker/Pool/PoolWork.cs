@@ -44,9 +44,7 @@ internal sealed class PoolWork(ChannelPoolOptions options, PoolingInvokerLog log
             var result = await work().ConfigureAwait(false);
             done?.SetResult(result);
         }
-#pragma warning disable CA1031 // It reaches the caller that waits, or the log.
-        catch (Exception exception)
-#pragma warning restore CA1031
+        catch (Exception exception) // It reaches the caller that waits, or the log.
         {
             if (done is null)
             {

@@ -15,9 +15,7 @@ internal static class ChannelProbe
             await answering.WaitAsync(cancellationToken).ConfigureAwait(false);
             return true;
         }
-#pragma warning disable CA1031 // Whatever it throws, it says whether a server has spoken.
-        catch (Exception exception)
-#pragma warning restore CA1031
+        catch (Exception exception) // Whatever it throws, it says whether a server has spoken.
         {
             return CallFaults.Judge(exception).Origin == FaultOrigin.Server;
         }

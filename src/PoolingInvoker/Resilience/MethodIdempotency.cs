@@ -34,9 +34,7 @@ internal sealed class MethodIdempotency(Func<IMethod, bool>? isIdempotent, IEnum
         {
             return isIdempotent(method);
         }
-#pragma warning disable CA1031 // A callback that cannot answer must not hide why the call failed.
-        catch (Exception exception)
-#pragma warning restore CA1031
+        catch (Exception exception) // A callback that cannot answer must not hide why the call failed.
         {
             log.IsIdempotentThrew(method.FullName, exception);
             return false;
@@ -52,9 +50,7 @@ internal sealed class MethodIdempotency(Func<IMethod, bool>? isIdempotent, IEnum
                 ? message.Descriptor?.File.Services.FirstOrDefault(service => service.FullName == method.ServiceName)
                 : null;
         }
-#pragma warning disable CA1031 // What a message written by hand throws must not hide why the call failed.
-        catch
-#pragma warning restore CA1031
+        catch // What a message written by hand throws must not hide why the call failed.
         {
             return null;
         }
