@@ -35,19 +35,6 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
     /// <summary>Ends the call on the channel, which is a no-op if it is over.</summary>
     public abstract void Dispose();
 
-    /// <summary>The attempt has succeeded or failed. A stream of responses gives its lease back when it has ended, which may be later.</summary>
-    public void Decided(Exception? failure, PooledCall call)
-    {
-        if (call.HasOneResponse)
-        {
-            Release(failure, call);
-        }
-        else if (failure is not null)
-        {
-            Judge(failure, call);
-        }
-    }
-
     /// <summary>
     /// The application has seen something of this attempt, or given it something that cannot be given again: from now on it is the
     /// call. False if the attempt has been abandoned in favour of another one.
@@ -128,7 +115,7 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
         // A caller that ends the call in the middle of something may make the channel say that the connection broke.
         _ when call.IsEndedByCaller => LeaseOutcome.Unknown,
         { Origin: FaultOrigin.Server } => LeaseOutcome.ServerFailed,
-        { Origin: FaultOrigin.Channel, Fate: RequestFate.NeverLeft } => LeaseOutcome.CouldNotConnect,
+        { Origin: FaultOrigin.Channel, NeverLeft: true } => LeaseOutcome.CouldNotConnect,
         { Origin: FaultOrigin.Channel } => LeaseOutcome.ChannelFailed,
         _ => LeaseOutcome.Unknown,
     }, failure);

@@ -39,8 +39,8 @@ internal static class CallResilience
     /// <summary>The preset predicate. Outside of a pooled call there is no method to ask about, so only what never left is retried.</summary>
     public static bool ShouldRetry(ResilienceContext context, Exception? exception) =>
         exception is not null
-        && CallFaults.IsTransient(exception)
-        && (context.Properties.TryGetValue(Call, out var call) ? call.MayBeSentAgain(exception) : CallFaults.NeverLeft(exception));
+        && CallFaults.Judge(exception) is { IsTransient: true } fault
+        && (context.Properties.TryGetValue(Call, out var call) ? call.MayBeSentAgain(exception) : fault.NeverLeft);
 
     /// <summary>The preset delay: what the server asks for; none before the first retry, if a channel is ready for it; else the backoff.</summary>
     public static TimeSpan? DelayBeforeRetry(RetryDelayGeneratorArguments<object> arguments) =>

@@ -72,7 +72,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
             }
             catch (Exception exception) when (exception is not InvalidOperationException || exception is ObjectDisposedException)
             {
-                attempt.Judge(exception);
+                attempt.Judge(exception, call);
 
                 // Statement order is important: where no other attempt may follow, this one is the call before its failure is seen.
                 var mayMoveOn = !attempt.IsCommitted && (attempt.IsAbandoned || call.MayMoveOn(exception));

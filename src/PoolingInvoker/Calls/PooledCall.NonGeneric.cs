@@ -90,7 +90,7 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
             return Attempt is not { } attempt ? null
                 : isCompleted || attempt.IsCommitted ? attempt
                 : attempt.IsAbandoned || !attempt.IsOver() ? null
-                : (IsEndedByCaller && !HasFailed) || !MayFollow(new RpcException(attempt.GetStatus())) ? attempt
+                : (IsEndedByCaller && !HasFailed) || !MayBeRetried(new RpcException(attempt.GetStatus())) ? attempt
                 : null;
         }
     }
@@ -113,7 +113,6 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
         Interlocked.MemoryBarrier(); // whoever starts an attempt looks whether this is so
     }
 
-    /// <summary>The application has dropped its call object, reader and writer.</summary>
     public virtual void Reclaim()
     {
     }
@@ -135,11 +134,10 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
 
     IEnumerator IEnumerable.GetEnumerator() => GetEnumerator();
 
-    /// <summary>Whether the first failure is to be shown to the pipeline at all.</summary>
-    public bool MayBeRetried(Exception failure) =>
-        Plan is { Pipeline: not null, OnFailureOnly: true } && CallFaults.IsTransient(failure) && MayBeSentAgain(failure);
+    /// <summary>Whether this failure may be followed by another attempt: a predicate of the user's is not asked.</summary>
+    public bool MayBeRetried(Exception failure) => MayMoveOn(failure) && (!Plan.OnFailureOnly || CallFaults.Judge(failure).IsTransient);
 
-    /// <summary>Whether a failure that a reader or writer has met may be followed by another attempt.</summary>
+    /// <summary>The same of a failure that a reader has met: what the attempt ends with can say more.</summary>
     public bool MayMoveOn(Exception failure) => (Plan.Pipeline is not null || WaitsForReady(failure)) && MayBeSentAgain(failure);
 
     public bool WaitsForReady(Exception? failure) => Options.IsWaitForReady && failure is not null && CallFaults.IsNotConnected(failure);
@@ -154,7 +152,7 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
         && Attempt is not { IsCommitted: true }
         && outcome is not NoChannelException { IsTransient: false }
         && !(outcome is not null && CallFaults.Pushback(outcome) is { } pushback && (pushback == Timeout.InfiniteTimeSpan || EndsWithin(pushback)))
-        && ((outcome is not null && CallFaults.NeverLeft(outcome)) || (IsIdempotent && environment.Budget is not { AllowsRetry: false }));
+        && ((outcome is not null && CallFaults.Judge(outcome).NeverLeft) || (IsIdempotent && environment.Budget is not { AllowsRetry: false }));
 
     /// <summary>Whether there may be another attempt beside those under way.</summary>
     public bool MayBeHedged => !IsDisposed && !HedgesNoMore && environment.Budget is not { AllowsRetry: false };
@@ -169,7 +167,6 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
     public bool EndsWithin(TimeSpan delay) =>
         GivenOptions.DueTime(Options.Deadline, TimeProvider) is var left && left != Timeout.InfiniteTimeSpan && left <= delay;
 
-    /// <summary>Makes way for another attempt. False if the application has seen something of this one.</summary>
     public bool TryAbandon() => Attempt is not { } attempt || attempt.TryAbandon();
 
     protected void SetAttempt(CallAttempt attempt)
@@ -184,7 +181,4 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
         Volatile.Write(ref _isCompleted, true);
         Interlocked.MemoryBarrier(); // whoever begins to wait looks whether this is so
     }
-
-    // Whether the end of an attempt may be followed by another one: a predicate of the user's is not asked.
-    private bool MayFollow(Exception failure) => MayMoveOn(failure) && (!Plan.OnFailureOnly || CallFaults.IsTransient(failure));
 }

@@ -19,8 +19,6 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
     private RetryLoop<TResponse>? _loop; // made by whoever needs it first
     private Task<TResponse>? _response;
 
-    protected Task<TResponse>? Response => _response;
-
     protected override bool HedgesNoMore => _loop is { HedgesNoMore: true };
 
     protected override Exception? LastFailure => _loop?.LastFailure;
@@ -101,14 +99,17 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
     public Exception? AttemptDecided(CallAttempt attempt, Exception? failure)
     {
         HasFailed = failure is not null && attempt == Attempt;
-        attempt.Decided(failure, this);
+        if (HasOneResponse)
+        {
+            attempt.Release(failure, this); // a stream of responses ends later than its first message
+        }
+
         if (failure is null)
         {
             Environment.Budget?.Succeeded();
         }
-        else if (Environment.Budget is { } budget && IsIdempotent
-            && (CallFaults.Judge(failure) is { IsTransient: true, Fate: RequestFate.MayHaveBeenProcessed }
-                || CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan))
+        else if (attempt.Judge(failure, this) is var fault && Environment.Budget is { } budget && IsIdempotent
+            && (fault is { IsTransient: true, NeverLeft: false } || CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan))
         {
             budget.Failed();
         }
@@ -151,7 +152,6 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         Attempt?.Dispose();
     }
 
-    /// <summary>Completes when there is another attempt than this one, or the call is completed.</summary>
     protected Task ChangedAsync(CallAttempt? attempt) => HasOtherThan(attempt) ? Task.CompletedTask : Loop.ChangedAsync(attempt);
 
     /// <summary>What a failure is to the call. One that shows that the pool was disposed under it may be Internal on the channel.</summary>
@@ -159,7 +159,7 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
     protected Exception? AsEndOfCall(Exception? failure) =>
         failure is RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: ObjectDisposedException cause }
             && Pool.IsDisposed && !IsEndedByCaller
-            ? new RpcException(CallErrors.NoChannel(cause).Status)
+            ? new RpcException(CallErrors.NoChannel(cause, Pool).Status)
             : failure;
 
     // The fast path is an attempt that is started already, and nothing of Polly. A stream shows its failures to who reads it.
@@ -172,19 +172,18 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
             failure = AttemptDecided(Current, Current.Failure);
         }
 
+        TResponse? response;
         if (failure is null ? Attempt is null : MayBeRetried(failure))
         {
             await Loop.RunAsync(failure).ConfigureAwait(ConfigureAwaitOptions.None);
-            Complete(Loop.Failure);
-            return ThrowOr(Loop.Response, Loop.Failure);
+            (response, failure) = (Loop.Response, Loop.Failure);
+        }
+        else
+        {
+            response = failure is null ? Current.Response : null;
         }
 
         Complete(failure);
-        return ThrowOr(failure is null ? Current.Response : null, failure);
-    }
-
-    private TResponse ThrowOr(TResponse? response, Exception? failure)
-    {
         if (failure is not null && HasOneResponse)
         {
             ExceptionDispatchInfo.Throw(failure);
@@ -270,6 +269,6 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         }
 
         attempt.Judge(failure, this); // the loop may not have come to it yet
-        return MayMoveOn(failure);
+        return MayBeRetried(failure);
     }
 }

@@ -17,11 +17,10 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
 
     private TaskCompletionSource? _changed; // made when somebody waits
-    private CancellationTokenSource? _stop; // ends what the call waits for: a lease, a backoff, a strategy
+    private CancellationTokenSource? _stop; // of a wait for a lease, a backoff, a strategy
     private CancellationToken _stopToken;
     private Outcome<TResponse> _last;
-    private bool _isInHand; // the pipeline has yet to be shown an attempt that was made outside
-    private bool _hasTried;
+    private bool _hasTried; // or has shown the pipeline the attempt that was made outside
     private long _lastEnded;
     private CallAttempt<TResponse>? _lastHedge;
     private int _previousAttempts; // that may have reached a server, or of a hedged call all
@@ -41,7 +40,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
 
     private ChannelPool Pool => call.Pool;
 
-    /// <summary>The caller has ended the call: what it waits for ends.</summary>
+    /// <summary>Ends what the call waits for.</summary>
     public void Stop()
     {
         try
@@ -71,10 +70,12 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     /// <param name="failure">What an attempt has ended with that was made before; or null.</param>
     public async Task RunAsync(Exception? failure)
     {
+        using var stop = new CancellationTokenSource();
+        _stopToken = stop.Token;
+        var context = ResilienceContextPool.Shared.Get(call.Method.FullName, continueOnCapturedContext: false, _stopToken);
+        CallResilience.Attach(context, call);
         try
         {
-            using var stop = new CancellationTokenSource();
-            _stopToken = stop.Token;
             Interlocked.Exchange(ref _stop, stop); // and a fence: the caller may not have seen it
             var due = GivenOptions.DueTime(call.Options.Deadline, call.TimeProvider);
             using var timer = due > TimeSpan.Zero
@@ -86,24 +87,21 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
                 Stop();
             }
 
-            if (call.IsHedged)
-            {
-                await HedgeAsync().ConfigureAwait(false);
-            }
-            else
-            {
-                await RetryAsync(failure).ConfigureAwait(false);
-            }
+            await (call.IsHedged ? HedgeAsync(context) : RetryAsync(context, failure)).ConfigureAwait(false);
         }
         catch (Exception exception) // Whatever throws here, such as a callback of the user's in the pipeline, the call ends with that.
         {
             _last = Outcome.FromException<TResponse>(exception);
         }
+        finally
+        {
+            ResilienceContextPool.Shared.Return(context);
+        }
 
         Failure = _last.Exception is { } last && CallFaults.AttemptOf(last) is null ? Explain(last) : _last.Exception;
     }
 
-    private async ValueTask RetryAsync(Exception? failure)
+    private async Task RetryAsync(ResilienceContext context, Exception? failure)
     {
         _lastEnded = call.TimeProvider.GetTimestamp();
         if (failure is not null)
@@ -116,20 +114,19 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
             failure = _last.Exception;
         }
 
-        if (!call.Plan.OnFailureOnly || (failure is not null && call.MayBeRetried(failure)))
+        if (call.Plan.Pipeline is { } pipeline && (!call.Plan.OnFailureOnly || (failure is not null && call.MayBeRetried(failure))))
         {
-            _isInHand = failure is not null;
-            _last = await EnterAsync(context => call.Plan.Pipeline!.ExecuteOutcomeAsync(
-                static (context, loop) => loop.ExecuteAsync(context.CancellationToken), context, this)).ConfigureAwait(false);
+            _last = await pipeline.ExecuteOutcomeAsync(
+                static (context, loop) => loop.ExecuteAsync(context.CancellationToken), context, this).ConfigureAwait(false);
         }
     }
 
     // What the pipeline takes for an attempt. It is none if the last one may not be followed by another.
     private async ValueTask<Outcome<TResponse>> ExecuteAsync(CancellationToken cancellationToken)
     {
-        if (_isInHand)
+        if (!_hasTried && _last.Exception is not null)
         {
-            (_isInHand, _hasTried) = (false, true);
+            _hasTried = true;
             return _last;
         }
 
@@ -153,7 +150,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
             }
 
             Pool.CountRetry();
-            _previousAttempts += _last.Exception is { } failure && CallFaults.NeverLeft(failure) ? 0 : 1;
+            _previousAttempts += _last.Exception is { } failure && CallFaults.Judge(failure).NeverLeft ? 0 : 1;
         }
 
         _hasTried = true;
@@ -188,19 +185,17 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     }
 
     // Several attempts of a unary call at a time, each on a channel of its own. The one whose outcome is taken is the call.
-    private async ValueTask HedgeAsync() => _last = await EnterAsync(async context =>
+    private async Task HedgeAsync(ResilienceContext context)
     {
-        var outcome = await call.Plan.Hedging!.ExecuteOutcomeAsync(
+        _last = await call.Plan.Hedging!.ExecuteOutcomeAsync(
             static (context, loop) => loop.ExecuteHedgeAsync(context), context, this).ConfigureAwait(false);
 
         // The context of the attempt whose outcome was taken has become this one.
-        if (outcome.Exception is null && context.Properties.TryGetValue(Hedge, out var hedge) && hedge.Deciding.IsCompletedSuccessfully)
+        if (_last.Exception is null && context.Properties.TryGetValue(Hedge, out var hedge) && hedge.Deciding.IsCompletedSuccessfully)
         {
             call.Publish(hedge);
         }
-
-        return outcome;
-    }).ConfigureAwait(false);
+    }
 
     private async ValueTask<Outcome<TResponse>> ExecuteHedgeAsync(ResilienceContext context)
     {
@@ -239,7 +234,16 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
                 Volatile.Write(ref _lastHedge, attempt);
             }
 
-            using var registration = cancellationToken == _stopToken ? default : cancellationToken.UnsafeRegister(_ => End(attempt), null);
+            using var registration = cancellationToken == _stopToken ? default : cancellationToken.UnsafeRegister(
+                _ =>
+                {
+                    // A time-out of the pipeline, or another hedge. The deadline and the token of the call end the attempt on its channel.
+                    if (!_stopToken.IsCancellationRequested || (call.IsHedged && call.IsDisposed))
+                    {
+                        attempt.End();
+                    }
+                },
+                null);
             await ((Task)attempt.Deciding).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             if (attempt.Failure is not { } failure)
             {
@@ -258,15 +262,6 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
         }
     }
 
-    // A time-out of the pipeline, or another hedge, ends the attempt here. The deadline and the token of the call end it on the channel.
-    private void End(CallAttempt attempt)
-    {
-        if (!_stopToken.IsCancellationRequested || (call.IsHedged && call.IsDisposed))
-        {
-            attempt.End();
-        }
-    }
-
     private async ValueTask<CallAttempt<TResponse>> StartAsync(PooledChannel? avoid, int previousAttempts, CancellationToken cancellationToken)
     {
         ChannelLease lease;
@@ -278,7 +273,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
         }
         catch (Exception exception) when (exception is not OperationCanceledException)
         {
-            throw CallErrors.NoChannel(exception);
+            throw CallErrors.NoChannel(exception, Pool);
         }
 
         try
@@ -287,21 +282,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
         }
         catch (ObjectDisposedException exception)
         {
-            throw Pool.IsDisposed ? CallErrors.NoChannel(exception) : CallErrors.Unavailable(exception);
-        }
-    }
-
-    private async ValueTask<Outcome<TResponse>> EnterAsync(Func<ResilienceContext, ValueTask<Outcome<TResponse>>> enter)
-    {
-        var context = ResilienceContextPool.Shared.Get(call.Method.FullName, continueOnCapturedContext: false, _stopToken);
-        try
-        {
-            CallResilience.Attach(context, call);
-            return await enter(context).ConfigureAwait(false);
-        }
-        finally
-        {
-            ResilienceContextPool.Shared.Return(context);
+            throw CallErrors.NoChannel(exception, Pool);
         }
     }
 

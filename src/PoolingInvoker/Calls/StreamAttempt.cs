@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using Grpc.Core;
 
 namespace PoolingInvoker;
@@ -10,7 +9,7 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     private readonly TaskCompletionSource<TResponse>? _deciding = // null where the response decides
         call.HasOneResponse ? null : new(TaskCreationOptions.RunContinuationsAsynchronously);
 
-    private object? _inner; // the call on the channel
+    private IDisposable? _inner; // the call on the channel
     private CallCompletion? _watch;
 
     public override Task<TResponse> Deciding => _deciding?.Task ?? ((AsyncClientStreamingCall<ReplayableRequest, TResponse>)_inner!).ResponseAsync;
@@ -29,38 +28,30 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     {
         AsyncClientStreamingCall<ReplayableRequest, TResponse> inner => inner.ResponseHeadersAsync,
         AsyncServerStreamingCall<TResponse> inner => inner.ResponseHeadersAsync,
-        AsyncDuplexStreamingCall<ReplayableRequest, TResponse> inner => inner.ResponseHeadersAsync,
-        _ => throw new UnreachableException(),
+        _ => ((AsyncDuplexStreamingCall<ReplayableRequest, TResponse>)_inner!).ResponseHeadersAsync,
     };
 
     public override Status GetStatus() => _inner switch
     {
         AsyncClientStreamingCall<ReplayableRequest, TResponse> inner => inner.GetStatus(),
         AsyncServerStreamingCall<TResponse> inner => inner.GetStatus(),
-        AsyncDuplexStreamingCall<ReplayableRequest, TResponse> inner => inner.GetStatus(),
-        _ => throw new UnreachableException(),
+        _ => ((AsyncDuplexStreamingCall<ReplayableRequest, TResponse>)_inner!).GetStatus(),
     };
 
     public override Metadata GetTrailers() => _inner switch
     {
         AsyncClientStreamingCall<ReplayableRequest, TResponse> inner => inner.GetTrailers(),
         AsyncServerStreamingCall<TResponse> inner => inner.GetTrailers(),
-        AsyncDuplexStreamingCall<ReplayableRequest, TResponse> inner => inner.GetTrailers(),
-        _ => throw new UnreachableException(),
+        _ => ((AsyncDuplexStreamingCall<ReplayableRequest, TResponse>)_inner!).GetTrailers(),
     };
 
-    public void Started(AsyncClientStreamingCall<ReplayableRequest, TResponse> inner) => (_inner, RequestStream) = (inner, inner.RequestStream);
-
-    public void Started(AsyncServerStreamingCall<TResponse> inner)
+    public void Started(IDisposable inner, IClientStreamWriter<ReplayableRequest>? requests, IAsyncStreamReader<TResponse>? responses)
     {
-        (_inner, ResponseStream) = (inner, inner.ResponseStream);
-        _ = WatchHeadersAsync();
-    }
-
-    public void Started(AsyncDuplexStreamingCall<ReplayableRequest, TResponse> inner)
-    {
-        (_inner, RequestStream, ResponseStream) = (inner, inner.RequestStream, inner.ResponseStream);
-        _ = WatchHeadersAsync();
+        (_inner, RequestStream, ResponseStream) = (inner, requests, responses);
+        if (responses is not null)
+        {
+            _ = WatchHeadersAsync();
+        }
     }
 
     public override bool TryCommit()
@@ -97,8 +88,6 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         _deciding?.TrySetException(exception);
     }
 
-    public CallFault Judge(Exception exception) => Judge(exception, call);
-
     /// <summary>The channel has ended the call, with this exception or in good order: the lease goes back.</summary>
     public void Release(Exception? exception)
     {
@@ -111,7 +100,7 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     {
         try
         {
-            ((IDisposable)_inner!).Dispose();
+            _inner!.Dispose();
         }
         finally
         {

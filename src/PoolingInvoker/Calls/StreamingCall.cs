@@ -71,13 +71,16 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         switch (Kind)
         {
             case MethodType.ClientStreaming:
-                stream.Started(channel.AsyncClientStreamingCall(ReplayableMethods<TRequest, TResponse>.Of(method), Given.Host, options));
+                var client = channel.AsyncClientStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options);
+                stream.Started(client, client.RequestStream, responses: null);
                 break;
             case MethodType.ServerStreaming:
-                stream.Started(channel.AsyncServerStreamingCall(method, Given.Host, options, (TRequest)Request!));
+                var server = channel.AsyncServerStreamingCall(method, Given.Host, options, (TRequest)Request!);
+                stream.Started(server, requests: null, server.ResponseStream);
                 break;
             default:
-                stream.Started(channel.AsyncDuplexStreamingCall(ReplayableMethods<TRequest, TResponse>.Of(method), Given.Host, options));
+                var duplex = channel.AsyncDuplexStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options);
+                stream.Started(duplex, duplex.RequestStream, duplex.ResponseStream);
                 break;
         }
 
@@ -122,7 +125,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         {
             EndDropped();
         }
-        else if (!AreRequestsComplete && !Response!.IsCompleted)
+        else if (!AreRequestsComplete && !IsCompleted)
         {
             _grace = TimeProvider.CreateTimer(
                 static call => ((StreamingCall<TRequest, TResponse>)call!).EndDropped(), this, ResponseGrace, Timeout.InfiniteTimeSpan);
