@@ -32,7 +32,6 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
 
     public abstract Metadata GetTrailers();
 
-    /// <summary>Ends the call on the channel, which is a no-op if it is over.</summary>
     public abstract void Dispose();
 
     /// <summary>
@@ -139,7 +138,6 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
     public virtual void EndedUnread() => Release(LeaseOutcome.Unknown);
 }
 
-/// <summary>An attempt of a call with responses of this type.</summary>
 internal abstract class CallAttempt<TResponse>(PooledChannel channel, object lease) : CallAttempt(channel, lease)
     where TResponse : class
 {

@@ -12,7 +12,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
 {
     private Task<bool>? _first;
 
-    public TResponse Current => call.Final?.ResponseStream is { } stream ? stream.Current : default!;
+    public TResponse Current => call.FinalStream?.ResponseStream is { } stream ? stream.Current : default!;
 
     public Task<bool> MoveNext(CancellationToken cancellationToken)
     {
@@ -22,7 +22,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
             return Task.FromException<bool>(new InvalidOperationException("Can't read the next message because the previous read is still in progress."));
         }
 
-        if (call.Final is { } attempt)
+        if (call.FinalStream is { } attempt)
         {
             return ReadAsync(attempt, cancellationToken);
         }

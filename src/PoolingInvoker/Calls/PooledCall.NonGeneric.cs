@@ -16,37 +16,24 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
     private bool _isCompleted;
 
     public abstract MethodType Kind { get; }
-
     public CallEnvironment Environment => environment;
-
     public ChannelPool Pool => environment.Pool;
-
     public TimeProvider TimeProvider => environment.Pool.TimeProvider;
-
     public CallPlan Plan => environment.PlanOf(method);
-
     public IMethod Method => method;
-
     public object? Request => request;
-
     public GivenOptions Given => given;
-
     public CallOptions Options => given.Options;
-
     public bool IsStream => Kind != MethodType.Unary;
-
     public bool HasOneResponse => Kind is MethodType.Unary or MethodType.ClientStreaming;
-
     public bool IsHedged => Plan.Hedging is not null && Kind == MethodType.Unary && !Options.IsWaitForReady && IsIdempotent;
 
     /// <summary>The current attempt, or what the call has ended with. Null before the first attempt.</summary>
     public CallAttempt? Attempt => Volatile.Read(ref _attempt);
 
-    /// <summary>The channel of the current attempt, or of the last one.</summary>
     public PooledChannel? Channel => Attempt?.Channel;
 
     public bool IsDisposed => Volatile.Read(ref _isDisposed);
-
     public bool IsCompleted => Volatile.Read(ref _isCompleted);
 
     /// <summary>Whether there is another attempt than this one, or there will be none.</summary>
@@ -66,10 +53,10 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
     protected virtual Status? EndedByToken => null;
 
     protected bool IsIdempotent => environment.IsIdempotent(method);
-
-    protected abstract bool HedgesNoMore { get; }
-
     protected abstract Exception? LastFailure { get; }
+
+    /// <summary>Whether a server has asked for no further hedges.</summary>
+    public bool HedgesNoMore { get; set; }
 
     /// <summary>Whether the current attempt has failed, which the loop has yet to judge.</summary>
     protected bool HasFailed { get; set; }
@@ -79,21 +66,22 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
     /// <summary>Whether a reader or writer was told that call or pool is disposed: a moment may pass until the channel has ended the call.</summary>
     protected bool IsToldDisposed { get; set; }
 
-    // What the application is told of: what the call has ended with, or is; and before that the current attempt, if the caller has ended the
-    // call, or if no other attempt may follow the end of this one. Each of these the caller can know before the loop has seen it.
-    private CallAttempt? Told
+    /// <summary>What the call has ended with, or the attempt that is the call from now on.</summary>
+    protected CallAttempt? Final
     {
         get
         {
             // Statement order is important: what a call has ended with is there before it is completed.
             var isCompleted = IsCompleted;
-            return Attempt is not { } attempt ? null
-                : isCompleted || attempt.IsCommitted ? attempt
-                : attempt.IsAbandoned || !attempt.IsOver() ? null
-                : (IsEndedByCaller && !HasFailed) || !MayBeRetried(new RpcException(attempt.GetStatus())) ? attempt
-                : null;
+            return Attempt is { } attempt && (isCompleted || attempt.IsCommitted) ? attempt : null;
         }
     }
+
+    // What the application is told of before there is a final attempt: the current one, if the caller has ended the call, or if no other attempt
+    // may follow the end of this one. Each of these the caller can know before the loop has seen it.
+    private CallAttempt? Told => Final
+        ?? (Attempt is { IsAbandoned: false } attempt && attempt.IsOver()
+            && ((IsEndedByCaller && !HasFailed) || !MayBeRetried(new RpcException(attempt.GetStatus()))) ? attempt : null);
 
     /// <param name="holder">What the application holds of the call, which stays until it has the headers.</param>
     public abstract Task<Metadata> GetResponseHeadersAsync(object holder);

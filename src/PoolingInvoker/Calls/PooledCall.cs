@@ -19,11 +19,9 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
     private RetryLoop<TResponse>? _loop; // made by whoever needs it first
     private Task<TResponse>? _response;
 
-    protected override bool HedgesNoMore => _loop is { HedgesNoMore: true };
-
     protected override Exception? LastFailure => _loop?.LastFailure;
 
-    private RetryLoop<TResponse> Loop => Volatile.Read(ref _loop) ?? Interlocked.CompareExchange(ref _loop, new(this), null) ?? _loop;
+    protected RetryLoop<TResponse> Loop => Volatile.Read(ref _loop) ?? Interlocked.CompareExchange(ref _loop, new(this), null) ?? _loop;
 
     private CallAttempt<TResponse> Current => (CallAttempt<TResponse>)Attempt!;
 
@@ -122,9 +120,8 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
 
     public override Task<Metadata> GetResponseHeadersAsync(object holder)
     {
-        var isFinal = IsCompleted || Attempt is { IsCommitted: true };
         var headers = Volatile.Read(ref _loop)?.Headers
-            ?? (isFinal && Attempt!.ResponseHeadersAsync is { IsCompleted: true } final ? final : Loop.Headers = ReadHeadersAsync(holder));
+            ?? (Final?.ResponseHeadersAsync is { IsCompleted: true } final ? final : Loop.Headers = ReadHeadersAsync(holder));
 
         // Whoever has seen why there are no headers need not look at the response.
         headers.ContinueWith(
@@ -151,8 +148,6 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
 
         Attempt?.Dispose();
     }
-
-    protected Task ChangedAsync(CallAttempt? attempt) => HasOtherThan(attempt) ? Task.CompletedTask : Loop.ChangedAsync(attempt);
 
     /// <summary>What a failure is to the call. One that shows that the pool was disposed under it may be Internal on the channel.</summary>
     [return: NotNullIfNotNull(nameof(failure))]
@@ -235,7 +230,11 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         CallAttempt? attempt = null;
         while (true)
         {
-            await ChangedAsync(attempt).ConfigureAwait(false);
+            if (!HasOtherThan(attempt))
+            {
+                await Loop.ChangedAsync(attempt).ConfigureAwait(false);
+            }
+
             var isCompleted = IsCompleted;
             attempt = Attempt!;
             var headers = attempt.ResponseHeadersAsync;

@@ -25,9 +25,6 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     private CallAttempt<TResponse>? _lastHedge;
     private int _previousAttempts; // that may have reached a server, or of a hedged call all
 
-    /// <summary>A server has asked for no further attempts of a call that is hedged.</summary>
-    public bool HedgesNoMore { get; private set; }
-
     public Exception? LastFailure { get; private set; }
 
     /// <summary>The headers, once the application has asked for them.</summary>
@@ -213,7 +210,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
         }
 
         var outcome = await AttemptAsync(last?.Channel, previousAttempts, context, context.CancellationToken).ConfigureAwait(false);
-        HedgesNoMore |= outcome.Exception is { } failure && CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan;
+        call.HedgesNoMore |= outcome.Exception is { } failure && CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan;
         return outcome;
     }
 

@@ -65,15 +65,16 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         return isCommitted;
     }
 
-    public void CompleteRequests()
+    /// <summary>The requests are complete, when those of earlier attempts have been written.</summary>
+    public async Task CompleteRequestsAsync()
     {
         try
         {
-            RequestStream!.CompleteAsync().Observe();
+            await Replayed.ConfigureAwait(false);
+            await RequestStream!.CompleteAsync().ConfigureAwait(false);
         }
-        catch (ObjectDisposedException)
+        catch // The end of the attempt says the same.
         {
-            // Ended already, by whoever was told of it.
         }
     }
 
@@ -144,23 +145,18 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
             await RefusalDelivery.OverAsync(Channel!.Transport?.Refusals, Deciding).ConfigureAwait(false);
         }
 
-        if (FailureOf(headers) is not { } failure)
+        if (FailureOf(headers) is { } failure)
         {
-            HasHeaders = true;
-            Answered();
-            WatchUnread();
+            // The channel says that there are no headers before it ends the call. The lease must not go back before that, or the
+            // channel could be disposed under the call, which then would end with that.
+            await IsSoonOverAsync().ConfigureAwait(false);
+            Release(failure);
+            _deciding!.TrySetException(failure);
             return;
         }
 
-        // The channel says that there are no headers before it ends the call. The lease must not go back before that, or the
-        // channel could be disposed under the call, which then would end with that.
-        await IsSoonOverAsync().ConfigureAwait(false);
-        Release(failure);
-        _deciding!.TrySetException(failure);
-    }
-
-    private void WatchUnread()
-    {
+        HasHeaders = true;
+        Answered();
         if (GivenOptions.DueTime(call.Options.Deadline, call.TimeProvider) != Timeout.InfiniteTimeSpan || call.Options.CancellationToken.CanBeCanceled)
         {
             var watch = new CallCompletion(this, call.Options, call.TimeProvider);

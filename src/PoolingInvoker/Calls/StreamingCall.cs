@@ -34,18 +34,9 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     public WriteOptions? WriteOptions { get; private set; }
 
     /// <summary>The attempt that is the call from now on, if there is one yet.</summary>
-    public StreamAttempt<TResponse>? Final
-    {
-        get
-        {
-            // Statement order is important: what a call has ended with is there before it is completed.
-            var isCompleted = IsCompleted;
-            return Stream is { } stream && (isCompleted || stream.IsCommitted) ? stream : null;
-        }
-    }
+    public StreamAttempt<TResponse>? FinalStream => Final as StreamAttempt<TResponse>;
 
     public bool KeepsRequests => _log is not null;
-
     public bool AreRequestsComplete => Volatile.Read(ref _areRequestsComplete);
 
     protected override Status? EndedByToken => _endedByToken?.Status;
@@ -144,6 +135,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
 
         if (current is not { Replayed.IsCompleted: true })
         {
+            _ = current?.CompleteRequestsAsync();
             return Task.CompletedTask; // they are completed when there is an attempt that has them all
         }
 
@@ -208,7 +200,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
                     break;
             }
 
-            await WaitAsync(ChangedAsync(failed), cancellationToken).ConfigureAwait(false);
+            await WaitAsync(Loop.ChangedAsync(failed), cancellationToken).ConfigureAwait(false);
         }
     }
 
@@ -274,17 +266,13 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     public override void Publish(CallAttempt<TResponse> attempt)
     {
         var stream = (StreamAttempt<TResponse>)attempt;
-        TaskCompletionSource? replaying = null;
-        IReadOnlyList<ReplayableRequest> requests;
         bool isComplete;
         lock (_gate)
         {
-            requests = _log?.Requests ?? [];
-            if (requests.Count > 0)
+            if (_log is { Requests: { Count: > 0 } requests })
             {
-                replaying = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-                stream.Replayed = replaying.Task;
-                replaying.Task.Observe();
+                stream.Replayed = ReplayAsync(stream, requests);
+                stream.Replayed.Observe(); // whoever writes next gets the exception
             }
 
             SetAttempt(attempt);
@@ -292,47 +280,24 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         }
 
         base.Publish(attempt);
-        if (replaying is not null)
+        if (isComplete)
         {
-            _ = ReplayAsync(stream, requests, replaying);
-        }
-        else if (isComplete)
-        {
-            stream.CompleteRequests();
+            _ = stream.CompleteRequestsAsync();
         }
     }
 
-    // Writes to an attempt what was written to those before it. A write that fails shows that the attempt has failed, which the loop
-    // sees, too.
-    private async Task ReplayAsync(StreamAttempt<TResponse> attempt, IReadOnlyList<ReplayableRequest> requests, TaskCompletionSource replaying)
+    // Writes to an attempt what was written to those before it, and not under the lock. A write that fails shows that the attempt has failed,
+    // which the loop sees, too.
+    private async Task ReplayAsync(StreamAttempt<TResponse> attempt, IReadOnlyList<ReplayableRequest> requests)
     {
-        try
+        await Task.CompletedTask.ConfigureAwait(ConfigureAwaitOptions.ForceYielding);
+        foreach (var request in requests)
         {
-            foreach (var request in requests)
-            {
-                attempt.RequestStream!.WriteOptions = request.WriteOptions;
-                await attempt.RequestStream.WriteAsync(request).ConfigureAwait(false);
-            }
-
-            attempt.RequestStream!.WriteOptions = WriteOptions;
-        }
-        catch (Exception exception) // Whoever writes next gets the exception.
-        {
-            replaying.SetException(exception);
-            return;
+            attempt.RequestStream!.WriteOptions = request.WriteOptions;
+            await attempt.RequestStream.WriteAsync(request).ConfigureAwait(false);
         }
 
-        bool isComplete;
-        lock (_gate)
-        {
-            replaying.SetResult();
-            isComplete = _areRequestsComplete;
-        }
-
-        if (isComplete)
-        {
-            attempt.CompleteRequests();
-        }
+        attempt.RequestStream!.WriteOptions = WriteOptions;
     }
 
     // There is no other attempt that could need them.

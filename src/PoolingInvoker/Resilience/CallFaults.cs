@@ -66,11 +66,10 @@ internal static class CallFaults
         return new CallFault(origin, neverLeft, isTransient);
     }
 
-    /// <summary>The same, and it is remembered: the first verdict counts, whatever happens later.</summary>
-    /// <param name="exception">The exception.</param>
-    /// <param name="fact">What has happened.</param>
-    /// <param name="headers">The headers of the call. Servers break connections over some: such a call is not sent again.</param>
-    /// <param name="attempt">The attempt, for <see cref="AttemptOf"/>.</param>
+    /// <summary>
+    /// The same, and it is remembered: the first verdict counts, whatever happens later. Servers break connections over some headers: a call
+    /// that has them is not sent again.
+    /// </summary>
     public static CallFault JudgeOnce(Exception exception, ConnectionFact fact, Metadata? headers, object attempt) => Verdicts.GetValue(exception, thrown =>
     {
         var fault = Judge(thrown, fact);
