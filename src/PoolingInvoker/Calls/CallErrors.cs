@@ -6,9 +6,7 @@ namespace PoolingInvoker;
 internal static class CallErrors
 {
     public static Status Disposed => new(StatusCode.Cancelled, "gRPC call disposed.");
-
     public static InvalidOperationException NoStatus => new("Unable to get the status because the call is not complete.");
-
     public static InvalidOperationException NoTrailers => new("Can't get the call trailers because the call has not completed successfully.");
 
     public static Status Cancelled(CancellationToken token) =>

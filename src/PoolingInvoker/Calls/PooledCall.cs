@@ -170,8 +170,7 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         TResponse? response;
         if (failure is null ? Attempt is null : MayBeRetried(failure))
         {
-            await Loop.RunAsync(failure).ConfigureAwait(ConfigureAwaitOptions.None);
-            (response, failure) = (Loop.Response, Loop.Failure);
+            (response, failure) = await Loop.RunAsync(failure).ConfigureAwait(false);
         }
         else
         {

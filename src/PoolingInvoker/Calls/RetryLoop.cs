@@ -30,11 +30,6 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     /// <summary>The headers, once the application has asked for them.</summary>
     public Task<Metadata>? Headers { get; set; }
 
-    /// <summary>What the call ends with.</summary>
-    public TResponse? Response => _last.Result;
-
-    public Exception? Failure { get; private set; }
-
     private ChannelPool Pool => call.Pool;
 
     /// <summary>Ends what the call waits for.</summary>
@@ -65,7 +60,8 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     public void AttemptChanged() => Interlocked.Exchange(ref _changed, null)?.SetResult();
 
     /// <param name="failure">What an attempt has ended with that was made before; or null.</param>
-    public async Task RunAsync(Exception? failure)
+    /// <returns>What the call ends with.</returns>
+    public async Task<(TResponse? Response, Exception? Failure)> RunAsync(Exception? failure)
     {
         using var stop = new CancellationTokenSource();
         _stopToken = stop.Token;
@@ -95,7 +91,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
             ResilienceContextPool.Shared.Return(context);
         }
 
-        Failure = _last.Exception is { } last && CallFaults.AttemptOf(last) is null ? Explain(last) : _last.Exception;
+        return (_last.Result, _last.Exception is { } last && CallFaults.AttemptOf(last) is null ? Explain(last) : _last.Exception);
     }
 
     private async Task RetryAsync(ResilienceContext context, Exception? failure)
@@ -261,51 +257,38 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
 
     private async ValueTask<CallAttempt<TResponse>> StartAsync(PooledChannel? avoid, int previousAttempts, CancellationToken cancellationToken)
     {
-        ChannelLease lease;
+        ChannelLease? lease = null;
         try
         {
             // A call that waits for ready waits for its deadline alone.
             var timeout = call.Options.IsWaitForReady ? Timeout.InfiniteTimeSpan : Pool.AcquireTimeout;
             lease = await Pool.AcquireAsync(timeout, call.IsStream, avoid, playsSafe: previousAttempts > 1, cancellationToken).ConfigureAwait(false);
-        }
-        catch (Exception exception) when (exception is not OperationCanceledException)
-        {
-            throw CallErrors.NoChannel(exception, Pool);
-        }
-
-        try
-        {
             return call.StartAttempt(lease.Pooled, lease, previousAttempts);
         }
-        catch (ObjectDisposedException exception)
+        catch (Exception exception) when (lease is null ? exception is not OperationCanceledException : exception is ObjectDisposedException)
         {
             throw CallErrors.NoChannel(exception, Pool);
         }
     }
 
-    // What the call ends with when that is not the failure of an attempt.
+    // What the call ends with when that is not the failure of an attempt, as users of gRPC know it.
     private Exception Explain(Exception exception)
     {
-        if (exception is not OperationCanceledException || !_stopToken.IsCancellationRequested)
+        var isStopped = exception is OperationCanceledException && _stopToken.IsCancellationRequested;
+        var status = exception switch
         {
-            return FromPipeline(exception);
-        }
-
-        var status = call.EndedByCallerWith;
-        return Pool.ThrowsOperationCanceled && !call.IsDisposed
+            OperationCanceledException when isStopped => call.EndedByCallerWith,
+            RpcException rpc => rpc.Status,
+            TimeoutRejectedException => CallErrors.DeadlineExceeded(exception),
+            BrokenCircuitException => new Status(StatusCode.Unavailable, exception.Message, exception),
+            ExecutionRejectedException => new Status(StatusCode.ResourceExhausted, exception.Message, exception),
+            OperationCanceledException => new Status(StatusCode.Cancelled, exception.Message, exception),
+            { Message: var message } =>
+                new Status(StatusCode.Internal, $"The resilience pipeline ended the call with {exception.GetType().Name}: {message}", exception),
+        };
+        return isStopped && Pool.ThrowsOperationCanceled && !call.IsDisposed
             ? new OperationCanceledException(status.Detail, status.DebugException, call.Options.CancellationToken)
+            : exception is RpcException { Trailers: var trailers } ? new RpcException(status, trailers)
             : new RpcException(status);
     }
-
-    // As users of gRPC know it.
-    private static RpcException FromPipeline(Exception exception) => exception switch
-    {
-        RpcException { Status: var given, Trailers: var trailers } => new(given, trailers),
-        TimeoutRejectedException => new(CallErrors.DeadlineExceeded(exception)),
-        BrokenCircuitException => new(new Status(StatusCode.Unavailable, exception.Message, exception)),
-        ExecutionRejectedException => new(new Status(StatusCode.ResourceExhausted, exception.Message, exception)),
-        OperationCanceledException => new(new Status(StatusCode.Cancelled, exception.Message, exception)),
-        { Message: var message } => new(
-            new Status(StatusCode.Internal, $"The resilience pipeline ended the call with {exception.GetType().Name}: {message}", exception)),
-    };
 }

@@ -15,7 +15,6 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     public override Task<TResponse> Deciding => _deciding?.Task ?? ((AsyncClientStreamingCall<ReplayableRequest, TResponse>)_inner!).ResponseAsync;
 
     public IClientStreamWriter<ReplayableRequest>? RequestStream { get; private set; }
-
     public IAsyncStreamReader<TResponse>? ResponseStream { get; private set; }
 
     /// <summary>Completes when the requests of earlier attempts have been written to this one, or one of them could not be.</summary>
@@ -54,16 +53,8 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         }
     }
 
-    public override bool TryCommit()
-    {
-        var isCommitted = base.TryCommit();
-        if (isCommitted)
-        {
-            _deciding?.TrySetResult(null!);
-        }
-
-        return isCommitted;
-    }
+    /// <summary>A stream of responses is decided when it is committed.</summary>
+    public void WasCommitted() => _deciding?.TrySetResult(null!);
 
     /// <summary>The requests are complete, when those of earlier attempts have been written.</summary>
     public async Task CompleteRequestsAsync()

@@ -45,13 +45,14 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
 
     public override bool TryCommit(CallAttempt attempt)
     {
-        var isCommitted = base.TryCommit(attempt);
-        if (isCommitted)
+        if (!base.TryCommit(attempt))
         {
-            ForgetRequests();
+            return false;
         }
 
-        return isCommitted;
+        (attempt as StreamAttempt<TResponse>)?.WasCommitted();
+        ForgetRequests();
+        return true;
     }
 
     protected override StreamAttempt<TResponse> NewAttempt(PooledChannel channel, object lease) => new(this, channel, lease);
