@@ -18,7 +18,6 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
     private int _state = lease is null ? Committed : Open;
 
     public PooledChannel? Channel => channel;
-
     public bool IsReleased => Volatile.Read(ref _lease) is null;
     public bool IsCommitted => Volatile.Read(ref _state) == Committed;
 

@@ -64,7 +64,6 @@ internal sealed class CallEnvironment
     public RetryBudget? Budget { get; }
 
     public ReplaySpace ReplaySpace { get; }
-
     public long MaxReplaySize { get; }
 
     public CallPlan PlanOf(IMethod method) => _plans.Count == 0 ? _plan

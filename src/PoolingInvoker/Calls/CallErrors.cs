@@ -12,7 +12,7 @@ internal static class CallErrors
     public static Status Cancelled(CancellationToken token) =>
         new(StatusCode.Cancelled, "Call canceled by the client.", new OperationCanceledException(token));
 
-    public static Status DeadlineExceeded(Exception? cause = null) => new(StatusCode.DeadlineExceeded, string.Empty, cause);
+    public static Status DeadlineExceeded(Exception? cause) => new(StatusCode.DeadlineExceeded, string.Empty, cause);
 
     /// <summary>Why no channel could be had. One that is disposed while the pool is not was disposed by whoever else has it.</summary>
     public static NoChannelException NoChannel(Exception cause, ChannelPool pool) => new(cause switch

@@ -39,9 +39,9 @@ internal sealed class GivenOptions(string? host, CallOptions options)
     /// </summary>
     public CallOptions ForAttempt(PooledChannel channel, int previousAttempts)
     {
-        var its = options.IsWaitForReady && channel.Transport is not null ? options.WithWaitForReady(false) : options;
-        its = its.Credentials is { } credentials ? its.WithCredentials(new CallersCredentials(credentials)) : its;
-        return previousAttempts > 0 ? its.WithHeaders(Copy(its.Headers, previousAttempts)) : its;
+        var attempt = options.IsWaitForReady && channel.Transport is not null ? options.WithWaitForReady(false) : options;
+        attempt = attempt.Credentials is { } credentials ? attempt.WithCredentials(new CallersCredentials(credentials)) : attempt;
+        return previousAttempts > 0 ? attempt.WithHeaders(Copy(attempt.Headers, previousAttempts)) : attempt;
     }
 
     // The caller may use its object again. An enumerator of Metadata is an object of its own.

@@ -84,7 +84,8 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TReq
                     attempt = next;
                 }
                 catch (Exception exception)
-                    when (!attempt.IsCommitted && (attempt.IsAbandoned || call.HasEndedOn(attempt) || attempt.Judge(exception, call).IsTransient))
+                    when (!attempt.IsCommitted
+                        && (attempt.IsAbandoned || call.HasEndedOn(attempt) || attempt.Judge(exception, call).IsTransient))
                 {
                     // What the application has done wrong, such as a message that cannot be written, does not end the call. What the driver
                     // judges is the end of the attempt, which can say more than the writer met; behind the headers it sees no end.

@@ -30,9 +30,7 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
 
     /// <summary>The current attempt, or what the call has ended with. Null before the first attempt.</summary>
     public CallAttempt? Attempt => Volatile.Read(ref _attempt);
-
     public PooledChannel? Channel => Attempt?.Channel;
-
     public bool IsDisposed => Volatile.Read(ref _isDisposed);
     public bool IsCompleted => Volatile.Read(ref _isCompleted);
 
@@ -77,8 +75,8 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
         }
     }
 
-    // What the application is told of before there is a final attempt: the current one, if the caller has ended the call, or if no other attempt
-    // may follow the end of this one. Each of these the caller can know before the loop has seen it.
+    // What the application is told of before there is a final attempt: the current one, if the caller has ended the call, or if no other
+    // attempt may follow the end of this one. Each of these the caller can know before the loop has seen it.
     private CallAttempt? Told => Final
         ?? (Attempt is { IsAbandoned: false } attempt && attempt.IsOver()
             && ((IsEndedByCaller && !HasFailed) || !MayBeRetried(new RpcException(attempt.GetStatus()))) ? attempt : null);
@@ -140,7 +138,8 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
         && Attempt is not { IsCommitted: true }
         && outcome is not NoChannelException { IsTransient: false }
         && !(outcome is not null && CallFaults.Pushback(outcome) is { } pushback && (pushback == Timeout.InfiniteTimeSpan || EndsWithin(pushback)))
-        && ((outcome is not null && CallFaults.Judge(outcome).NeverLeft) || (IsIdempotent && environment.Budget is not { AllowsRetry: false }));
+        && ((outcome is not null && CallFaults.Judge(outcome).NeverLeft)
+            || (IsIdempotent && environment.Budget is not { AllowsRetry: false }));
 
     /// <summary>Whether there may be another attempt beside those under way.</summary>
     public bool MayBeHedged => !IsDisposed && !HedgesNoMore && environment.Budget is not { AllowsRetry: false };
@@ -163,7 +162,7 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
         Interlocked.Exchange(ref _attempt, attempt); // and a fence: whoever disposes the call looks for the attempt afterwards
     }
 
-    protected void SetCompleted(bool isCancelled)
+    protected virtual void SetCompleted(bool isCancelled)
     {
         IsCancelled = isCancelled;
         Volatile.Write(ref _isCompleted, true);

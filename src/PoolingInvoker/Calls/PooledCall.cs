@@ -20,13 +20,10 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
     private Task<TResponse>? _response;
 
     protected override Exception? LastFailure => _loop?.LastFailure;
-
     protected RetryLoop<TResponse> Loop => Volatile.Read(ref _loop) ?? Interlocked.CompareExchange(ref _loop, new(this), null) ?? _loop;
-
     private CallAttempt<TResponse> Current => (CallAttempt<TResponse>)Attempt!;
 
     protected abstract CallAttempt<TResponse> NewAttempt(PooledChannel channel, object lease);
-
     protected abstract void StartOn(CallInvoker channel, CallAttempt<TResponse> attempt, CallOptions options);
 
     /// <summary>Starts the call. What a bare channel would throw at once is thrown here.</summary>
@@ -152,9 +149,9 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
     /// <summary>What a failure is to the call. One that shows that the pool was disposed under it may be Internal on the channel.</summary>
     [return: NotNullIfNotNull(nameof(failure))]
     protected Exception? AsEndOfCall(Exception? failure) =>
-        failure is RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: ObjectDisposedException cause }
+        failure is RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: ObjectDisposedException }
             && Pool.IsDisposed && !IsEndedByCaller
-            ? new RpcException(CallErrors.NoChannel(cause, Pool).Status)
+            ? new RpcException(CallErrors.Disposed)
             : failure;
 
     // The fast path is an attempt that is started already, and nothing of Polly. A stream shows its failures to who reads it.
@@ -207,12 +204,7 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
 
         SetCompleted(isCancelled: failure is OperationCanceledException or RpcException { StatusCode: StatusCode.Cancelled or StatusCode.DeadlineExceeded });
         Volatile.Read(ref _loop)?.AttemptChanged();
-        Completed();
         ObserveCancelled();
-    }
-
-    protected virtual void Completed()
-    {
     }
 
     // Whoever has cancelled a call, or let its deadline pass, need not look at how it ended: so it is on a bare channel.

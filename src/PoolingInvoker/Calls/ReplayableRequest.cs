@@ -12,7 +12,7 @@ internal sealed class ReplayableRequest(object message, WriteOptions? writeOptio
 {
     private const int Overhead = 128; // what keeping a request takes beside its bytes
 
-    private static readonly ConditionalWeakTable<IMethod, IMethod> Methods = []; // made once each: a channel remembers every method it is given
+    private static readonly ConditionalWeakTable<IMethod, IMethod> Methods = []; // a channel remembers every one that it is given
 
     private object? _message = message; // gone when there are bytes
     private ReadOnlyMemory<byte>? _bytes;
@@ -33,7 +33,8 @@ internal sealed class ReplayableRequest(object message, WriteOptions? writeOptio
                 method.Type,
                 method.ServiceName,
                 method.Name,
-                new Marshaller<ReplayableRequest>((request, context) => request.Serialize(marshaller, context), static _ => throw new NotSupportedException()),
+                new Marshaller<ReplayableRequest>(
+                    (request, context) => request.Serialize(marshaller, context), static _ => throw new NotSupportedException()),
                 method.ResponseMarshaller);
         });
 

@@ -265,9 +265,9 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
             lease = await Pool.AcquireAsync(timeout, call.IsStream, avoid, playsSafe: previousAttempts > 1, cancellationToken).ConfigureAwait(false);
             return call.StartAttempt(lease.Pooled, lease, previousAttempts);
         }
-        catch (Exception exception) when (lease is null ? exception is not OperationCanceledException : exception is ObjectDisposedException)
+        catch (Exception caught) when (lease is null ? caught is not OperationCanceledException : caught is ObjectDisposedException)
         {
-            throw CallErrors.NoChannel(exception, Pool);
+            throw CallErrors.NoChannel(caught, Pool);
         }
     }
 
@@ -283,8 +283,8 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
             BrokenCircuitException => new Status(StatusCode.Unavailable, exception.Message, exception),
             ExecutionRejectedException => new Status(StatusCode.ResourceExhausted, exception.Message, exception),
             OperationCanceledException => new Status(StatusCode.Cancelled, exception.Message, exception),
-            { Message: var message } =>
-                new Status(StatusCode.Internal, $"The resilience pipeline ended the call with {exception.GetType().Name}: {message}", exception),
+            { Message: var message } => new Status(
+                StatusCode.Internal, $"The resilience pipeline ended the call with {exception.GetType().Name}: {message}", exception),
         };
         return isStopped && Pool.ThrowsOperationCanceled && !call.IsDisposed
             ? new OperationCanceledException(status.Detail, status.DebugException, call.Options.CancellationToken)

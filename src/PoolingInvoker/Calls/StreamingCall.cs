@@ -30,7 +30,6 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     }
 
     public override MethodType Kind { get; }
-
     public WriteOptions? WriteOptions { get; private set; }
 
     /// <summary>The attempt that is the call from now on, if there is one yet.</summary>
@@ -40,7 +39,6 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     public bool AreRequestsComplete => Volatile.Read(ref _areRequestsComplete);
 
     protected override Status? EndedByToken => _endedByToken?.Status;
-
     private StreamAttempt<TResponse>? Stream => Attempt as StreamAttempt<TResponse>;
 
     public override bool TryCommit(CallAttempt attempt)
@@ -82,8 +80,9 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         }
     }
 
-    protected override void Completed()
+    protected override void SetCompleted(bool isCancelled)
     {
+        base.SetCompleted(isCancelled);
         ForgetRequests();
         _grace?.Dispose();
     }
@@ -287,8 +286,8 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         }
     }
 
-    // Writes to an attempt what was written to those before it, and not under the lock. A write that fails shows that the attempt has failed,
-    // which the loop sees, too.
+    // Writes to an attempt what was written to those before it, and not under the lock. A write that fails shows that the attempt has
+    // failed, which the loop sees, too.
     private async Task ReplayAsync(StreamAttempt<TResponse> attempt, IReadOnlyList<ReplayableRequest> requests)
     {
         await Task.CompletedTask.ConfigureAwait(ConfigureAwaitOptions.ForceYielding);

@@ -67,8 +67,8 @@ internal static class CallFaults
     }
 
     /// <summary>
-    /// The same, and it is remembered: the first verdict counts, whatever happens later. Servers break connections over some headers: a call
-    /// that has them is not sent again.
+    /// The same, and it is remembered: the first verdict counts, whatever happens later. Servers break connections over some headers: a
+    /// call that has them is not sent again.
     /// </summary>
     public static CallFault JudgeOnce(Exception exception, ConnectionFact fact, Metadata? headers, object attempt) => Verdicts.GetValue(exception, thrown =>
     {
