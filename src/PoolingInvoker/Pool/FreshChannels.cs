@@ -50,7 +50,7 @@ internal sealed class FreshChannels(PoolState state, ChannelConnector connector)
             await Task.Delay(pause, state.Time).ConfigureAwait(false);
             using (state.Enter())
             {
-                if (channel is { Health: ChannelHealth.Healthy } or { State: not PooledChannelState.Active } || state.Leases == 0 || state.IsDisposed)
+                if (channel is not { Health: ChannelHealth.Quarantined, State: PooledChannelState.Active } || state.Leases == 0 || state.IsDisposed)
                 {
                     return;
                 }

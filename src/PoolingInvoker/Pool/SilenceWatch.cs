@@ -147,11 +147,12 @@ internal sealed class SilenceWatch : IDisposable
                 pulse.AskedInVainAt = _state.Now;
             }
 
-            if (verdict == SilenceVerdict.AskFresh)
+            if (verdict == SilenceVerdict.AskFresh && (_asksFresh || channel.State != PooledChannelState.Active))
             {
-                verdict = _asksFresh || channel.State != PooledChannelState.Active ? SilenceVerdict.Unknown : verdict;
-                _asksFresh = true;
+                verdict = SilenceVerdict.Unknown;
             }
+
+            _asksFresh |= verdict == SilenceVerdict.AskFresh;
         }
 
         if (verdict == SilenceVerdict.GiveUp)
