@@ -73,6 +73,12 @@ internal sealed class SilenceWatch : IDisposable
             channel.Signal(ChannelSignal.PenaltyOver);
         }
 
+        if (channel is { AwaitsTryOut: true, Health: ChannelHealth.Quarantined, State: PooledChannelState.Active } && _state.Leases > 0)
+        {
+            channel.AwaitsTryOut = false;
+            _state.After(() => _state.Work.Begin(() => _fresh.TryOutAsync(channel)));
+        }
+
         _state.Active.LookAtStreams(channel);
         channel.IsUntried &= Since(channel.CreatedAt) < ChannelConnector.PatienceAlone;
         var pulse = channel.Pulse;

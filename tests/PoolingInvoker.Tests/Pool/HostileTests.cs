@@ -36,15 +36,15 @@ public sealed class HostileTests : ProbedPools
         var good = (await CallAsync(pool)).Pooled;
         await UntilPassing(() =>
         {
-            CallElsewhere(silent.Pooled).Return(LeaseOutcome.Answered);
+            CallElsewhere(pool, silent.Pooled).Return(LeaseOutcome.Answered);
             return pool.GetStatistics().ChannelsGivenUp == 1;
         });
         await UntilPassing(() => AllAsked.Any(asked => asked.Invoker != silent.CallInvoker));
-        var answered = CallElsewhere(good);
+        var answered = CallElsewhere(pool, good);
         var created = answered.Pooled;
         Assert.Equal(ChannelHealth.Quarantined, created.Health);
         answered.Return(LeaseOutcome.Answered);
-        var waiting = CallElsewhere(good);
+        var waiting = CallElsewhere(pool, good);
         Assert.Same(created, waiting.Pooled);
 
         // It is tried out for a second and a pause, and is suspect after half a second.
@@ -53,12 +53,38 @@ public sealed class HostileTests : ProbedPools
         Assert.Equal((PooledChannelState.Active, 1L), (created.State, pool.GetStatistics().ChannelsReplaced));
         silent.Dispose();
         waiting.Dispose();
+    }
 
-        ChannelLease CallElsewhere(PooledChannel otherThan)
+    [Fact]
+    public async Task ANewOneOnWhichNoServerAnswered_IsTriedOutAgain_WhenThereAreCallsAgain()
+    {
+        var pool = NewPool(channels: 2);
+        var silent = await CallAsync(pool);
+        var old = silent.CallInvoker;
+        await UntilPassing(() =>
         {
-            var acquiring = pool.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, otherThan, playsSafe: false, CancellationToken.None);
-            Assert.True(acquiring.IsCompletedSuccessfully);
-            return acquiring.Result;
+            CallElsewhere(pool, silent.Pooled).Return(LeaseOutcome.Answered);
+            return pool.GetStatistics().ChannelsGivenUp == 1;
+        });
+        await UntilPassing(() => AskedOfNew().Count == 1);
+        silent.Dispose();
+        await UntilPassing(() => Time.Armed == 0); // it was tried out in vain, and there are no calls
+        Assert.Single(AskedOfNew());
+
+        var lease = await CallAsync(pool);
+        Assert.NotSame(AskedOfNew()[0].Invoker, lease.CallInvoker);
+        await UntilPassing(() => AskedOfNew().Count == 2);
+        AskedOfNew()[1].Answer.SetResult();
+        await UntilPassing(() => CallElsewhere(pool, lease.Pooled) is var other && Returned(other));
+        lease.Return(LeaseOutcome.Answered);
+
+        List<Asked> AskedOfNew() => [.. AllAsked.Where(asked => asked.Invoker != old)];
+
+        static bool Returned(ChannelLease other)
+        {
+            var isHealthy = other.Pooled.Health == ChannelHealth.Healthy;
+            other.Dispose();
+            return isHealthy;
         }
     }
 
@@ -90,5 +116,12 @@ public sealed class HostileTests : ProbedPools
             Time.Advance(Tick);
             return dialled.Distinct().Count() == 2;
         });
+    }
+
+    private static ChannelLease CallElsewhere(ChannelPool pool, PooledChannel otherThan)
+    {
+        var acquiring = pool.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, otherThan, playsSafe: false, CancellationToken.None).AsTask();
+        Assert.True(acquiring.IsCompletedSuccessfully);
+        return acquiring.Result;
     }
 }
