@@ -51,6 +51,12 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
     public void End()
     {
         Interlocked.CompareExchange(ref _state, Abandoned, Open);
+        DisposeQuietly();
+    }
+
+    /// <summary>Ends the call on the channel where its caller is not there to get what that throws.</summary>
+    public void DisposeQuietly()
+    {
         try
         {
             Dispose();

@@ -85,7 +85,7 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         Volatile.Read(ref _loop)?.AttemptChanged();
         if (IsDisposed)
         {
-            attempt.Dispose();
+            attempt.DisposeQuietly();
         }
     }
 

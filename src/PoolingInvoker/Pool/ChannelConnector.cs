@@ -253,6 +253,11 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
 
         EndDial(old);
         created.IsUntried = false;
+        if (created.Transport is not { IsWrapped: true })
+        {
+            state.Balancer?.CouldNotReach(created); // if it fails the next one goes elsewhere
+        }
+
         Publish(old, created, old is null ? "there is no other, although it takes long to connect" : because);
         return true;
     }

@@ -50,7 +50,8 @@ internal sealed class FreshChannels(PoolState state, ChannelConnector connector)
             await Task.Delay(pause, state.Time).ConfigureAwait(false);
             using (state.Enter())
             {
-                if (channel is { Health: ChannelHealth.Healthy } or { State: not PooledChannelState.Active } || state.Leases == 0 || state.IsDisposed)
+                channel.AwaitsTryOut = state.Leases == 0; // by the look, when there are calls again
+                if (channel is not { Health: ChannelHealth.Quarantined, State: PooledChannelState.Active, AwaitsTryOut: false } || state.IsDisposed)
                 {
                     return;
                 }

@@ -58,15 +58,16 @@ internal sealed class PoolEndpoints(TimeProvider time, Random random)
     /// </summary>
     public PoolEndpoint Take(int channels, PoolEndpoint? inPlaceOf)
     {
-        var chosen = Best(InUse(channels)) ?? Best(_inOrder) ?? _inOrder.MinBy(endpoint => (Others(endpoint), endpoint.FailedAt))!;
+        var chosen = Best(InUse(channels)) ?? Best(_inOrder) ?? _inOrder.MinBy(endpoint => (!endpoint.MayDial, Others(endpoint), endpoint.FailedAt))!;
         chosen.Channels++;
         return chosen;
 
         int Others(PoolEndpoint endpoint) => endpoint.Channels - (endpoint == inPlaceOf ? 1 : 0);
 
-        // Of several that where the channel is whose place it takes, or the first in order.
-        PoolEndpoint? Best(IEnumerable<PoolEndpoint> among) =>
-            among.Where(static endpoint => endpoint.MayDial).MinBy(endpoint => (Others(endpoint), endpoint != inPlaceOf));
+        // Of several that where the channel is whose place it takes, unless it could not be reached there; or the first in order.
+        PoolEndpoint? Best(IEnumerable<PoolEndpoint> among) => among
+            .Where(endpoint => endpoint.MayDial && !(endpoint == inPlaceOf && endpoint.IsFailing))
+            .MinBy(endpoint => (Others(endpoint), endpoint != inPlaceOf));
     }
 
     /// <summary>A channel that was counted at an endpoint is no more.</summary>

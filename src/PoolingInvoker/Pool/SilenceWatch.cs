@@ -73,6 +73,12 @@ internal sealed class SilenceWatch : IDisposable
             channel.Signal(ChannelSignal.PenaltyOver);
         }
 
+        if (channel is { AwaitsTryOut: true, Health: ChannelHealth.Quarantined, State: PooledChannelState.Active } && _state.Leases > 0)
+        {
+            channel.AwaitsTryOut = false;
+            _state.After(() => _state.Work.Begin(() => _fresh.TryOutAsync(channel)));
+        }
+
         _state.Active.LookAtStreams(channel);
         channel.IsUntried &= Since(channel.CreatedAt) < ChannelConnector.PatienceAlone;
         var pulse = channel.Pulse;
@@ -147,11 +153,12 @@ internal sealed class SilenceWatch : IDisposable
                 pulse.AskedInVainAt = _state.Now;
             }
 
-            if (verdict == SilenceVerdict.AskFresh)
+            if (verdict == SilenceVerdict.AskFresh && (_asksFresh || channel.State != PooledChannelState.Active))
             {
-                verdict = _asksFresh || channel.State != PooledChannelState.Active ? SilenceVerdict.Unknown : verdict;
-                _asksFresh = true;
+                verdict = SilenceVerdict.Unknown;
             }
+
+            _asksFresh |= verdict == SilenceVerdict.AskFresh;
         }
 
         if (verdict == SilenceVerdict.GiveUp)
