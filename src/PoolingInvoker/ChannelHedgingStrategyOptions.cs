@@ -12,6 +12,7 @@ public class ChannelHedgingStrategyOptions : HedgingStrategyOptions<object>
     public ChannelHedgingStrategyOptions()
     {
         Name = "ChannelHedging";
-        ShouldHandle = static arguments => ValueTask.FromResult(arguments.Outcome.Exception is { } exception && CallFaults.IsTransient(exception));
+        ShouldHandle = static arguments => ValueTask.FromResult(
+            arguments.Outcome.Exception is { } exception && CallFaults.Judge(exception).IsTransient);
     }
 }

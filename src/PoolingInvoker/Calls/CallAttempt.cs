@@ -15,44 +15,25 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
 
     private readonly int _mark = channel?.Transport?.Mark ?? 0; // of what has happened to the connections of the channel
     private object? _lease = lease; // a ChannelLease, or the call, which stands for the lease of its first attempt; null when it is back
-    private int _state;
+    private int _state = lease is null ? Committed : Open;
 
     public PooledChannel? Channel => channel;
-
     public bool IsReleased => Volatile.Read(ref _lease) is null;
-
     public bool IsCommitted => Volatile.Read(ref _state) == Committed;
 
     /// <summary>Whether the loop has ended the attempt, which says nothing of the call: another one may come.</summary>
     public bool IsAbandoned => Volatile.Read(ref _state) == Abandoned;
 
     public abstract Task<Metadata> ResponseHeadersAsync { get; }
-
     public abstract Status GetStatus();
-
     public abstract Metadata GetTrailers();
-
-    /// <summary>Ends the call on the channel, which is a no-op if it is over.</summary>
     public abstract void Dispose();
-
-    /// <summary>The attempt has succeeded or failed. A stream of responses gives its lease back when it has ended, which may be later.</summary>
-    public void Decided(Exception? failure, PooledCall call)
-    {
-        if (call.HasOneResponse)
-        {
-            Release(failure, call);
-        }
-        else if (failure is not null)
-        {
-            Judge(failure, call);
-        }
-    }
 
     /// <summary>
     /// The application has seen something of this attempt, or given it something that cannot be given again: from now on it is the
     /// call. False if the attempt has been abandoned in favour of another one.
     /// </summary>
-    public virtual bool TryCommit() => Interlocked.CompareExchange(ref _state, Committed, Open) != Abandoned;
+    public bool TryCommit() => Interlocked.CompareExchange(ref _state, Committed, Open) != Abandoned;
 
     /// <summary>Makes way for another attempt. False if the application has seen something of this one.</summary>
     public bool TryAbandon()
@@ -106,17 +87,17 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
     /// </summary>
     public async ValueTask<bool> IsSoonOverAsync()
     {
-        for (var pause = FirstPause; pause < LongestPause; pause *= 2)
+        for (var pause = FirstPause; !IsOver(); pause *= 2)
         {
-            if (IsOver())
+            if (pause >= LongestPause)
             {
-                return true;
+                return false;
             }
 
             await Task.Delay(pause, TimeProvider.System).ConfigureAwait(false); // what is waited for is the machine
         }
 
-        return IsOver();
+        return true;
     }
 
     /// <summary>The server has begun to answer: what comes now may take as long as it likes.</summary>
@@ -134,31 +115,22 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
         // A caller that ends the call in the middle of something may make the channel say that the connection broke.
         _ when call.IsEndedByCaller => LeaseOutcome.Unknown,
         { Origin: FaultOrigin.Server } => LeaseOutcome.ServerFailed,
-        { Origin: FaultOrigin.Channel, Fate: RequestFate.NeverLeft } => LeaseOutcome.CouldNotConnect,
+        { Origin: FaultOrigin.Channel, NeverLeft: true } => LeaseOutcome.CouldNotConnect,
         { Origin: FaultOrigin.Channel } => LeaseOutcome.ChannelFailed,
         _ => LeaseOutcome.Unknown,
     }, failure);
 
     public void Release(LeaseOutcome outcome, Exception? error = null)
     {
-        switch (Interlocked.Exchange(ref _lease, null))
-        {
-            case ChannelLease lease:
-                lease.Return(outcome, error);
-                break;
-            case PooledCall call:
-                call.Pool.Return(call, channel!, outcome, error);
-                break;
-            default:
-                break;
-        }
+        var lease = Interlocked.Exchange(ref _lease, null);
+        (lease as ChannelLease)?.Return(outcome, error);
+        (lease as PooledCall)?.Pool.Return(lease!, channel!, outcome, error);
     }
 
     /// <summary>The channel has ended the call, and nobody has seen it.</summary>
     public virtual void EndedUnread() => Release(LeaseOutcome.Unknown);
 }
 
-/// <summary>An attempt of a call with responses of this type.</summary>
 internal abstract class CallAttempt<TResponse>(PooledChannel channel, object lease) : CallAttempt(channel, lease)
     where TResponse : class
 {
@@ -179,31 +151,22 @@ internal abstract class CallAttempt<TResponse>(PooledChannel channel, object lea
 }
 
 /// <summary>What a call has ended with that got no attempt, or whose end is not that of one; null is a success.</summary>
-internal sealed class EndedCall : CallAttempt
+internal sealed class EndedCall(Exception? exception, PooledChannel? channel) : CallAttempt(channel, lease: null)
 {
-    private readonly Exception? _exception;
-
-    public EndedCall(Exception? exception, PooledChannel? channel)
-        : base(channel, lease: null)
-    {
-        _exception = exception;
-        TryCommit();
-    }
-
     /// <summary>What a reader or a writer meets.</summary>
-    public Exception Exception => _exception ?? new RpcException(Status.DefaultSuccess);
+    public Exception Exception => exception ?? new RpcException(Status.DefaultSuccess);
 
     public override Task<Metadata> ResponseHeadersAsync =>
-        _exception is null ? Task.FromResult<Metadata>([]) : Task.FromException<Metadata>(_exception);
+        exception is null ? Task.FromResult<Metadata>([]) : Task.FromException<Metadata>(exception);
 
-    public override Status GetStatus() => _exception switch
+    public override Status GetStatus() => exception switch
     {
         null => Status.DefaultSuccess,
         RpcException { Status: var status } => status,
-        _ => new Status(StatusCode.Cancelled, string.Empty, _exception),
+        _ => new Status(StatusCode.Cancelled, string.Empty, exception),
     };
 
-    public override Metadata GetTrailers() => _exception switch
+    public override Metadata GetTrailers() => exception switch
     {
         null => [],
         RpcException { Trailers: { Count: > 0 } trailers } => trailers,

@@ -63,13 +63,9 @@ internal sealed class CallEnvironment
     /// <summary>The tokens that retries and hedges take, or null if they are not counted.</summary>
     public RetryBudget? Budget { get; }
 
-    /// <summary>The space that all calls have for the requests that they keep.</summary>
     public ReplaySpace ReplaySpace { get; }
-
-    /// <summary>How many bytes of its requests one call keeps.</summary>
     public long MaxReplaySize { get; }
 
-    /// <summary>How the attempts of a method follow each other.</summary>
     public CallPlan PlanOf(IMethod method) => _plans.Count == 0 ? _plan
         : _planOf.TryGetValue(method.FullName, out var plan) ? plan
         : _planOf.GetOrAdd(method.FullName, FindPlan(method));

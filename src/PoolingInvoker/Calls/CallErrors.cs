@@ -6,24 +6,19 @@ namespace PoolingInvoker;
 internal static class CallErrors
 {
     public static Status Disposed => new(StatusCode.Cancelled, "gRPC call disposed.");
-
     public static InvalidOperationException NoStatus => new("Unable to get the status because the call is not complete.");
-
     public static InvalidOperationException NoTrailers => new("Can't get the call trailers because the call has not completed successfully.");
 
     public static Status Cancelled(CancellationToken token) =>
         new(StatusCode.Cancelled, "Call canceled by the client.", new OperationCanceledException(token));
 
-    public static Status DeadlineExceeded(Exception? cause = null) => new(StatusCode.DeadlineExceeded, string.Empty, cause);
+    public static Status DeadlineExceeded(Exception? cause) => new(StatusCode.DeadlineExceeded, string.Empty, cause);
 
-    /// <summary>Why no channel could be had.</summary>
-    public static NoChannelException NoChannel(Exception cause) => cause switch
+    /// <summary>Why no channel could be had. One that is disposed while the pool is not was disposed by whoever else has it.</summary>
+    public static NoChannelException NoChannel(Exception cause, ChannelPool pool) => new(cause switch
     {
-        ObjectDisposedException => new(Disposed, isTransient: false),
-        TimeoutException or TooManyWaitingException => new(new Status(StatusCode.ResourceExhausted, cause.Message, cause), isTransient: false),
-        _ => Unavailable(cause),
-    };
-
-    /// <summary>A channel that had been disposed when the call was to be started on it, by whoever else has it.</summary>
-    public static NoChannelException Unavailable(Exception cause) => new(new Status(StatusCode.Unavailable, cause.Message, cause), isTransient: true);
+        ObjectDisposedException when pool.IsDisposed => Disposed,
+        TimeoutException or TooManyWaitingException => new Status(StatusCode.ResourceExhausted, cause.Message, cause),
+        _ => new Status(StatusCode.Unavailable, cause.Message, cause),
+    });
 }

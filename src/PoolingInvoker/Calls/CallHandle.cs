@@ -16,10 +16,7 @@ internal sealed class CallHandle(PooledCall call) : IEnumerable<KeyValuePair<str
     public static readonly Action<object> EndCall = static state =>
     {
         CallOf(state).Dispose();
-        if (state is CallHandle)
-        {
-            GC.SuppressFinalize(state);
-        }
+        GC.SuppressFinalize(state); // that of a handle
     };
 
     // Not on the thread of the finalizers, which what ends a call could hold up.

@@ -29,9 +29,22 @@ internal static class CallResilience
         }
 
         var configurePipeline = ownsRetry ? config!.ConfigurePipeline : options.ConfigurePipeline;
-        var (pipeline, onFailureOnly) = RetryPipeline(config?.Retry ?? options.Retry, configurePipeline, options, time);
+        var retry = configurePipeline is not null ? null
+            : config?.Retry ?? options.Retry
+            ?? throw new ArgumentException("Retry is null. To turn the retry off set Retry.MaxRetryAttempts to 0.", nameof(options));
+        var pipeline = Prepared(new ResiliencePipelineBuilder(), options, time);
+        configurePipeline?.Invoke(pipeline);
+        if (retry is { MaxRetryAttempts: not 0 })
+        {
+            pipeline.AddRetry(Guard(retry));
+        }
+
         var hedging = config?.Hedging is { } hedge ? Prepared(new ResiliencePipelineBuilder<object>(), options, time).AddHedging(Guard(hedge)).Build() : null;
-        return new CallPlan(pipeline, onFailureOnly, hedging, config?.IsIdempotent);
+        return new CallPlan(
+            retry is { MaxRetryAttempts: 0 } ? null : pipeline.Build(),
+            OnFailureOnly: retry is { MaxRetryAttempts: 0 } || retry?.ShouldHandle == ChannelRetryStrategyOptions.Preset,
+            hedging,
+            config?.IsIdempotent);
     }
 
     public static void Attach(ResilienceContext context, PooledCall call) => context.Properties.Set(Call, call);
@@ -39,8 +52,8 @@ internal static class CallResilience
     /// <summary>The preset predicate. Outside of a pooled call there is no method to ask about, so only what never left is retried.</summary>
     public static bool ShouldRetry(ResilienceContext context, Exception? exception) =>
         exception is not null
-        && CallFaults.IsTransient(exception)
-        && (context.Properties.TryGetValue(Call, out var call) ? call.MayBeSentAgain(exception) : CallFaults.NeverLeft(exception));
+        && CallFaults.Judge(exception) is { IsTransient: true } fault
+        && (context.Properties.TryGetValue(Call, out var call) ? call.MayBeSentAgain(exception) : fault.NeverLeft);
 
     /// <summary>The preset delay: what the server asks for; none before the first retry, if a channel is ready for it; else the backoff.</summary>
     public static TimeSpan? DelayBeforeRetry(RetryDelayGeneratorArguments<object> arguments) =>
@@ -52,21 +65,6 @@ internal static class CallResilience
         (builder.Name, builder.TimeProvider) = ("PoolingInvoker", time);
         options.ConfigureTelemetry?.Invoke(builder);
         return builder;
-    }
-
-    private static (ResiliencePipeline? Pipeline, bool OnFailureOnly) RetryPipeline(
-        ChannelRetryStrategyOptions? retry, Action<ResiliencePipelineBuilder>? configurePipeline, PoolingCallInvokerOptions options, TimeProvider time)
-    {
-        var builder = Prepared(new ResiliencePipelineBuilder(), options, time);
-        if (configurePipeline is not null)
-        {
-            configurePipeline(builder);
-            return (builder.Build(), OnFailureOnly: false);
-        }
-
-        return retry is null ? throw new ArgumentException("Retry is null. To turn the retry off set Retry.MaxRetryAttempts to 0.", nameof(options))
-            : retry.MaxRetryAttempts == 0 ? (null, OnFailureOnly: true)
-            : (builder.AddRetry(Guard(retry)).Build(), OnFailureOnly: retry.ShouldHandle == ChannelRetryStrategyOptions.Preset);
     }
 
     // No hedge where the budget of the pool is spent.

@@ -4,17 +4,14 @@ using Grpc.Core;
 namespace PoolingInvoker;
 
 /// <summary>What a caller gave beside the request, as it was when the call was started. Most calls give nothing, and share one.</summary>
-internal sealed class GivenOptions
+internal sealed class GivenOptions(string? host, CallOptions options)
 {
     private const string PreviousAttemptsHeader = "grpc-previous-rpc-attempts"; // gRFC A6
 
     private static readonly GivenOptions Nothing = new(null, default);
 
-    private GivenOptions(string? host, CallOptions options) => (Host, Options) = (host, options);
-
-    public string? Host { get; }
-
-    public CallOptions Options { get; }
+    public string? Host => host;
+    public CallOptions Options => options;
 
     public static GivenOptions Of(string? host, CallOptions options) =>
         host is null && options is { Headers: null, Deadline: null, WriteOptions: null, Credentials: null, PropagationToken: null, IsWaitForReady: false }
@@ -42,9 +39,9 @@ internal sealed class GivenOptions
     /// </summary>
     public CallOptions ForAttempt(PooledChannel channel, int previousAttempts)
     {
-        var options = Options.IsWaitForReady && channel.Transport is not null ? Options.WithWaitForReady(false) : Options;
-        options = options.Credentials is { } credentials ? options.WithCredentials(new CallersCredentials(credentials)) : options;
-        return previousAttempts > 0 ? options.WithHeaders(Copy(options.Headers, previousAttempts)) : options;
+        var attempt = options.IsWaitForReady && channel.Transport is not null ? options.WithWaitForReady(false) : options;
+        attempt = attempt.Credentials is { } credentials ? attempt.WithCredentials(new CallersCredentials(credentials)) : attempt;
+        return previousAttempts > 0 ? attempt.WithHeaders(Copy(attempt.Headers, previousAttempts)) : attempt;
     }
 
     // The caller may use its object again. An enumerator of Metadata is an object of its own.

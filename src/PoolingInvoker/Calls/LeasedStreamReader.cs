@@ -12,7 +12,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
 {
     private Task<bool>? _first;
 
-    public TResponse Current => call.Final?.ResponseStream is { } stream ? stream.Current : default!;
+    public TResponse Current => call.FinalStream?.ResponseStream is { } stream ? stream.Current : default!;
 
     public Task<bool> MoveNext(CancellationToken cancellationToken)
     {
@@ -22,7 +22,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
             return Task.FromException<bool>(new InvalidOperationException("Can't read the next message because the previous read is still in progress."));
         }
 
-        if (call.Final is { } attempt)
+        if (call.FinalStream is { } attempt)
         {
             return ReadAsync(attempt, cancellationToken);
         }
@@ -72,7 +72,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
             }
             catch (Exception exception) when (exception is not InvalidOperationException || exception is ObjectDisposedException)
             {
-                attempt.Judge(exception);
+                attempt.Judge(exception, call);
 
                 // Statement order is important: where no other attempt may follow, this one is the call before its failure is seen.
                 var mayMoveOn = !attempt.IsCommitted && (attempt.IsAbandoned || call.MayMoveOn(exception));

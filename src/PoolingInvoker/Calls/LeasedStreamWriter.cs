@@ -16,7 +16,7 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TReq
 
     public WriteOptions? WriteOptions
     {
-        get => call.Final?.RequestStream is { } stream ? stream.WriteOptions : call.WriteOptions;
+        get => call.FinalStream?.RequestStream is { } stream ? stream.WriteOptions : call.WriteOptions;
         set => call.SetWriteOptions(value);
     }
 
@@ -29,7 +29,7 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TReq
             return Task.FromException(new ArgumentNullException(nameof(message)));
         }
 
-        if (call.Final is { RequestStream: { } stream, Replayed.IsCompleted: true } attempt)
+        if (call.FinalStream is { RequestStream: { } stream, Replayed.IsCompleted: true } attempt)
         {
             var writing = stream.WriteAsync(new ReplayableRequest(message, writeOptions: null, keepsBytes: false), cancellationToken);
             return writing.IsCompletedSuccessfully ? writing : WriteAsync(writing, attempt);
@@ -84,7 +84,8 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TReq
                     attempt = next;
                 }
                 catch (Exception exception)
-                    when (!attempt.IsCommitted && (attempt.IsAbandoned || call.HasEndedOn(attempt) || attempt.Judge(exception).IsTransient))
+                    when (!attempt.IsCommitted
+                        && (attempt.IsAbandoned || call.HasEndedOn(attempt) || attempt.Judge(exception, call).IsTransient))
                 {
                     // What the application has done wrong, such as a message that cannot be written, does not end the call. What the driver
                     // judges is the end of the attempt, which can say more than the writer met; behind the headers it sees no end.

@@ -16,37 +16,22 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
     private bool _isCompleted;
 
     public abstract MethodType Kind { get; }
-
     public CallEnvironment Environment => environment;
-
     public ChannelPool Pool => environment.Pool;
-
     public TimeProvider TimeProvider => environment.Pool.TimeProvider;
-
     public CallPlan Plan => environment.PlanOf(method);
-
     public IMethod Method => method;
-
     public object? Request => request;
-
     public GivenOptions Given => given;
-
     public CallOptions Options => given.Options;
-
     public bool IsStream => Kind != MethodType.Unary;
-
     public bool HasOneResponse => Kind is MethodType.Unary or MethodType.ClientStreaming;
-
     public bool IsHedged => Plan.Hedging is not null && Kind == MethodType.Unary && !Options.IsWaitForReady && IsIdempotent;
 
     /// <summary>The current attempt, or what the call has ended with. Null before the first attempt.</summary>
     public CallAttempt? Attempt => Volatile.Read(ref _attempt);
-
-    /// <summary>The channel of the current attempt, or of the last one.</summary>
     public PooledChannel? Channel => Attempt?.Channel;
-
     public bool IsDisposed => Volatile.Read(ref _isDisposed);
-
     public bool IsCompleted => Volatile.Read(ref _isCompleted);
 
     /// <summary>Whether there is another attempt than this one, or there will be none.</summary>
@@ -66,10 +51,10 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
     protected virtual Status? EndedByToken => null;
 
     protected bool IsIdempotent => environment.IsIdempotent(method);
-
-    protected abstract bool HedgesNoMore { get; }
-
     protected abstract Exception? LastFailure { get; }
+
+    /// <summary>Whether a server has asked for no further hedges.</summary>
+    public bool HedgesNoMore { get; set; }
 
     /// <summary>Whether the current attempt has failed, which the loop has yet to judge.</summary>
     protected bool HasFailed { get; set; }
@@ -79,21 +64,22 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
     /// <summary>Whether a reader or writer was told that call or pool is disposed: a moment may pass until the channel has ended the call.</summary>
     protected bool IsToldDisposed { get; set; }
 
-    // What the application is told of: what the call has ended with, or is; and before that the current attempt, if the caller has ended the
-    // call, or if no other attempt may follow the end of this one. Each of these the caller can know before the loop has seen it.
-    private CallAttempt? Told
+    /// <summary>What the call has ended with, or the attempt that is the call from now on.</summary>
+    protected CallAttempt? Final
     {
         get
         {
             // Statement order is important: what a call has ended with is there before it is completed.
             var isCompleted = IsCompleted;
-            return Attempt is not { } attempt ? null
-                : isCompleted || attempt.IsCommitted ? attempt
-                : attempt.IsAbandoned || !attempt.IsOver() ? null
-                : (IsEndedByCaller && !HasFailed) || !MayFollow(new RpcException(attempt.GetStatus())) ? attempt
-                : null;
+            return Attempt is { } attempt && (isCompleted || attempt.IsCommitted) ? attempt : null;
         }
     }
+
+    // What the application is told of before there is a final attempt: the current one, if the caller has ended the call, or if no other
+    // attempt may follow the end of this one. Each of these the caller can know before the loop has seen it.
+    private CallAttempt? Told => Final
+        ?? (Attempt is { IsAbandoned: false } attempt && attempt.IsOver()
+            && ((IsEndedByCaller && !HasFailed) || !MayBeRetried(new RpcException(attempt.GetStatus()))) ? attempt : null);
 
     /// <param name="holder">What the application holds of the call, which stays until it has the headers.</param>
     public abstract Task<Metadata> GetResponseHeadersAsync(object holder);
@@ -113,7 +99,6 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
         Interlocked.MemoryBarrier(); // whoever starts an attempt looks whether this is so
     }
 
-    /// <summary>The application has dropped its call object, reader and writer.</summary>
     public virtual void Reclaim()
     {
     }
@@ -135,11 +120,10 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
 
     IEnumerator IEnumerable.GetEnumerator() => GetEnumerator();
 
-    /// <summary>Whether the first failure is to be shown to the pipeline at all.</summary>
-    public bool MayBeRetried(Exception failure) =>
-        Plan is { Pipeline: not null, OnFailureOnly: true } && CallFaults.IsTransient(failure) && MayBeSentAgain(failure);
+    /// <summary>Whether this failure may be followed by another attempt: a predicate of the user's is not asked.</summary>
+    public bool MayBeRetried(Exception failure) => MayMoveOn(failure) && (!Plan.OnFailureOnly || CallFaults.Judge(failure).IsTransient);
 
-    /// <summary>Whether a failure that a reader or writer has met may be followed by another attempt.</summary>
+    /// <summary>The same of a failure that a reader has met: what the attempt ends with can say more.</summary>
     public bool MayMoveOn(Exception failure) => (Plan.Pipeline is not null || WaitsForReady(failure)) && MayBeSentAgain(failure);
 
     public bool WaitsForReady(Exception? failure) => Options.IsWaitForReady && failure is not null && CallFaults.IsNotConnected(failure);
@@ -154,7 +138,8 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
         && Attempt is not { IsCommitted: true }
         && outcome is not NoChannelException { IsTransient: false }
         && !(outcome is not null && CallFaults.Pushback(outcome) is { } pushback && (pushback == Timeout.InfiniteTimeSpan || EndsWithin(pushback)))
-        && ((outcome is not null && CallFaults.NeverLeft(outcome)) || (IsIdempotent && environment.Budget is not { AllowsRetry: false }));
+        && ((outcome is not null && CallFaults.Judge(outcome).NeverLeft)
+            || (IsIdempotent && environment.Budget is not { AllowsRetry: false }));
 
     /// <summary>Whether there may be another attempt beside those under way.</summary>
     public bool MayBeHedged => !IsDisposed && !HedgesNoMore && environment.Budget is not { AllowsRetry: false };
@@ -169,7 +154,6 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
     public bool EndsWithin(TimeSpan delay) =>
         GivenOptions.DueTime(Options.Deadline, TimeProvider) is var left && left != Timeout.InfiniteTimeSpan && left <= delay;
 
-    /// <summary>Makes way for another attempt. False if the application has seen something of this one.</summary>
     public bool TryAbandon() => Attempt is not { } attempt || attempt.TryAbandon();
 
     protected void SetAttempt(CallAttempt attempt)
@@ -178,13 +162,10 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
         Interlocked.Exchange(ref _attempt, attempt); // and a fence: whoever disposes the call looks for the attempt afterwards
     }
 
-    protected void SetCompleted(bool isCancelled)
+    protected virtual void SetCompleted(bool isCancelled)
     {
         IsCancelled = isCancelled;
         Volatile.Write(ref _isCompleted, true);
         Interlocked.MemoryBarrier(); // whoever begins to wait looks whether this is so
     }
-
-    // Whether the end of an attempt may be followed by another one: a predicate of the user's is not asked.
-    private bool MayFollow(Exception failure) => MayMoveOn(failure) && (!Plan.OnFailureOnly || CallFaults.IsTransient(failure));
 }

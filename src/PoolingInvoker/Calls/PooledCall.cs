@@ -19,18 +19,11 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
     private RetryLoop<TResponse>? _loop; // made by whoever needs it first
     private Task<TResponse>? _response;
 
-    protected Task<TResponse>? Response => _response;
-
-    protected override bool HedgesNoMore => _loop is { HedgesNoMore: true };
-
     protected override Exception? LastFailure => _loop?.LastFailure;
-
-    private RetryLoop<TResponse> Loop => Volatile.Read(ref _loop) ?? Interlocked.CompareExchange(ref _loop, new(this), null) ?? _loop;
-
+    protected RetryLoop<TResponse> Loop => Volatile.Read(ref _loop) ?? Interlocked.CompareExchange(ref _loop, new(this), null) ?? _loop;
     private CallAttempt<TResponse> Current => (CallAttempt<TResponse>)Attempt!;
 
     protected abstract CallAttempt<TResponse> NewAttempt(PooledChannel channel, object lease);
-
     protected abstract void StartOn(CallInvoker channel, CallAttempt<TResponse> attempt, CallOptions options);
 
     /// <summary>Starts the call. What a bare channel would throw at once is thrown here.</summary>
@@ -101,14 +94,17 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
     public Exception? AttemptDecided(CallAttempt attempt, Exception? failure)
     {
         HasFailed = failure is not null && attempt == Attempt;
-        attempt.Decided(failure, this);
+        if (HasOneResponse)
+        {
+            attempt.Release(failure, this); // a stream of responses ends later than its first message
+        }
+
         if (failure is null)
         {
             Environment.Budget?.Succeeded();
         }
-        else if (Environment.Budget is { } budget && IsIdempotent
-            && (CallFaults.Judge(failure) is { IsTransient: true, Fate: RequestFate.MayHaveBeenProcessed }
-                || CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan))
+        else if (attempt.Judge(failure, this) is var fault && Environment.Budget is { } budget && IsIdempotent
+            && (fault is { IsTransient: true, NeverLeft: false } || CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan))
         {
             budget.Failed();
         }
@@ -121,9 +117,8 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
 
     public override Task<Metadata> GetResponseHeadersAsync(object holder)
     {
-        var isFinal = IsCompleted || Attempt is { IsCommitted: true };
         var headers = Volatile.Read(ref _loop)?.Headers
-            ?? (isFinal && Attempt!.ResponseHeadersAsync is { IsCompleted: true } final ? final : Loop.Headers = ReadHeadersAsync(holder));
+            ?? (Final?.ResponseHeadersAsync is { IsCompleted: true } final ? final : Loop.Headers = ReadHeadersAsync(holder));
 
         // Whoever has seen why there are no headers need not look at the response.
         headers.ContinueWith(
@@ -151,15 +146,12 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         Attempt?.Dispose();
     }
 
-    /// <summary>Completes when there is another attempt than this one, or the call is completed.</summary>
-    protected Task ChangedAsync(CallAttempt? attempt) => HasOtherThan(attempt) ? Task.CompletedTask : Loop.ChangedAsync(attempt);
-
     /// <summary>What a failure is to the call. One that shows that the pool was disposed under it may be Internal on the channel.</summary>
     [return: NotNullIfNotNull(nameof(failure))]
     protected Exception? AsEndOfCall(Exception? failure) =>
-        failure is RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: ObjectDisposedException cause }
+        failure is RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: ObjectDisposedException }
             && Pool.IsDisposed && !IsEndedByCaller
-            ? new RpcException(CallErrors.NoChannel(cause).Status)
+            ? new RpcException(CallErrors.Disposed)
             : failure;
 
     // The fast path is an attempt that is started already, and nothing of Polly. A stream shows its failures to who reads it.
@@ -172,19 +164,17 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
             failure = AttemptDecided(Current, Current.Failure);
         }
 
+        TResponse? response;
         if (failure is null ? Attempt is null : MayBeRetried(failure))
         {
-            await Loop.RunAsync(failure).ConfigureAwait(ConfigureAwaitOptions.None);
-            Complete(Loop.Failure);
-            return ThrowOr(Loop.Response, Loop.Failure);
+            (response, failure) = await Loop.RunAsync(failure).ConfigureAwait(false);
+        }
+        else
+        {
+            response = failure is null ? Current.Response : null;
         }
 
         Complete(failure);
-        return ThrowOr(failure is null ? Current.Response : null, failure);
-    }
-
-    private TResponse ThrowOr(TResponse? response, Exception? failure)
-    {
         if (failure is not null && HasOneResponse)
         {
             ExceptionDispatchInfo.Throw(failure);
@@ -214,12 +204,7 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
 
         SetCompleted(isCancelled: failure is OperationCanceledException or RpcException { StatusCode: StatusCode.Cancelled or StatusCode.DeadlineExceeded });
         Volatile.Read(ref _loop)?.AttemptChanged();
-        Completed();
         ObserveCancelled();
-    }
-
-    protected virtual void Completed()
-    {
     }
 
     // Whoever has cancelled a call, or let its deadline pass, need not look at how it ended: so it is on a bare channel.
@@ -236,7 +221,11 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         CallAttempt? attempt = null;
         while (true)
         {
-            await ChangedAsync(attempt).ConfigureAwait(false);
+            if (!HasOtherThan(attempt))
+            {
+                await Loop.ChangedAsync(attempt).ConfigureAwait(false);
+            }
+
             var isCompleted = IsCompleted;
             attempt = Attempt!;
             var headers = attempt.ResponseHeadersAsync;
@@ -270,6 +259,6 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         }
 
         attempt.Judge(failure, this); // the loop may not have come to it yet
-        return MayMoveOn(failure);
+        return MayBeRetried(failure);
     }
 }

@@ -12,6 +12,8 @@ internal sealed class ReplayableRequest(object message, WriteOptions? writeOptio
 {
     private const int Overhead = 128; // what keeping a request takes beside its bytes
 
+    private static readonly ConditionalWeakTable<IMethod, IMethod> Methods = []; // a channel remembers every one that it is given
+
     private object? _message = message; // gone when there are bytes
     private ReadOnlyMemory<byte>? _bytes;
 
@@ -20,7 +22,23 @@ internal sealed class ReplayableRequest(object message, WriteOptions? writeOptio
     /// <summary>How many bytes are kept.</summary>
     public int Size => Overhead + (_bytes?.Length ?? 0);
 
-    public void Serialize<TRequest>(Marshaller<TRequest> marshaller, SerializationContext context)
+    /// <summary>The method as channels see it, whose requests can be sent again.</summary>
+    public static Method<ReplayableRequest, TResponse> MethodOf<TRequest, TResponse>(Method<TRequest, TResponse> method)
+        where TRequest : class
+        where TResponse : class => (Method<ReplayableRequest, TResponse>)Methods.GetValue(method, static key =>
+        {
+            var method = (Method<TRequest, TResponse>)key;
+            var marshaller = method.RequestMarshaller;
+            return new Method<ReplayableRequest, TResponse>(
+                method.Type,
+                method.ServiceName,
+                method.Name,
+                new Marshaller<ReplayableRequest>(
+                    (request, context) => request.Serialize(marshaller, context), static _ => throw new NotSupportedException()),
+                method.ResponseMarshaller);
+        });
+
+    private void Serialize<TRequest>(Marshaller<TRequest> marshaller, SerializationContext context)
     {
         if (!keepsBytes)
         {
@@ -78,23 +96,4 @@ internal sealed class ReplayableRequest(object message, WriteOptions? writeOptio
             Bytes = _writer?.WrittenMemory;
         }
     }
-}
-
-/// <summary>The methods as channels see them, whose requests can be sent again. Made once each: a channel remembers every method it is given.</summary>
-internal static class ReplayableMethods<TRequest, TResponse>
-    where TRequest : class
-    where TResponse : class
-{
-    private static readonly ConditionalWeakTable<Method<TRequest, TResponse>, Method<ReplayableRequest, TResponse>> Known = [];
-
-    public static Method<ReplayableRequest, TResponse> Of(Method<TRequest, TResponse> method) => Known.GetValue(method, static method =>
-    {
-        var marshaller = method.RequestMarshaller;
-        return new Method<ReplayableRequest, TResponse>(
-            method.Type,
-            method.ServiceName,
-            method.Name,
-            new Marshaller<ReplayableRequest>((request, context) => request.Serialize(marshaller, context), static _ => throw new NotSupportedException()),
-            method.ResponseMarshaller);
-    });
 }

@@ -17,31 +17,22 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
 
     private TaskCompletionSource? _changed; // made when somebody waits
-    private CancellationTokenSource? _stop; // ends what the call waits for: a lease, a backoff, a strategy
+    private CancellationTokenSource? _stop; // of a wait for a lease, a backoff, a strategy
     private CancellationToken _stopToken;
     private Outcome<TResponse> _last;
-    private bool _isInHand; // the pipeline has yet to be shown an attempt that was made outside
-    private bool _hasTried;
+    private bool _hasTried; // or has shown the pipeline the attempt that was made outside
     private long _lastEnded;
     private CallAttempt<TResponse>? _lastHedge;
     private int _previousAttempts; // that may have reached a server, or of a hedged call all
-
-    /// <summary>A server has asked for no further attempts of a call that is hedged.</summary>
-    public bool HedgesNoMore { get; private set; }
 
     public Exception? LastFailure { get; private set; }
 
     /// <summary>The headers, once the application has asked for them.</summary>
     public Task<Metadata>? Headers { get; set; }
 
-    /// <summary>What the call ends with.</summary>
-    public TResponse? Response => _last.Result;
-
-    public Exception? Failure { get; private set; }
-
     private ChannelPool Pool => call.Pool;
 
-    /// <summary>The caller has ended the call: what it waits for ends.</summary>
+    /// <summary>Ends what the call waits for.</summary>
     public void Stop()
     {
         try
@@ -69,12 +60,15 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     public void AttemptChanged() => Interlocked.Exchange(ref _changed, null)?.SetResult();
 
     /// <param name="failure">What an attempt has ended with that was made before; or null.</param>
-    public async Task RunAsync(Exception? failure)
+    /// <returns>What the call ends with.</returns>
+    public async Task<(TResponse? Response, Exception? Failure)> RunAsync(Exception? failure)
     {
+        using var stop = new CancellationTokenSource();
+        _stopToken = stop.Token;
+        var context = ResilienceContextPool.Shared.Get(call.Method.FullName, continueOnCapturedContext: false, _stopToken);
+        CallResilience.Attach(context, call);
         try
         {
-            using var stop = new CancellationTokenSource();
-            _stopToken = stop.Token;
             Interlocked.Exchange(ref _stop, stop); // and a fence: the caller may not have seen it
             var due = GivenOptions.DueTime(call.Options.Deadline, call.TimeProvider);
             using var timer = due > TimeSpan.Zero
@@ -86,24 +80,21 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
                 Stop();
             }
 
-            if (call.IsHedged)
-            {
-                await HedgeAsync().ConfigureAwait(false);
-            }
-            else
-            {
-                await RetryAsync(failure).ConfigureAwait(false);
-            }
+            await (call.IsHedged ? HedgeAsync(context) : RetryAsync(context, failure)).ConfigureAwait(false);
         }
         catch (Exception exception) // Whatever throws here, such as a callback of the user's in the pipeline, the call ends with that.
         {
             _last = Outcome.FromException<TResponse>(exception);
         }
+        finally
+        {
+            ResilienceContextPool.Shared.Return(context);
+        }
 
-        Failure = _last.Exception is { } last && CallFaults.AttemptOf(last) is null ? Explain(last) : _last.Exception;
+        return (_last.Result, _last.Exception is { } last && CallFaults.AttemptOf(last) is null ? Explain(last) : _last.Exception);
     }
 
-    private async ValueTask RetryAsync(Exception? failure)
+    private async Task RetryAsync(ResilienceContext context, Exception? failure)
     {
         _lastEnded = call.TimeProvider.GetTimestamp();
         if (failure is not null)
@@ -116,20 +107,19 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
             failure = _last.Exception;
         }
 
-        if (!call.Plan.OnFailureOnly || (failure is not null && call.MayBeRetried(failure)))
+        if (call.Plan.Pipeline is { } pipeline && (!call.Plan.OnFailureOnly || (failure is not null && call.MayBeRetried(failure))))
         {
-            _isInHand = failure is not null;
-            _last = await EnterAsync(context => call.Plan.Pipeline!.ExecuteOutcomeAsync(
-                static (context, loop) => loop.ExecuteAsync(context.CancellationToken), context, this)).ConfigureAwait(false);
+            _last = await pipeline.ExecuteOutcomeAsync(
+                static (context, loop) => loop.ExecuteAsync(context.CancellationToken), context, this).ConfigureAwait(false);
         }
     }
 
     // What the pipeline takes for an attempt. It is none if the last one may not be followed by another.
     private async ValueTask<Outcome<TResponse>> ExecuteAsync(CancellationToken cancellationToken)
     {
-        if (_isInHand)
+        if (!_hasTried && _last.Exception is not null)
         {
-            (_isInHand, _hasTried) = (false, true);
+            _hasTried = true;
             return _last;
         }
 
@@ -153,7 +143,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
             }
 
             Pool.CountRetry();
-            _previousAttempts += _last.Exception is { } failure && CallFaults.NeverLeft(failure) ? 0 : 1;
+            _previousAttempts += _last.Exception is { } failure && CallFaults.Judge(failure).NeverLeft ? 0 : 1;
         }
 
         _hasTried = true;
@@ -188,19 +178,17 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     }
 
     // Several attempts of a unary call at a time, each on a channel of its own. The one whose outcome is taken is the call.
-    private async ValueTask HedgeAsync() => _last = await EnterAsync(async context =>
+    private async Task HedgeAsync(ResilienceContext context)
     {
-        var outcome = await call.Plan.Hedging!.ExecuteOutcomeAsync(
+        _last = await call.Plan.Hedging!.ExecuteOutcomeAsync(
             static (context, loop) => loop.ExecuteHedgeAsync(context), context, this).ConfigureAwait(false);
 
         // The context of the attempt whose outcome was taken has become this one.
-        if (outcome.Exception is null && context.Properties.TryGetValue(Hedge, out var hedge) && hedge.Deciding.IsCompletedSuccessfully)
+        if (_last.Exception is null && context.Properties.TryGetValue(Hedge, out var hedge) && hedge.Deciding.IsCompletedSuccessfully)
         {
             call.Publish(hedge);
         }
-
-        return outcome;
-    }).ConfigureAwait(false);
+    }
 
     private async ValueTask<Outcome<TResponse>> ExecuteHedgeAsync(ResilienceContext context)
     {
@@ -218,7 +206,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
         }
 
         var outcome = await AttemptAsync(last?.Channel, previousAttempts, context, context.CancellationToken).ConfigureAwait(false);
-        HedgesNoMore |= outcome.Exception is { } failure && CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan;
+        call.HedgesNoMore |= outcome.Exception is { } failure && CallFaults.Pushback(failure) == Timeout.InfiniteTimeSpan;
         return outcome;
     }
 
@@ -239,7 +227,16 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
                 Volatile.Write(ref _lastHedge, attempt);
             }
 
-            using var registration = cancellationToken == _stopToken ? default : cancellationToken.UnsafeRegister(_ => End(attempt), null);
+            using var registration = cancellationToken == _stopToken ? default : cancellationToken.UnsafeRegister(
+                _ =>
+                {
+                    // A time-out of the pipeline, or another hedge. The deadline and the token of the call end the attempt on its channel.
+                    if (!_stopToken.IsCancellationRequested || (call.IsHedged && call.IsDisposed))
+                    {
+                        attempt.End();
+                    }
+                },
+                null);
             await ((Task)attempt.Deciding).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             if (attempt.Failure is not { } failure)
             {
@@ -258,76 +255,40 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
         }
     }
 
-    // A time-out of the pipeline, or another hedge, ends the attempt here. The deadline and the token of the call end it on the channel.
-    private void End(CallAttempt attempt)
-    {
-        if (!_stopToken.IsCancellationRequested || (call.IsHedged && call.IsDisposed))
-        {
-            attempt.End();
-        }
-    }
-
     private async ValueTask<CallAttempt<TResponse>> StartAsync(PooledChannel? avoid, int previousAttempts, CancellationToken cancellationToken)
     {
-        ChannelLease lease;
+        ChannelLease? lease = null;
         try
         {
             // A call that waits for ready waits for its deadline alone.
             var timeout = call.Options.IsWaitForReady ? Timeout.InfiniteTimeSpan : Pool.AcquireTimeout;
             lease = await Pool.AcquireAsync(timeout, call.IsStream, avoid, playsSafe: previousAttempts > 1, cancellationToken).ConfigureAwait(false);
-        }
-        catch (Exception exception) when (exception is not OperationCanceledException)
-        {
-            throw CallErrors.NoChannel(exception);
-        }
-
-        try
-        {
             return call.StartAttempt(lease.Pooled, lease, previousAttempts);
         }
-        catch (ObjectDisposedException exception)
+        catch (Exception caught) when (lease is null ? caught is not OperationCanceledException : caught is ObjectDisposedException)
         {
-            throw Pool.IsDisposed ? CallErrors.NoChannel(exception) : CallErrors.Unavailable(exception);
+            throw CallErrors.NoChannel(caught, Pool);
         }
     }
 
-    private async ValueTask<Outcome<TResponse>> EnterAsync(Func<ResilienceContext, ValueTask<Outcome<TResponse>>> enter)
-    {
-        var context = ResilienceContextPool.Shared.Get(call.Method.FullName, continueOnCapturedContext: false, _stopToken);
-        try
-        {
-            CallResilience.Attach(context, call);
-            return await enter(context).ConfigureAwait(false);
-        }
-        finally
-        {
-            ResilienceContextPool.Shared.Return(context);
-        }
-    }
-
-    // What the call ends with when that is not the failure of an attempt.
+    // What the call ends with when that is not the failure of an attempt, as users of gRPC know it.
     private Exception Explain(Exception exception)
     {
-        if (exception is not OperationCanceledException || !_stopToken.IsCancellationRequested)
+        var isStopped = exception is OperationCanceledException && _stopToken.IsCancellationRequested;
+        var status = exception switch
         {
-            return FromPipeline(exception);
-        }
-
-        var status = call.EndedByCallerWith;
-        return Pool.ThrowsOperationCanceled && !call.IsDisposed
+            OperationCanceledException when isStopped => call.EndedByCallerWith,
+            RpcException rpc => rpc.Status,
+            TimeoutRejectedException => CallErrors.DeadlineExceeded(exception),
+            BrokenCircuitException => new Status(StatusCode.Unavailable, exception.Message, exception),
+            ExecutionRejectedException => new Status(StatusCode.ResourceExhausted, exception.Message, exception),
+            OperationCanceledException => new Status(StatusCode.Cancelled, exception.Message, exception),
+            { Message: var message } => new Status(
+                StatusCode.Internal, $"The resilience pipeline ended the call with {exception.GetType().Name}: {message}", exception),
+        };
+        return isStopped && Pool.ThrowsOperationCanceled && !call.IsDisposed
             ? new OperationCanceledException(status.Detail, status.DebugException, call.Options.CancellationToken)
+            : exception is RpcException { Trailers: var trailers } ? new RpcException(status, trailers)
             : new RpcException(status);
     }
-
-    // As users of gRPC know it.
-    private static RpcException FromPipeline(Exception exception) => exception switch
-    {
-        RpcException { Status: var given, Trailers: var trailers } => new(given, trailers),
-        TimeoutRejectedException => new(CallErrors.DeadlineExceeded(exception)),
-        BrokenCircuitException => new(new Status(StatusCode.Unavailable, exception.Message, exception)),
-        ExecutionRejectedException => new(new Status(StatusCode.ResourceExhausted, exception.Message, exception)),
-        OperationCanceledException => new(new Status(StatusCode.Cancelled, exception.Message, exception)),
-        { Message: var message } => new(
-            new Status(StatusCode.Internal, $"The resilience pipeline ended the call with {exception.GetType().Name}: {message}", exception)),
-    };
 }

@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using Grpc.Core;
 
 namespace PoolingInvoker;
@@ -10,13 +9,12 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     private readonly TaskCompletionSource<TResponse>? _deciding = // null where the response decides
         call.HasOneResponse ? null : new(TaskCreationOptions.RunContinuationsAsynchronously);
 
-    private object? _inner; // the call on the channel
+    private IDisposable? _inner; // the call on the channel
     private CallCompletion? _watch;
 
     public override Task<TResponse> Deciding => _deciding?.Task ?? ((AsyncClientStreamingCall<ReplayableRequest, TResponse>)_inner!).ResponseAsync;
 
     public IClientStreamWriter<ReplayableRequest>? RequestStream { get; private set; }
-
     public IAsyncStreamReader<TResponse>? ResponseStream { get; private set; }
 
     /// <summary>Completes when the requests of earlier attempts have been written to this one, or one of them could not be.</summary>
@@ -29,60 +27,45 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     {
         AsyncClientStreamingCall<ReplayableRequest, TResponse> inner => inner.ResponseHeadersAsync,
         AsyncServerStreamingCall<TResponse> inner => inner.ResponseHeadersAsync,
-        AsyncDuplexStreamingCall<ReplayableRequest, TResponse> inner => inner.ResponseHeadersAsync,
-        _ => throw new UnreachableException(),
+        _ => ((AsyncDuplexStreamingCall<ReplayableRequest, TResponse>)_inner!).ResponseHeadersAsync,
     };
 
     public override Status GetStatus() => _inner switch
     {
         AsyncClientStreamingCall<ReplayableRequest, TResponse> inner => inner.GetStatus(),
         AsyncServerStreamingCall<TResponse> inner => inner.GetStatus(),
-        AsyncDuplexStreamingCall<ReplayableRequest, TResponse> inner => inner.GetStatus(),
-        _ => throw new UnreachableException(),
+        _ => ((AsyncDuplexStreamingCall<ReplayableRequest, TResponse>)_inner!).GetStatus(),
     };
 
     public override Metadata GetTrailers() => _inner switch
     {
         AsyncClientStreamingCall<ReplayableRequest, TResponse> inner => inner.GetTrailers(),
         AsyncServerStreamingCall<TResponse> inner => inner.GetTrailers(),
-        AsyncDuplexStreamingCall<ReplayableRequest, TResponse> inner => inner.GetTrailers(),
-        _ => throw new UnreachableException(),
+        _ => ((AsyncDuplexStreamingCall<ReplayableRequest, TResponse>)_inner!).GetTrailers(),
     };
 
-    public void Started(AsyncClientStreamingCall<ReplayableRequest, TResponse> inner) => (_inner, RequestStream) = (inner, inner.RequestStream);
-
-    public void Started(AsyncServerStreamingCall<TResponse> inner)
+    public void Started(IDisposable inner, IClientStreamWriter<ReplayableRequest>? requests, IAsyncStreamReader<TResponse>? responses)
     {
-        (_inner, ResponseStream) = (inner, inner.ResponseStream);
-        _ = WatchHeadersAsync();
-    }
-
-    public void Started(AsyncDuplexStreamingCall<ReplayableRequest, TResponse> inner)
-    {
-        (_inner, RequestStream, ResponseStream) = (inner, inner.RequestStream, inner.ResponseStream);
-        _ = WatchHeadersAsync();
-    }
-
-    public override bool TryCommit()
-    {
-        var isCommitted = base.TryCommit();
-        if (isCommitted)
+        (_inner, RequestStream, ResponseStream) = (inner, requests, responses);
+        if (responses is not null)
         {
-            _deciding?.TrySetResult(null!);
+            _ = WatchHeadersAsync();
         }
-
-        return isCommitted;
     }
 
-    public void CompleteRequests()
+    /// <summary>A stream of responses is decided when it is committed.</summary>
+    public void WasCommitted() => _deciding?.TrySetResult(null!);
+
+    /// <summary>The requests are complete, when those of earlier attempts have been written.</summary>
+    public async Task CompleteRequestsAsync()
     {
         try
         {
-            RequestStream!.CompleteAsync().Observe();
+            await Replayed.ConfigureAwait(false);
+            await RequestStream!.CompleteAsync().ConfigureAwait(false);
         }
-        catch (ObjectDisposedException)
+        catch // The end of the attempt says the same.
         {
-            // Ended already, by whoever was told of it.
         }
     }
 
@@ -97,8 +80,6 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         _deciding?.TrySetException(exception);
     }
 
-    public CallFault Judge(Exception exception) => Judge(exception, call);
-
     /// <summary>The channel has ended the call, with this exception or in good order: the lease goes back.</summary>
     public void Release(Exception? exception)
     {
@@ -111,7 +92,7 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     {
         try
         {
-            ((IDisposable)_inner!).Dispose();
+            _inner!.Dispose();
         }
         finally
         {
@@ -155,23 +136,18 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
             await RefusalDelivery.OverAsync(Channel!.Transport?.Refusals, Deciding).ConfigureAwait(false);
         }
 
-        if (FailureOf(headers) is not { } failure)
+        if (FailureOf(headers) is { } failure)
         {
-            HasHeaders = true;
-            Answered();
-            WatchUnread();
+            // The channel says that there are no headers before it ends the call. The lease must not go back before that, or the
+            // channel could be disposed under the call, which then would end with that.
+            await IsSoonOverAsync().ConfigureAwait(false);
+            Release(failure);
+            _deciding!.TrySetException(failure);
             return;
         }
 
-        // The channel says that there are no headers before it ends the call. The lease must not go back before that, or the
-        // channel could be disposed under the call, which then would end with that.
-        await IsSoonOverAsync().ConfigureAwait(false);
-        Release(failure);
-        _deciding!.TrySetException(failure);
-    }
-
-    private void WatchUnread()
-    {
+        HasHeaders = true;
+        Answered();
         if (GivenOptions.DueTime(call.Options.Deadline, call.TimeProvider) != Timeout.InfiniteTimeSpan || call.Options.CancellationToken.CanBeCanceled)
         {
             var watch = new CallCompletion(this, call.Options, call.TimeProvider);

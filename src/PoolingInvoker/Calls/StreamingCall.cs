@@ -30,37 +30,27 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     }
 
     public override MethodType Kind { get; }
-
     public WriteOptions? WriteOptions { get; private set; }
 
     /// <summary>The attempt that is the call from now on, if there is one yet.</summary>
-    public StreamAttempt<TResponse>? Final
-    {
-        get
-        {
-            // Statement order is important: what a call has ended with is there before it is completed.
-            var isCompleted = IsCompleted;
-            return Stream is { } stream && (isCompleted || stream.IsCommitted) ? stream : null;
-        }
-    }
+    public StreamAttempt<TResponse>? FinalStream => Final as StreamAttempt<TResponse>;
 
     public bool KeepsRequests => _log is not null;
-
     public bool AreRequestsComplete => Volatile.Read(ref _areRequestsComplete);
 
     protected override Status? EndedByToken => _endedByToken?.Status;
-
     private StreamAttempt<TResponse>? Stream => Attempt as StreamAttempt<TResponse>;
 
     public override bool TryCommit(CallAttempt attempt)
     {
-        var isCommitted = base.TryCommit(attempt);
-        if (isCommitted)
+        if (!base.TryCommit(attempt))
         {
-            ForgetRequests();
+            return false;
         }
 
-        return isCommitted;
+        (attempt as StreamAttempt<TResponse>)?.WasCommitted();
+        ForgetRequests();
+        return true;
     }
 
     protected override StreamAttempt<TResponse> NewAttempt(PooledChannel channel, object lease) => new(this, channel, lease);
@@ -71,13 +61,16 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         switch (Kind)
         {
             case MethodType.ClientStreaming:
-                stream.Started(channel.AsyncClientStreamingCall(ReplayableMethods<TRequest, TResponse>.Of(method), Given.Host, options));
+                var client = channel.AsyncClientStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options);
+                stream.Started(client, client.RequestStream, responses: null);
                 break;
             case MethodType.ServerStreaming:
-                stream.Started(channel.AsyncServerStreamingCall(method, Given.Host, options, (TRequest)Request!));
+                var server = channel.AsyncServerStreamingCall(method, Given.Host, options, (TRequest)Request!);
+                stream.Started(server, requests: null, server.ResponseStream);
                 break;
             default:
-                stream.Started(channel.AsyncDuplexStreamingCall(ReplayableMethods<TRequest, TResponse>.Of(method), Given.Host, options));
+                var duplex = channel.AsyncDuplexStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options);
+                stream.Started(duplex, duplex.RequestStream, duplex.ResponseStream);
                 break;
         }
 
@@ -87,8 +80,9 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         }
     }
 
-    protected override void Completed()
+    protected override void SetCompleted(bool isCancelled)
     {
+        base.SetCompleted(isCancelled);
         ForgetRequests();
         _grace?.Dispose();
     }
@@ -122,7 +116,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         {
             EndDropped();
         }
-        else if (!AreRequestsComplete && !Response!.IsCompleted)
+        else if (!AreRequestsComplete && !IsCompleted)
         {
             _grace = TimeProvider.CreateTimer(
                 static call => ((StreamingCall<TRequest, TResponse>)call!).EndDropped(), this, ResponseGrace, Timeout.InfiniteTimeSpan);
@@ -141,6 +135,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
 
         if (current is not { Replayed.IsCompleted: true })
         {
+            _ = current?.CompleteRequestsAsync();
             return Task.CompletedTask; // they are completed when there is an attempt that has them all
         }
 
@@ -205,7 +200,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
                     break;
             }
 
-            await WaitAsync(ChangedAsync(failed), cancellationToken).ConfigureAwait(false);
+            await WaitAsync(Loop.ChangedAsync(failed), cancellationToken).ConfigureAwait(false);
         }
     }
 
@@ -271,17 +266,13 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     public override void Publish(CallAttempt<TResponse> attempt)
     {
         var stream = (StreamAttempt<TResponse>)attempt;
-        TaskCompletionSource? replaying = null;
-        IReadOnlyList<ReplayableRequest> requests;
         bool isComplete;
         lock (_gate)
         {
-            requests = _log?.Requests ?? [];
-            if (requests.Count > 0)
+            if (_log is { Requests: { Count: > 0 } requests })
             {
-                replaying = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-                stream.Replayed = replaying.Task;
-                replaying.Task.Observe();
+                stream.Replayed = ReplayAsync(stream, requests);
+                stream.Replayed.Observe(); // whoever writes next gets the exception
             }
 
             SetAttempt(attempt);
@@ -289,47 +280,24 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         }
 
         base.Publish(attempt);
-        if (replaying is not null)
+        if (isComplete)
         {
-            _ = ReplayAsync(stream, requests, replaying);
-        }
-        else if (isComplete)
-        {
-            stream.CompleteRequests();
+            _ = stream.CompleteRequestsAsync();
         }
     }
 
-    // Writes to an attempt what was written to those before it. A write that fails shows that the attempt has failed, which the loop
-    // sees, too.
-    private async Task ReplayAsync(StreamAttempt<TResponse> attempt, IReadOnlyList<ReplayableRequest> requests, TaskCompletionSource replaying)
+    // Writes to an attempt what was written to those before it, and not under the lock. A write that fails shows that the attempt has
+    // failed, which the loop sees, too.
+    private async Task ReplayAsync(StreamAttempt<TResponse> attempt, IReadOnlyList<ReplayableRequest> requests)
     {
-        try
+        await Task.CompletedTask.ConfigureAwait(ConfigureAwaitOptions.ForceYielding);
+        foreach (var request in requests)
         {
-            foreach (var request in requests)
-            {
-                attempt.RequestStream!.WriteOptions = request.WriteOptions;
-                await attempt.RequestStream.WriteAsync(request).ConfigureAwait(false);
-            }
-
-            attempt.RequestStream!.WriteOptions = WriteOptions;
-        }
-        catch (Exception exception) // Whoever writes next gets the exception.
-        {
-            replaying.SetException(exception);
-            return;
+            attempt.RequestStream!.WriteOptions = request.WriteOptions;
+            await attempt.RequestStream.WriteAsync(request).ConfigureAwait(false);
         }
 
-        bool isComplete;
-        lock (_gate)
-        {
-            replaying.SetResult();
-            isComplete = _areRequestsComplete;
-        }
-
-        if (isComplete)
-        {
-            attempt.CompleteRequests();
-        }
+        attempt.RequestStream!.WriteOptions = WriteOptions;
     }
 
     // There is no other attempt that could need them.

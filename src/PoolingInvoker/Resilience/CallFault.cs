@@ -3,25 +3,13 @@ namespace PoolingInvoker;
 /// <summary>Whose doing it was that an attempt failed.</summary>
 internal enum FaultOrigin
 {
-    /// <summary>The caller's: it ended the call, let its deadline pass, or its callbacks threw. No other attempt would end otherwise.</summary>
-    Caller,
-
-    /// <summary>The server's, or that of a proxy before it, over a connection that works: it answered, or reset the stream.</summary>
-    Server,
-
-    /// <summary>The channel's: there was no connection, or it broke.</summary>
-    Channel,
+    Caller, // it ended the call, let its deadline pass, or its callbacks threw: no other attempt would end otherwise
+    Server, // or a proxy before it, over a connection that works: it answered, or reset the stream
+    Channel, // there was no connection, or it broke
 }
 
-/// <summary>How far a request got.</summary>
-internal enum RequestFate
-{
-    /// <summary>It provably reached no method of a server: sending it again cannot run it twice.</summary>
-    NeverLeft,
-
-    /// <summary>It was sent: whether it was processed is not known.</summary>
-    MayHaveBeenProcessed,
-}
-
-/// <summary>What an outcome says: whose doing it was, how far the request got, and whether another attempt could end otherwise.</summary>
-internal readonly record struct CallFault(FaultOrigin Origin, RequestFate Fate, bool IsTransient);
+/// <summary>What an outcome says.</summary>
+/// <param name="Origin">Whose doing it was.</param>
+/// <param name="NeverLeft">Whether the request provably reached no method of a server: sending it again cannot run it twice.</param>
+/// <param name="IsTransient">Whether another attempt could end otherwise: the transport failed, or the server is not available.</param>
+internal readonly record struct CallFault(FaultOrigin Origin, bool NeverLeft, bool IsTransient);

@@ -63,29 +63,22 @@ internal static class CallFaults
                 when fact == ConnectionFact.Unknown => (FaultOrigin.Server, true),
             _ => (FaultOrigin.Caller, false),
         };
-        return new CallFault(origin, neverLeft ? RequestFate.NeverLeft : RequestFate.MayHaveBeenProcessed, isTransient);
+        return new CallFault(origin, neverLeft, isTransient);
     }
 
-    /// <summary>The same, and it is remembered: the first verdict counts, whatever happens later.</summary>
-    /// <param name="exception">The exception.</param>
-    /// <param name="fact">What has happened.</param>
-    /// <param name="headers">The headers of the call. Servers break connections over some: such a call is not sent again.</param>
-    /// <param name="attempt">The attempt, for <see cref="AttemptOf"/>.</param>
+    /// <summary>
+    /// The same, and it is remembered: the first verdict counts, whatever happens later. Servers break connections over some headers: a
+    /// call that has them is not sent again.
+    /// </summary>
     public static CallFault JudgeOnce(Exception exception, ConnectionFact fact, Metadata? headers, object attempt) => Verdicts.GetValue(exception, thrown =>
     {
         var fault = Judge(thrown, fact);
         return new Verdict(headers is not null && headers.Any(HasControls) ? fault with { IsTransient = false } : fault, attempt);
     }).Fault;
 
-    /// <summary>Whether another attempt could end otherwise: the transport failed, or the server says that it is not available.</summary>
-    public static bool IsTransient(Exception exception) => Judge(exception).IsTransient;
-
-    /// <summary>Whether the request provably did not reach a method of a server.</summary>
-    public static bool NeverLeft(Exception exception) => Judge(exception).Fate == RequestFate.NeverLeft;
-
     /// <summary>Whether there was no connection: a call that waits for ready waits for it.</summary>
     public static bool IsNotConnected(Exception exception) =>
-        Judge(exception) is { Origin: FaultOrigin.Channel, Fate: RequestFate.NeverLeft, IsTransient: true }
+        Judge(exception) is { Origin: FaultOrigin.Channel, NeverLeft: true, IsTransient: true }
         && exception is RpcException { StatusCode: StatusCode.Unavailable };
 
     /// <summary>

@@ -9,12 +9,12 @@ public sealed class CallFaultsTests
     private const FaultOrigin Caller = FaultOrigin.Caller;
     private const FaultOrigin Server = FaultOrigin.Server;
     private const FaultOrigin Channel = FaultOrigin.Channel;
-    private const RequestFate NeverLeft = RequestFate.NeverLeft;
-    private const RequestFate Maybe = RequestFate.MayHaveBeenProcessed;
+    private const bool NeverLeft = true;
+    private const bool Maybe = false;
 
-    public static TheoryData<string, Exception, object, object, bool> Table => new()
+    public static TheoryData<string, Exception, object, bool, bool> Table => new()
     {
-        // what, exception, whose, how far, whether another attempt could end otherwise
+        // what, exception, whose, whether it never left, whether another attempt could end otherwise
         { "connect refused, as GrpcChannel says it", Rpc(StatusCode.Unavailable, new SocketException((int)SocketError.ConnectionRefused)), Channel, NeverLeft, true },
         { "no route, as GrpcChannel says it", Rpc(StatusCode.Unavailable, new SocketException((int)SocketError.HostUnreachable)), Channel, NeverLeft, true },
         { "connect refused, as the handler says it", Rpc(StatusCode.Unavailable, Http(HttpRequestError.ConnectionError, new SocketException((int)SocketError.ConnectionRefused))), Channel, NeverLeft, true },
@@ -47,8 +47,8 @@ public sealed class CallFaultsTests
         { "a marshaller", Rpc(StatusCode.Internal, new FormatException()), Caller, Maybe, false },
         { "credentials that could not connect", Rpc(StatusCode.Unavailable, Marked(Http(HttpRequestError.ConnectionError))), Caller, NeverLeft, false },
         { "credentials that throw a status", Marked(Rpc(StatusCode.Unavailable)), Caller, NeverLeft, false },
-        { "no channel could be made", new NoChannelException(new Status(StatusCode.Unavailable, ""), isTransient: true), Channel, NeverLeft, true },
-        { "no channel became free", new NoChannelException(new Status(StatusCode.ResourceExhausted, ""), isTransient: false), Caller, NeverLeft, false },
+        { "no channel could be made", new NoChannelException(new Status(StatusCode.Unavailable, "")), Channel, NeverLeft, true },
+        { "no channel became free", new NoChannelException(new Status(StatusCode.ResourceExhausted, "")), Caller, NeverLeft, false },
     };
 
     public static TheoryData<string?, string?, TimeSpan?> Pushbacks => new()
@@ -68,9 +68,9 @@ public sealed class CallFaultsTests
 
     [Theory]
     [MemberData(nameof(Table), DisableDiscoveryEnumeration = true)]
-    public void Judge(string what, Exception exception, object origin, object fate, bool isTransient)
+    public void Judge(string what, Exception exception, object origin, bool neverLeft, bool isTransient)
     {
-        var expected = new CallFault((FaultOrigin)origin, (RequestFate)fate, isTransient);
+        var expected = new CallFault((FaultOrigin)origin, neverLeft, isTransient);
         Assert.Equal((what, expected), (what, CallFaults.Judge(exception)));
         Assert.Equal((what, expected), (what, CallFaults.Judge(exception, ConnectionFact.Unknown)));
     }
