@@ -193,7 +193,7 @@ public sealed class RetrySteeringTests : ScriptedCalls
     public async Task TheSecondRetry_BacksOff_WhereverItGoes()
     {
         var backoff = new List<TimeSpan>();
-        var (client, _) = NewClient(options =>
+        var (client, pool) = NewClient(options =>
         {
             options.Pool.MinPoolSize = 4;
             options.Retry.OnRetry = arguments =>
@@ -208,6 +208,7 @@ public sealed class RetrySteeringTests : ScriptedCalls
             await client.GetNameAsync(new GetNameRequest()).ResponseAsync.Soon();
         }
 
+        await Waiting.Until(() => pool.GetChannels().Count(static channel => channel.State == PooledChannelState.Active) == 4);
         Server.ThenStatus(StatusCode.Unavailable).ThenStatus(StatusCode.Unavailable).ThenName("anna");
         var calling = client.GetNameAsync(new GetNameRequest()).ResponseAsync;
         await Elapse(calling);
