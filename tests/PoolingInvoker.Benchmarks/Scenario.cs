@@ -30,7 +30,7 @@ internal abstract class Scenario : IAsyncDisposable
     public virtual IReadOnlyList<Contender> Contenders { get; } = [Contender.DefaultChannel, Contender.OneConnection, Contender.InTurn, Contender.GetAndPut, Contender.Pool];
 
     /// <summary>How many rounds beside the first, which is for the compiler: few where a round says much.</summary>
-    public virtual int Rounds(bool quick) => quick ? 2 : 5;
+    public virtual int Rounds(bool quick) => quick ? 1 : 3;
 
     /// <summary>Starts the servers.</summary>
     public virtual Task StartAsync() => Task.CompletedTask;
