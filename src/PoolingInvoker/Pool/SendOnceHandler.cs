@@ -36,12 +36,11 @@ internal sealed class SendOnceHandler : DelegatingHandler
 
     protected override async Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
     {
-        var redirections = _redirections;
-
         // Grpc.Net.Client has a type of its own for the content of streams.
+        var follows = true;
         if (request.Content is { } content && content.GetType().Name.StartsWith("PushStreamContent", StringComparison.Ordinal))
         {
-            redirections = 0;
+            follows = false;
             request.Content = new SendOnceContent(content);
             if (_hasCredentials)
             {
@@ -49,8 +48,18 @@ internal sealed class SendOnceHandler : DelegatingHandler
             }
         }
 
-        // Redirects are followed as SocketsHttpHandler does (RFC 9110, section 15.4).
         var response = await base.SendAsync(request, cancellationToken).ConfigureAwait(false);
+        return EndsCall(response)
+            ? await EndAsync(request, response, follows ? _redirections : 0, cancellationToken).ConfigureAwait(false)
+            : response;
+    }
+
+    private static bool EndsCall(HttpResponseMessage response) =>
+        response.StatusCode != HttpStatusCode.OK || response.Headers.NonValidated.Contains("grpc-status");
+
+    // Follows redirects as SocketsHttpHandler does (RFC 9110, section 15.4), and hands out what ends the call.
+    private async Task<HttpResponseMessage> EndAsync(HttpRequestMessage request, HttpResponseMessage response, int redirections, CancellationToken cancellationToken)
+    {
         for (; redirections > 0 && Redirection(request.RequestUri!, response) is { } location; redirections--)
         {
             if (response.StatusCode is not (HttpStatusCode.TemporaryRedirect or HttpStatusCode.PermanentRedirect))
@@ -63,7 +72,7 @@ internal sealed class SendOnceHandler : DelegatingHandler
             response = await base.SendAsync(request, cancellationToken).ConfigureAwait(false);
         }
 
-        if (response.StatusCode != HttpStatusCode.OK || response.Headers.NonValidated.Contains("grpc-status"))
+        if (EndsCall(response))
         {
             await _refusals;
         }
