@@ -208,8 +208,13 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     // Null if there is no connection, or it has ended, or it has waited for too long.
     private Stream? TakeOpened(TimeSpan patience)
     {
-        foreach (var connection in _connections.Keys.Where(static connection => connection.Take() is not null))
+        foreach (var connection in _connections.Keys)
         {
+            if (connection.Take() is null)
+            {
+                continue; // it is taken
+            }
+
             if (patience == Timeout.InfiniteTimeSpan || time.GetElapsedTime(connection.OpenedAt) < patience)
             {
                 lock (_lock)
