@@ -117,8 +117,12 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
 
     public override Task<Metadata> GetResponseHeadersAsync(object holder)
     {
-        var headers = Volatile.Read(ref _loop)?.Headers
-            ?? (Final?.ResponseHeadersAsync is { IsCompleted: true } final ? final : Loop.Headers = ReadHeadersAsync(holder));
+        if (Volatile.Read(ref _loop)?.Headers is { } asked)
+        {
+            return asked;
+        }
+
+        var headers = Final?.ResponseHeadersAsync is { IsCompleted: true } final ? final : Loop.Headers = ReadHeadersAsync(holder);
 
         // Whoever has seen why there are no headers need not look at the response.
         headers.ContinueWith(

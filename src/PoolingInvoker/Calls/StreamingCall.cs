@@ -303,9 +303,14 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     // There is no other attempt that could need them.
     private void ForgetRequests()
     {
+        if (_log is null)
+        {
+            return;
+        }
+
         lock (_gate)
         {
-            _log?.Clear();
+            _log.Clear();
         }
     }
 }
