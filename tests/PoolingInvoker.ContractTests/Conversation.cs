@@ -62,46 +62,43 @@ public sealed class Conversation(
 {
     private readonly List<string> _transcript = [];
     private readonly CancellationTokenSource _cancellation = new();
-    private string _id = "";
+    private string _id = Guid.NewGuid().ToString();
     private DateTime _wroteAt;
 
     /// <summary>What the steps gave.</summary>
     public async Task<IReadOnlyList<string>> RunAsync(Scenario scenario)
     {
-        while (true)
+        if (scenario.Deadline is not { } length)
+        {
+            await RunAsync(scenario, scenario.AbsoluteDeadline);
+            return _transcript;
+        }
+
+        // A deadline that came before the call stood still came too early on this machine: the call is made again with a later one.
+        for (; ; length *= 2)
         {
             _transcript.Clear();
             _id = Guid.NewGuid().ToString();
-            _wroteAt = default;
-            var end = DateTime.UtcNow + (scenario.Deadline ?? TimeSpan.Zero);
-            var standing = StandsStillAtAsync(end);
-            await RunAsync(scenario, scenario.Deadline is null ? scenario.AbsoluteDeadline : end);
-
-            // A deadline that came before the call stood still came too early on this machine: the call is made again with a later one.
-            if (scenario.Deadline is not { } deadline || (await standing < end && _wroteAt < end))
+            var deadline = DateTime.UtcNow + length;
+            var standing = StandsStillWithinAsync(length);
+            await RunAsync(scenario, deadline);
+            if (await standing && _wroteAt < deadline)
             {
                 return _transcript;
             }
-
-            scenario = scenario with { Deadline = deadline * 2 };
         }
     }
 
-    private async Task<DateTime> StandsStillAtAsync(DateTime end)
+    private async Task<bool> StandsStillWithinAsync(TimeSpan length)
     {
-        if (end < DateTime.UtcNow)
-        {
-            return default;
-        }
-
         try
         {
-            await (standsStill?.Invoke() ?? server.Reached(_id)).WaitAsync(end - DateTime.UtcNow);
-            return DateTime.UtcNow;
+            await (standsStill?.Invoke() ?? server.Reached(_id)).WaitAsync(length);
+            return true;
         }
-        catch (Exception exception) when (exception is TimeoutException or ArgumentOutOfRangeException)
+        catch (TimeoutException)
         {
-            return end;
+            return false;
         }
     }
 
