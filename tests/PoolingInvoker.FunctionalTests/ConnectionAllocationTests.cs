@@ -1,4 +1,5 @@
 using PoolingInvoker.Protos;
+using PoolingInvoker.Testing;
 
 namespace PoolingInvoker.FunctionalTests;
 
@@ -33,13 +34,7 @@ public sealed class ConnectionAllocationTests(ITestOutputHelper output)
     {
         var request = new GetNameRequest { Id = 7 };
         await client.GetNameAsync(request);
-        var before = GC.GetTotalAllocatedBytes(precise: true);
-        for (var i = 0; i < Calls; i++)
-        {
-            await client.GetNameAsync(request).ResponseAsync.ConfigureAwait(false);
-        }
-
-        return (GC.GetTotalAllocatedBytes(precise: true) - before) / Calls;
+        return (long)await AllocatedBytes.OfEachAsync(Calls, () => client.GetNameAsync(request).ResponseAsync);
     }
 }
 

@@ -1,4 +1,7 @@
+using System.Diagnostics;
 using PoolingInvoker.FunctionalTests;
+using PoolingInvoker.Protos;
+using PoolingInvoker.Testing;
 
 namespace PoolingInvoker.Benchmarks.Scenarios;
 
@@ -71,7 +74,7 @@ internal sealed class LargeMessages : OneServerScenario
     public override async Task<double[]> MeasureAsync(Contender contender, bool quick)
     {
         var client = ClientOf(contender, Address);
-        var request = new Protos.GetProfileRequest { Id = 7, PictureBytes = 1_000_000 };
+        var request = new GetProfileRequest { Id = 7, PictureBytes = 1_000_000 };
         var load = await Load.RunAsync(8, TimeSpan.FromSeconds(quick ? 1 : 2), async token => await client.User.GetProfileAsync(request, cancellationToken: token));
         return [load.PerSecond, load.P99];
     }
@@ -92,17 +95,10 @@ internal sealed class Bytes : OneServerScenario
 
     public override async Task<double[]> MeasureAsync(Contender contender, bool quick)
     {
-        const int Calls = 10_000;
         var client = ClientOf(contender, Address);
-        var request = new Protos.GetNameRequest { Id = 7 };
+        var request = new GetNameRequest { Id = 7 };
         await client.User.GetNameAsync(request);
-        var before = GC.GetTotalAllocatedBytes(precise: true);
-        for (var i = 0; i < Calls; i++)
-        {
-            await client.User.GetNameAsync(request);
-        }
-
-        return [(GC.GetTotalAllocatedBytes(precise: true) - before) / (double)Calls];
+        return [await AllocatedBytes.OfEachAsync(10_000, () => client.User.GetNameAsync(request).ResponseAsync)];
     }
 }
 
@@ -118,9 +114,9 @@ internal sealed class ColdBurst : OneServerScenario
     public override async Task<double[]> MeasureAsync(Contender contender, bool quick)
     {
         await using var client = contender.Connect(Address);
-        var since = System.Diagnostics.Stopwatch.GetTimestamp();
-        await Task.WhenAll(Enumerable.Range(0, 1_000).Select(async _ => await client.User.GetNameAsync(new Protos.GetNameRequest { DelayMs = 100 })));
-        return [System.Diagnostics.Stopwatch.GetElapsedTime(since).TotalMilliseconds];
+        var since = Stopwatch.GetTimestamp();
+        await Task.WhenAll(Enumerable.Range(0, 1_000).Select(async _ => await client.User.GetNameAsync(new GetNameRequest { DelayMs = 100 })));
+        return [Stopwatch.GetElapsedTime(since).TotalMilliseconds];
     }
 }
 
