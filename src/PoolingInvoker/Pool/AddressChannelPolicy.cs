@@ -46,20 +46,13 @@ internal sealed class AddressChannelPolicy : IChannelFactory
         }
     }
 
-    /// <param name="list">A list of addresses, each endpoint with its own.</param>
-    /// <param name="options">The options of the pool.</param>
     public AddressChannelPolicy(IReadOnlyList<ChannelEndpoint> list, ChannelPoolOptions options)
         : this(list[0].Address!, options) => Target = string.Join(',', list);
 
-    /// <summary>
-    /// What channels are to, for the server and for TLS: the address, or the name that is resolved, with the scheme that is spoken. Of a list,
-    /// the first one.
-    /// </summary>
-    public Uri Address { get; }
-
+    public Uri Address { get; } // what channels are to, for the server and for TLS; of a list the first one
     public string Target { get; }
-
     public bool ThrowsOperationCanceled { get; }
+    public string WhyLimitIsUnknown => "the transport is not the pool's own, or not HTTP/2";
 
     public static Uri ParseAddress(string address)
     {
@@ -81,8 +74,6 @@ internal sealed class AddressChannelPolicy : IChannelFactory
                 nameof(address));
         }
     }
-
-    public string WhyLimitIsUnknown => "the transport is not the pool's own, or not HTTP/2";
 
     public (GrpcChannel Channel, ChannelTransport? Transport) Create(ChannelEndpoint? endpoint) =>
         endpoint is null ? Create(Address, Address)

@@ -31,10 +31,7 @@ internal sealed class ChannelDialer(SocketsHttpHandler handler, Uri name, Uri ad
     /// <summary>Whether the handler breaks a connection on which its pings are not answered.</summary>
     public bool HandlerPings => handler.KeepAlivePingDelay != System.Threading.Timeout.InfiniteTimeSpan;
 
-    /// <summary>
-    /// Where a connection has to go that is not for the name of the channel, which a redirect and the host of a call can ask for; null for
-    /// all others.
-    /// </summary>
+    /// <summary>Where a connection goes that is not for the name of the channel: a redirect, or the host of a call, asked for it.</summary>
     public (Uri Address, string? Host)? Elsewhere(SocketsHttpConnectionContext context)
     {
         var request = context.InitialRequestMessage;
@@ -62,7 +59,7 @@ internal sealed class ChannelDialer(SocketsHttpHandler handler, Uri name, Uri ad
         }
     }
 
-    /// <summary>What the handler would wrap: the exception that an attempt failed with.</summary>
+    /// <summary>What an attempt failed with, without the wrapping of the handler.</summary>
     public static Exception Cause(Exception exception) => exception is HttpRequestException
     {
         HttpRequestError: HttpRequestError.ConnectionError or HttpRequestError.SecureConnectionError or HttpRequestError.NameResolutionError,
@@ -70,8 +67,8 @@ internal sealed class ChannelDialer(SocketsHttpHandler handler, Uri name, Uri ad
     } ? cause : exception;
 
     /// <summary>
-    /// Whether another attempt would fail as well: the certificate is refused, the server does not speak HTTP/2, or a proxy refuses whom it has
-    /// before it (RFC 9110, 4xx), and not because it cannot reach the server.
+    /// Whether another attempt would fail as well: the certificate is refused, the server does not speak HTTP/2, or a proxy refuses its client
+    /// (RFC 9110, 4xx).
     /// </summary>
     public static bool IsForGood(Exception exception) =>
         exception is AuthenticationException or HttpProtocolException
@@ -79,10 +76,7 @@ internal sealed class ChannelDialer(SocketsHttpHandler handler, Uri name, Uri ad
             or HttpRequestException { HttpRequestError: HttpRequestError.ProxyTunnelError, StatusCode: >= HttpStatusCode.BadRequest and < HttpStatusCode.InternalServerError }
         || (exception.InnerException is { } inner && IsForGood(inner));
 
-    /// <summary>Opens the transport of a connection.</summary>
-    /// <param name="elsewhere">Where it goes, if not to the address of the channel.</param>
-    /// <param name="cancellationToken">Ends the attempt.</param>
-    /// <returns>The transport, what the user's filter has made of it, and the socket below, where it is known.</returns>
+    /// <summary>Opens a transport; gives it, what the user's filter has made of it, and the socket below, where it is known.</summary>
     public async Task<(Stream Transport, Stream Plaintext, Socket? Socket)> DialAsync((Uri Address, string? Host)? elsewhere, CancellationToken cancellationToken)
     {
         var (to, host) = elsewhere ?? (address, address == name ? null : name.Authority);

@@ -29,35 +29,24 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     private bool _isAwaited;
     private bool _isLost; // the connection that the handler has taken; it may not know that yet, and send requests on it
 
-    /// <summary>The server takes so many streams at a time.</summary>
-    public event Action<int>? SettingsCame;
+    public event Action<int>? SettingsCame; // the server takes so many streams at a time
+    public event Action? GoAwayCame; // the server takes no new streams on the connection that there is
+    public event Action? ConnectionLost; // the server has closed or reset the connection
 
-    /// <summary>The server takes no new streams on the connection that there is.</summary>
-    public event Action? GoAwayCame;
-
-    /// <summary>The server has closed or reset the connection.</summary>
-    public event Action? ConnectionLost;
-
+    public bool IsWrapped { get; init; } // by handlers of the user's, which may answer without a connection
     public bool HasConnections => !_connections.IsEmpty;
-
-    /// <summary>How many connections there have been.</summary>
     public long ConnectionsMade => Interlocked.Read(ref _connectionsMade);
-
     public LifeSigns Signs { get; } = new();
-
     public RefusalDelivery Refusals { get; } = new();
-
     public long SignsOfLife => Signs.Count;
-
     public long CallFrames => Signs.CallFrames;
 
     /// <summary>Whether something has come that has not been read yet: a sign of life that this process has not got to.</summary>
     public bool HasUnread => _connections.Keys.Any(static connection => connection.HasUnread);
 
-    /// <summary>Whether the channel could not connect, or is disposed: the question of each pick.</summary>
+    /// <summary>Whether the channel could not connect, or is disposed. Each pick asks.</summary>
     public bool IsBroken => Volatile.Read(ref _failure) is not null || _disposing.IsCancellationRequested;
 
-    /// <summary>Where the channel stands, in the words of gRPC.</summary>
     public ConnectivityState State
     {
         get
@@ -72,9 +61,6 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             }
         }
     }
-
-    /// <summary>Whether handlers of the user's lie above the connections, which may answer without one.</summary>
-    public bool IsWrapped { get; init; }
 
     /// <summary>
     /// Calls wait for the connection that there is. Where it ends before they have come to use it, they fail, as on a bare channel, which has
@@ -114,18 +100,15 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         }
     }
 
-    /// <summary>
-    /// Connects, if there is no connection, up to the SETTINGS of the server. Throws what that fails with. An attempt that is under way is
-    /// joined, and goes on when the wait for it is cancelled.
-    /// </summary>
+    /// <summary>Connects, up to the SETTINGS of the server, if there is no connection. Joins an attempt that is under way; to cancel the wait does not end it.</summary>
     public Task ConnectAsync(CancellationToken cancellationToken) =>
         HasConnections ? Task.CompletedTask : DialAsync(afresh: true).WaitAsync(cancellationToken);
 
-    /// <summary>Sends a ping on each connection that has begun, and waits for a sign of life on any of them, whatever it is.</summary>
+    /// <summary>Sends a ping on each connection, and waits for a sign of life on any of them, whatever it is.</summary>
     public async Task PingAsync(CancellationToken cancellationToken)
     {
         var sign = Signs.Next;
-        foreach (var connection in _connections.Keys.Where(static connection => connection.IsHttp2))
+        foreach (var connection in _connections.Keys.Where(static connection => connection.Frames.IsHttp2))
         {
             connection.PingAsync(cancellationToken).Observe(); // broken meanwhile, or still about to write
         }
@@ -168,7 +151,6 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         GoAwayCame?.Invoke();
     }
 
-    /// <summary>The peer has closed or reset a connection.</summary>
     public void SawEnd(ConnectionStream connection)
     {
         lock (_lock)
@@ -186,7 +168,6 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         ConnectionLost?.Invoke();
     }
 
-    /// <summary>A connection is there no more.</summary>
     public void Closed(ConnectionStream connection) => _connections.TryRemove(connection, out _);
 
     private async ValueTask<Stream> TakeAsync(SocketsHttpConnectionContext context, CancellationToken cancellationToken)
@@ -210,9 +191,9 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     {
         foreach (var connection in _connections.Keys)
         {
-            if (connection.Take() is null)
+            if (!connection.Take())
             {
-                continue; // it is taken
+                continue;
             }
 
             if (patience == Timeout.InfiniteTimeSpan || time.GetElapsedTime(connection.OpenedAt) < patience)
@@ -273,7 +254,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             var (wire, plaintext, socket) = await _dialer.DialAsync(elsewhere, stop.Token).ConfigureAwait(false);
             connection = new ConnectionStream(plaintext, this, wire) { Socket = socket };
             await connection.OpenAsync(time, stop.Token).ConfigureAwait(false);
-            _ = elsewhere is null ? null : connection.Take();
+            _ = elsewhere is null || connection.Take();
             Interlocked.Increment(ref _connectionsMade);
             _connections.TryAdd(connection, 0);
             connection.Watch();

@@ -20,14 +20,9 @@ internal sealed class ConnectionOpening(ConnectionStream connection)
     private bool _isTaken;
     private Task _watching = Task.CompletedTask;
 
-    /// <summary>Whether the handler has taken the connection, or nobody will: it has ended.</summary>
-    public bool IsTaken => Volatile.Read(ref _isTaken);
-
-    /// <summary>Whether the handler has read all that came before it.</summary>
-    public bool IsRead { get; private set; }
-
-    /// <summary>Whether the handler has written all that had been written already.</summary>
-    public bool IsWritten => IsRead && Volatile.Read(ref _acksLeft) == 0;
+    public bool IsTaken => Volatile.Read(ref _isTaken); // by the handler; or it has ended, and nobody will take it
+    public bool IsRead { get; private set; } // the handler has read all that came before it
+    public bool IsWritten => IsRead && Volatile.Read(ref _acksLeft) == 0; // the handler has written all that had been written already
 
     /// <summary>Sends the preface and an empty SETTINGS frame (RFC 9113, section 3.4), and waits for the SETTINGS of the server.</summary>
     public async Task OpenAsync(CancellationToken cancellationToken)
@@ -61,7 +56,6 @@ internal sealed class ConnectionOpening(ConnectionStream connection)
         }
     }
 
-    /// <summary>Reads what came before the handler did, and then what comes.</summary>
     public async ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken)
     {
         if (GiveEarly(buffer.Span) is { } early)

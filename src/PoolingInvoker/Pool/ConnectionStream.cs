@@ -23,11 +23,8 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
     private bool _hasEnded;
 
     public override bool CanRead => inner.CanRead;
-
     public override bool CanSeek => false;
-
     public override bool CanWrite => inner.CanWrite;
-
     public override long Length => throw new NotSupportedException();
 
     public override long Position
@@ -37,13 +34,12 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
     }
 
     public FrameScanner Frames { get; } = new();
-
-    public bool IsHttp2 => Frames.IsHttp2;
-
     public Stream Wire => wire ?? inner;
-
-    /// <summary>The socket of the transport, where it is known.</summary>
-    public Socket? Socket { get; init; }
+    public Socket? Socket { get; init; } // where it is known
+    public long OpenedAt { get; private set; } // when the SETTINGS of the server came
+    public bool IsOpen => !Volatile.Read(ref _isClosed) && !Volatile.Read(ref _hasEnded); // neither side has closed it, as far as has been seen
+    public bool IsTaken => _opening is { IsTaken: true }; // by the handler
+    public bool HasServed => Frames.CallFrames > 0;
 
     /// <summary>Whether something has come that has not been read, because this process did not get to it.</summary>
     public bool HasUnread
@@ -61,18 +57,6 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
         }
     }
 
-    /// <summary>When the SETTINGS of the server came.</summary>
-    public long OpenedAt { get; private set; }
-
-    /// <summary>Whether neither side has closed it, as far as has been seen.</summary>
-    public bool IsOpen => !Volatile.Read(ref _isClosed) && !Volatile.Read(ref _hasEnded);
-
-    /// <summary>Whether the handler has taken it.</summary>
-    public bool IsTaken => _opening is { IsTaken: true };
-
-    /// <summary>Whether anything has come of a call.</summary>
-    public bool HasServed => Frames.CallFrames > 0;
-
     /// <summary>Begins the connection, up to the SETTINGS of the server.</summary>
     public async Task OpenAsync(TimeProvider time, CancellationToken cancellationToken)
     {
@@ -84,12 +68,10 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
     /// <summary>Reads on until the handler does.</summary>
     public void Watch() => _opening!.Watch();
 
-    /// <summary>The handler takes the connection. Null if it has ended.</summary>
-    public Stream? Take() => _opening!.Take() ? Wire : null;
+    /// <summary>Whether the connection is there for the handler, which takes it.</summary>
+    public bool Take() => _opening!.Take();
 
-    /// <summary>
-    /// Sends a PING (RFC 9113, section 6.7), between two writes of the handler, if none is out. Its acknowledgement shows as a read.
-    /// </summary>
+    /// <summary>Sends a PING (RFC 9113, section 6.7), if none is out. Its acknowledgement shows as a read.</summary>
     public async Task PingAsync(CancellationToken cancellationToken)
     {
         if (Frames.IsPingOut)
@@ -116,7 +98,7 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
         await _writing.WaitAsync(cancellationToken).ConfigureAwait(false);
         try
         {
-            // Once begun a frame is written to its end.
+            // A frame that is begun is written to its end.
             await inner.WriteAsync(frames, CancellationToken.None).ConfigureAwait(false);
             await inner.FlushAsync(CancellationToken.None).ConfigureAwait(false);
         }
@@ -221,13 +203,9 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
 
     // The handler of HTTP/2 reads, writes and flushes by the three above alone.
     public override int Read(byte[] buffer, int offset, int count) => throw new NotSupportedException();
-
     public override void Write(byte[] buffer, int offset, int count) => throw new NotSupportedException();
-
     public override void Flush() => throw new NotSupportedException();
-
     public override long Seek(long offset, SeekOrigin origin) => throw new NotSupportedException();
-
     public override void SetLength(long value) => throw new NotSupportedException();
 
     protected override void Dispose(bool disposing)
@@ -263,7 +241,7 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
     // The other side has closed or reset it, or takes nothing more.
     private void SawEnd()
     {
-        // Both a read and a write may see it. Each has to have told it before its exception is passed on, which is judged by that.
+        // A read and a write may both see the end. Each tells it before it passes its exception on, which is judged by that.
         if (!Volatile.Read(ref _isClosed))
         {
             Volatile.Write(ref _hasEnded, true);

@@ -13,10 +13,7 @@ internal sealed class FrameScanner
     /// <summary>What a client opens a connection with (RFC 9113, section 3.4), before its SETTINGS.</summary>
     public static readonly byte[] Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"u8.ToArray();
 
-    /// <summary>A SETTINGS frame that changes nothing.</summary>
     public static readonly byte[] EmptySettings = [0, 0, 0, SettingsType, 0, 0, 0, 0, 0];
-
-    /// <summary>The acknowledgement of a SETTINGS frame.</summary>
     public static readonly byte[] SettingsAck = [0, 0, 0, SettingsType, AckFlag, 0, 0, 0, 0];
 
     /// <summary>A ping of the pool's own. Its payload is far from those of the handler's pings, which count from 0, up and down.</summary>
@@ -41,42 +38,27 @@ internal sealed class FrameScanner
     private int _settingLength;
     private volatile bool _isPingOut;
 
-    /// <summary>Whether the acknowledgement of the pool's SETTINGS has yet to come, to be taken out.</summary>
-    public bool AwaitsSettingsAck { get; set; }
+    public bool AwaitsSettingsAck { get; set; } // that of the pool's own SETTINGS, to be taken out
 
-    /// <summary>Whether that of a ping has. There is never more than one, so that a server that wakes up is not flooded.</summary>
+    /// <summary>Whether a ping has yet to be acknowledged. There is never more than one, so that a server that wakes up is not flooded.</summary>
     public bool IsPingOut
     {
         get => _isPingOut;
         set => _isPingOut = value;
     }
 
-    /// <summary>Whether the first frame header, or what stands in its place, has come.</summary>
-    public bool HasBegun { get; private set; }
-
-    /// <summary>Whether the connection began as one of HTTP/2 does: with a SETTINGS frame.</summary>
-    public bool IsHttp2 { get; private set; }
-
-    /// <summary>How many frames have begun that belong to calls: HEADERS and DATA.</summary>
-    public int CallFrames { get; private set; }
-
-    /// <summary>How many SETTINGS frames of the server's own have come to their end.</summary>
-    public int SettingsFrames { get; private set; }
-
-    /// <summary>
-    /// How many streams the server takes at a time, as it last said (SETTINGS_MAX_CONCURRENT_STREAMS). There is no limit unless it says so
-    /// (RFC 9113, section 6.5.2).
-    /// </summary>
-    public uint MaxStreams { get; private set; } = uint.MaxValue;
-
-    /// <summary>Whether the server takes no new streams on this connection.</summary>
+    public bool HasBegun { get; private set; } // the first frame header, or what stands in its place, has come
+    public bool IsHttp2 { get; private set; } // the first frame was one of SETTINGS
+    public int CallFrames { get; private set; } // the frames that have begun of HEADERS and DATA
+    public int SettingsFrames { get; private set; } // those of the server's own that have come to their end
+    public uint MaxStreams { get; private set; } = uint.MaxValue; // SETTINGS_MAX_CONCURRENT_STREAMS; no limit by default (RFC 9113, section 6.5.2)
     public bool HasGoneAway { get; private set; }
 
     /// <summary>
-    /// Looks at what was read. It stays as it is, but for acknowledgements of the pool's own, which are taken out. If the end may become one
-    /// that is held back, and not looked at yet.
+    /// Looks at what was read, and takes out acknowledgements of the pool's own. If the end may become one it is held back, and not looked at
+    /// yet.
     /// </summary>
-    /// <param name="bytes">What was read. Changed if something is taken out of it.</param>
+    /// <param name="bytes">What was read.</param>
     /// <param name="held">How many bytes are held back, behind those that stay.</param>
     /// <returns>How many bytes stay.</returns>
     public int Scan(Span<byte> bytes, out int held)
@@ -132,14 +114,11 @@ internal sealed class FrameScanner
     public static int LengthOf(ReadOnlySpan<byte> bytes) =>
         bytes is [var high, var middle, var low, ..] && HeaderLength + ((high << 16) | (middle << 8) | low) is var length && length <= bytes.Length ? length : 0;
 
-    /// <summary>Whether a frame is a ping that has to be answered.</summary>
     public static bool IsPing(ReadOnlySpan<byte> frame) => frame is [0, 0, 8, PingType, var flags, 0, 0, 0, 0, ..] && (flags & AckFlag) == 0;
 
-    /// <summary>Whether a frame is one of SETTINGS that has to be acknowledged.</summary>
     public static bool IsSettings(ReadOnlySpan<byte> frame) =>
         frame is [_, _, _, SettingsType, var flags, 0, 0, 0, 0, ..] && (flags & AckFlag) == 0 && (frame.Length - HeaderLength) % SettingLength == 0;
 
-    /// <summary>The answer to a ping.</summary>
     public static byte[] AckOf(ReadOnlySpan<byte> ping)
     {
         var ack = ping.ToArray();

@@ -85,7 +85,7 @@ public sealed class ChannelTransportTests : IDisposable
                 await Waiting.Until(() => wire.IsEmpty);
             }
 
-            Assert.Same(wire, connection.Take());
+            Assert.True(connection.Take());
             wire.Ends();
             var read = await ConnectionStreamTests.ReadToEndAsync(connection, () => random.Next(1, 2 + (round % 30)), round % 2 == 0);
             AssertIsAllOf([.. Settings, .. before, .. after], read, wire.Written[FrameScanner.Preface.Length..]);
@@ -107,7 +107,7 @@ public sealed class ChannelTransportTests : IDisposable
         Assert.Equal(opening, wire.Written);
 
         // The handler takes it in the middle of a third SETTINGS frame, which is its own.
-        Assert.Same(wire, connection.Take());
+        Assert.True(connection.Take());
         wire.Comes([.. Settings[4..], .. ping]);
         wire.Ends();
         var read = await ConnectionStreamTests.ReadToEndAsync(connection, static () => 5, zeroByteReads: false);

@@ -25,7 +25,7 @@ public sealed class ConnectionStreamTests
             inner.Ends();
             var read = await ReadToEndAsync(stream, () => random.Next(1, 2 + (round % 30)), round % 2 == 0);
             Assert.Equal([.. Settings, .. before, .. after], read);
-            Assert.True(stream.IsHttp2);
+            Assert.True(stream.Frames.IsHttp2);
         }
     }
 
