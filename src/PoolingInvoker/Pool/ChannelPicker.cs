@@ -6,7 +6,6 @@ namespace PoolingInvoker;
 /// <summary>The data plane: picks a channel for each call, counts the lease, and takes it back. A call waits in a queue where no channel has room.</summary>
 internal sealed class ChannelPicker
 {
-    private readonly ChannelPool _pool;
     private readonly PoolState _state;
     private readonly IChannelFactory _factory;
     private readonly ChannelConnector _connector;
@@ -15,9 +14,9 @@ internal sealed class ChannelPicker
     private readonly LeaseLeakDetector? _leakDetector;
 
     public ChannelPicker(
-        ChannelPool pool, PoolState state, IChannelFactory factory, ChannelConnector connector, PoolGrowth growth, SilenceWatch silence, LeaseLeakDetector? leakDetector)
+        PoolState state, IChannelFactory factory, ChannelConnector connector, PoolGrowth growth, SilenceWatch silence, LeaseLeakDetector? leakDetector)
     {
-        (_pool, _state, _factory, _connector, _growth, _silence, _leakDetector) = (pool, state, factory, connector, growth, silence, leakDetector);
+        (_state, _factory, _connector, _growth, _silence, _leakDetector) = (state, factory, connector, growth, silence, leakDetector);
         state.ServeWaiters = ServeWaiters;
     }
 
@@ -70,6 +69,11 @@ internal sealed class ChannelPicker
     }
 
     /// <summary>Takes a lease, and waits for one where there is no room.</summary>
+    /// <param name="timeout">How long it waits at the most.</param>
+    /// <param name="isStream">Whether it is for a call that streams.</param>
+    /// <param name="avoid">The channel that has failed the call, which gets another one where there is one or one can be made.</param>
+    /// <param name="playsSafe">Whether the call has failed more than once, and gets the channel that has succeeded most.</param>
+    /// <param name="cancellationToken">Ends the wait.</param>
     public ValueTask<ChannelLease> AcquireAsync(TimeSpan timeout, bool isStream, PooledChannel? avoid, bool playsSafe, CancellationToken cancellationToken)
     {
         if (cancellationToken.IsCancellationRequested)
@@ -248,7 +252,7 @@ internal sealed class ChannelPicker
     private ChannelLease Lease(PooledChannel channel, bool isStream)
     {
         CountLease(channel, isStream);
-        var lease = new ChannelLease(_pool, channel, isStream);
+        var lease = new ChannelLease(this, channel, isStream);
         _leakDetector?.Taken(lease);
         return lease;
     }
@@ -269,7 +273,7 @@ internal sealed class ChannelPicker
         while (_state.Waiters.First is { Value.IsStream: var isStream } && _state.Active.Pick(isStream, avoid: null) is { } channel)
         {
             CountLease(channel, isStream);
-            _state.NextWaiter()!.SetResult(new ChannelLease(_pool, channel, isStream));
+            _state.NextWaiter()!.SetResult(new ChannelLease(this, channel, isStream));
         }
     }
 

@@ -115,7 +115,7 @@ public sealed class LastWordTests : ProbedPools
         await Waiting.Until(() =>
         {
             Time.Advance(TimeSpan.FromMilliseconds(50));
-            _pool.TryLease(isStream: false, out var lease);
+            _pool.Picker.TryLease(isStream: false, out var lease);
             lease?.Return(lease.Pooled == good ? LeaseOutcome.Answered : LeaseOutcome.Unknown);
             return _pool.GetStatistics().ChannelsGivenUp == 2;
         });
