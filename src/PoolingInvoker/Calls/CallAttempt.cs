@@ -9,9 +9,10 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
     private const int Committed = 1;
     private const int Abandoned = 2;
 
-    // Between two looks at a call that the channel has yet to end. Each look throws, so each pause is twice the one before it.
+    // Between two looks at a call that the channel has yet to end. Each look throws.
     public static readonly TimeSpan FirstPause = TimeSpan.FromMilliseconds(1);
-    public static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
+
+    private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
 
     private readonly int _mark = channel?.Transport?.Mark ?? 0; // of what has happened to the connections of the channel
     private object? _lease = lease; // a ChannelLease, or the call, which stands for the lease of its first attempt; null when it is back
@@ -28,6 +29,28 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
     public abstract Status GetStatus();
     public abstract Metadata GetTrailers();
     public abstract void Dispose();
+
+    /// <summary>The pause after this one: twice as long, up to a second.</summary>
+    public static TimeSpan Longer(TimeSpan pause) => pause * 2 < LongestPause ? pause * 2 : LongestPause;
+
+    /// <summary>What a task has failed with, if it has. One that has faulted throws nothing.</summary>
+    public static Exception? FailureOf(Task task)
+    {
+        if (!task.IsCanceled)
+        {
+            return task.Exception?.InnerException;
+        }
+
+        try
+        {
+            task.GetAwaiter().GetResult();
+            return null;
+        }
+        catch (OperationCanceledException exception)
+        {
+            return exception;
+        }
+    }
 
     /// <summary>
     /// The application has seen something of this attempt, or given it something that cannot be given again: from now on it is the
@@ -87,9 +110,9 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
     /// </summary>
     public async ValueTask<bool> IsSoonOverAsync()
     {
-        for (var pause = FirstPause; !IsOver(); pause *= 2)
+        for (var pause = FirstPause; !IsOver(); pause = Longer(pause))
         {
-            if (pause >= LongestPause)
+            if (pause == LongestPause)
             {
                 return false;
             }
@@ -145,9 +168,6 @@ internal abstract class CallAttempt<TResponse>(PooledChannel channel, object lea
 
     /// <summary>What it was decided with, if that is a failure.</summary>
     public Exception? Failure => FailureOf(Deciding);
-
-    protected static Exception? FailureOf(Task task) =>
-        task.IsFaulted ? task.Exception.InnerException : task.IsCanceled ? new TaskCanceledException(task) : null;
 }
 
 /// <summary>What a call has ended with that got no attempt, or whose end is not that of one; null is a success.</summary>

@@ -30,7 +30,7 @@ internal sealed class CallCompletion : IDisposable
     private readonly TimeProvider _time;
     private readonly ITimer _timer;
     private readonly CancellationTokenRegistration _registration;
-    private int _looks; // at a call whose end is due
+    private TimeSpan _pause = CallAttempt.FirstPause; // between two looks at a call whose end is due
 
     public CallCompletion(CallAttempt attempt, CallOptions options, TimeProvider time)
     {
@@ -62,11 +62,9 @@ internal sealed class CallCompletion : IDisposable
         }
 
         var next = _options.CancellationToken.IsCancellationRequested ? TimeSpan.Zero : GivenOptions.DueTime(_options.Deadline, _time);
-        var pause = CallAttempt.FirstPause * (1 << _looks);
-        if (next <= pause)
+        if (next <= _pause)
         {
-            next = pause;
-            _looks += pause < CallAttempt.LongestPause ? 1 : 0;
+            (next, _pause) = (_pause, CallAttempt.Longer(_pause));
         }
 
         _timer.Change(next, Timeout.InfiniteTimeSpan);

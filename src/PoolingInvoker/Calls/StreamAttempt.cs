@@ -9,13 +9,17 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     private readonly TaskCompletionSource<TResponse>? _deciding = // null where the response decides
         call.HasOneResponse ? null : new(TaskCreationOptions.RunContinuationsAsynchronously);
 
-    private IDisposable? _inner; // the call on the channel
     private CallCompletion? _watch;
 
-    public override Task<TResponse> Deciding => _deciding?.Task ?? ((AsyncClientStreamingCall<ReplayableRequest, TResponse>)_inner!).ResponseAsync;
+    // The call on the channel: one of these.
+    public AsyncClientStreamingCall<ReplayableRequest, TResponse>? Client { get; set; }
+    public AsyncServerStreamingCall<TResponse>? Server { get; set; }
+    public AsyncDuplexStreamingCall<ReplayableRequest, TResponse>? Duplex { get; set; }
 
-    public IClientStreamWriter<ReplayableRequest>? RequestStream { get; private set; }
-    public IAsyncStreamReader<TResponse>? ResponseStream { get; private set; }
+    public override Task<TResponse> Deciding => _deciding?.Task ?? Client!.ResponseAsync;
+    public override Task<Metadata> ResponseHeadersAsync => Client?.ResponseHeadersAsync ?? Server?.ResponseHeadersAsync ?? Duplex!.ResponseHeadersAsync;
+    public IClientStreamWriter<ReplayableRequest>? RequestStream => Client?.RequestStream ?? Duplex?.RequestStream;
+    public IAsyncStreamReader<TResponse>? ResponseStream => Server?.ResponseStream ?? Duplex?.ResponseStream;
 
     /// <summary>Completes when the requests of earlier attempts have been written to this one, or one of them could not be.</summary>
     public Task Replayed { get; set; } = Task.CompletedTask;
@@ -23,33 +27,27 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     /// <summary>Whether a stream of responses has got as far as its headers: what ends it later is known to its reader alone.</summary>
     public bool HasHeaders { get; private set; }
 
-    public override Task<Metadata> ResponseHeadersAsync => _inner switch
-    {
-        AsyncClientStreamingCall<ReplayableRequest, TResponse> inner => inner.ResponseHeadersAsync,
-        AsyncServerStreamingCall<TResponse> inner => inner.ResponseHeadersAsync,
-        _ => ((AsyncDuplexStreamingCall<ReplayableRequest, TResponse>)_inner!).ResponseHeadersAsync,
-    };
+    public override Status GetStatus() => Client?.GetStatus() ?? Server?.GetStatus() ?? Duplex!.GetStatus();
+    public override Metadata GetTrailers() => Client?.GetTrailers() ?? Server?.GetTrailers() ?? Duplex!.GetTrailers();
 
-    public override Status GetStatus() => _inner switch
+    public void Started()
     {
-        AsyncClientStreamingCall<ReplayableRequest, TResponse> inner => inner.GetStatus(),
-        AsyncServerStreamingCall<TResponse> inner => inner.GetStatus(),
-        _ => ((AsyncDuplexStreamingCall<ReplayableRequest, TResponse>)_inner!).GetStatus(),
-    };
-
-    public override Metadata GetTrailers() => _inner switch
-    {
-        AsyncClientStreamingCall<ReplayableRequest, TResponse> inner => inner.GetTrailers(),
-        AsyncServerStreamingCall<TResponse> inner => inner.GetTrailers(),
-        _ => ((AsyncDuplexStreamingCall<ReplayableRequest, TResponse>)_inner!).GetTrailers(),
-    };
-
-    public void Started(IDisposable inner, IClientStreamWriter<ReplayableRequest>? requests, IAsyncStreamReader<TResponse>? responses)
-    {
-        (_inner, RequestStream, ResponseStream) = (inner, requests, responses);
-        if (responses is not null)
+        if (ResponseStream is not null)
         {
             _ = WatchHeadersAsync();
+        }
+    }
+
+    /// <summary>Reads the next response. What the channel throws at once fails the task, too.</summary>
+    public Task<bool> ReadAsync(CancellationToken cancellationToken)
+    {
+        try
+        {
+            return ResponseStream!.MoveNext(cancellationToken);
+        }
+        catch (Exception exception)
+        {
+            return Task.FromException<bool>(exception);
         }
     }
 
@@ -92,7 +90,9 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     {
         try
         {
-            _inner!.Dispose();
+            Client?.Dispose();
+            Server?.Dispose();
+            Duplex?.Dispose();
         }
         finally
         {

@@ -61,19 +61,17 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         switch (Kind)
         {
             case MethodType.ClientStreaming:
-                var client = channel.AsyncClientStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options);
-                stream.Started(client, client.RequestStream, responses: null);
+                stream.Client = channel.AsyncClientStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options);
                 break;
             case MethodType.ServerStreaming:
-                var server = channel.AsyncServerStreamingCall(method, Given.Host, options, (TRequest)Request!);
-                stream.Started(server, requests: null, server.ResponseStream);
+                stream.Server = channel.AsyncServerStreamingCall(method, Given.Host, options, (TRequest)Request!);
                 break;
             default:
-                var duplex = channel.AsyncDuplexStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options);
-                stream.Started(duplex, duplex.RequestStream, duplex.ResponseStream);
+                stream.Duplex = channel.AsyncDuplexStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options);
                 break;
         }
 
+        stream.Started();
         if (stream.RequestStream is { } requests && WriteOptions != requests.WriteOptions)
         {
             requests.WriteOptions = WriteOptions;
@@ -232,13 +230,18 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
 
     /// <summary>
     /// What a read throws that has met this. Where that was a disposed channel or attempt, and the application had not disposed the call before
-    /// it: how the call ended.
+    /// it: how the call ended, which is null if that was in good order.
     /// </summary>
-    public Exception EndOf(StreamAttempt<TResponse> attempt, Exception met, bool wasDisposed)
+    public Exception? EndOf(StreamAttempt<TResponse> attempt, Exception met, bool wasDisposed)
     {
         if (met is not ObjectDisposedException)
         {
             return AsEndOfCall(met);
+        }
+
+        if (HasEndedOn(attempt))
+        {
+            return attempt.GetStatus().StatusCode == StatusCode.OK ? null : attempt.NewEndException();
         }
 
         IsToldDisposed = true;
