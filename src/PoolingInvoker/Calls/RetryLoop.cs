@@ -24,14 +24,10 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     private int _previousAttempts; // that may have reached a server, or of a hedged call all
 
     public Exception? LastFailure { get; private set; }
-
-    /// <summary>The headers, once the application has asked for them.</summary>
-    public Task<Metadata>? Headers { get; set; }
-
+    public Task<Metadata>? Headers { get; set; } // once the application has asked for them
     private ChannelPool Pool => call.Pool;
     private CancellationToken StopToken => _stop!.Token;
 
-    /// <summary>Ends what the call waits for.</summary>
     public void Stop()
     {
         try
@@ -58,8 +54,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
 
     public void AttemptChanged() => Interlocked.Exchange(ref _changed, null)?.SetResult();
 
-    /// <param name="failure">What an attempt has ended with that was made before; or null.</param>
-    /// <returns>What the call ends with.</returns>
+    /// <param name="failure">What the attempt that was made before has ended with, if there was one.</param>
     public async Task<(TResponse? Response, Exception? Failure)> RunAsync(Exception? failure)
     {
         Interlocked.Exchange(ref _stop, new CancellationTokenSource()); // and a fence: the caller may not have seen it
@@ -211,9 +206,14 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     private async ValueTask<Outcome<TResponse>> AttemptAsync(
         PooledChannel? avoid, int previousAttempts, ResilienceContext? hedge, CancellationToken cancellationToken)
     {
+        ChannelLease? lease = null;
+        CallAttempt<TResponse>? attempt = null;
         try
         {
-            var attempt = await StartAsync(avoid, previousAttempts, cancellationToken).ConfigureAwait(false);
+            // A call that waits for ready waits for its deadline alone.
+            var timeout = call.Options.IsWaitForReady ? Timeout.InfiniteTimeSpan : Pool.State.Options.AcquireTimeout;
+            lease = await call.Picker.AcquireAsync(timeout, call.IsStream, avoid, previousAttempts > 1, cancellationToken).ConfigureAwait(false);
+            attempt = call.StartAttempt(lease.Pooled, lease, previousAttempts);
             if (hedge is null)
             {
                 call.Publish(attempt);
@@ -248,23 +248,8 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
         }
         catch (Exception exception) // The pipeline judges, and the caller gets what is left.
         {
-            return Outcome.FromException<TResponse>(exception);
-        }
-    }
-
-    private async ValueTask<CallAttempt<TResponse>> StartAsync(PooledChannel? avoid, int previousAttempts, CancellationToken cancellationToken)
-    {
-        ChannelLease? lease = null;
-        try
-        {
-            // A call that waits for ready waits for its deadline alone.
-            var timeout = call.Options.IsWaitForReady ? Timeout.InfiniteTimeSpan : Pool.State.Options.AcquireTimeout;
-            lease = await call.Picker.AcquireAsync(timeout, call.IsStream, avoid, playsSafe: previousAttempts > 1, cancellationToken).ConfigureAwait(false);
-            return call.StartAttempt(lease.Pooled, lease, previousAttempts);
-        }
-        catch (Exception caught) when (lease is null ? caught is not OperationCanceledException : caught is ObjectDisposedException)
-        {
-            throw CallErrors.NoChannel(caught, Pool);
+            var isNoChannel = attempt is null && (lease is null ? exception is not OperationCanceledException : exception is ObjectDisposedException);
+            return Outcome.FromException<TResponse>(isNoChannel ? CallErrors.NoChannel(exception, Pool) : exception);
         }
     }
 

@@ -1,7 +1,6 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Globalization;
-using System.Reflection;
 using System.Runtime.CompilerServices;
 using System.Text.RegularExpressions;
 using Grpc.Net.Client;
@@ -268,8 +267,7 @@ public sealed class OwnWorkTests
         Assert.Equal(0, time.Armed);
     }
 
-    private static Dictionary<GrpcChannel, PooledChannel> Known(ChannelPool pool) =>
-        ((PoolState)typeof(ChannelPool).GetField("_state", BindingFlags.Instance | BindingFlags.NonPublic)!.GetValue(pool)!).Channels;
+    private static Dictionary<GrpcChannel, PooledChannel> Known(ChannelPool pool) => pool.State.Channels;
 
     // On a thread of its own, with all that a caller may have around.
     private Task AsACallerAsync(Action call)
