@@ -30,7 +30,6 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
     public abstract Metadata GetTrailers();
     public abstract void Dispose();
 
-    /// <summary>The pause after this one: twice as long, up to a second.</summary>
     public static TimeSpan Longer(TimeSpan pause) => pause * 2 < LongestPause ? pause * 2 : LongestPause;
 
     /// <summary>What a task has failed with, if it has. One that has faulted throws nothing.</summary>
@@ -52,13 +51,10 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
         }
     }
 
-    /// <summary>
-    /// The application has seen something of this attempt, or given it something that cannot be given again: from now on it is the
-    /// call. False if the attempt has been abandoned in favour of another one.
-    /// </summary>
+    /// <summary>The application has seen something of this attempt, or has given it what is not kept: it is the call from now on.</summary>
     public bool TryCommit() => Interlocked.CompareExchange(ref _state, Committed, Open) != Abandoned;
 
-    /// <summary>Makes way for another attempt. False if the application has seen something of this one.</summary>
+    /// <summary>Makes way for another attempt, if this one is not committed.</summary>
     public bool TryAbandon()
     {
         if (Interlocked.CompareExchange(ref _state, Abandoned, Open) == Committed)
@@ -70,7 +66,6 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
         return true;
     }
 
-    /// <summary>The loop ends the attempt, but not the call.</summary>
     public void End()
     {
         Interlocked.CompareExchange(ref _state, Abandoned, Open);
@@ -104,10 +99,7 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
         }
     }
 
-    /// <summary>
-    /// Waits for the channel to end the call, which has said that there are no headers, or that the connection broke: the end is on its
-    /// way, and as a rule there at the first look.
-    /// </summary>
+    /// <summary>Waits for the end of a call whose headers or connection have failed: as a rule it is there at the first look.</summary>
     public async ValueTask<bool> IsSoonOverAsync()
     {
         for (var pause = FirstPause; !IsOver(); pause = Longer(pause))
@@ -126,7 +118,6 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
     /// <summary>The server has begun to answer: what comes now may take as long as it likes.</summary>
     public void Answered() => (Volatile.Read(ref _lease) as ChannelLease)?.Answered();
 
-    /// <summary>The verdict on what an attempt, or a read or a write of it, has failed with, by what has happened to its connection meanwhile.</summary>
     public CallFault Judge(Exception failure, PooledCall call) =>
         CallFaults.JudgeOnce(failure, channel?.Transport?.FactSince(_mark) ?? ConnectionFact.Unknown, call.Options.Headers, this);
 
@@ -150,23 +141,15 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
         (lease as PooledCall)?.Picker.Return(lease!, channel!, outcome, error);
     }
 
-    /// <summary>The channel has ended the call, and nobody has seen it.</summary>
     public virtual void EndedUnread() => Release(LeaseOutcome.Unknown);
 }
 
 internal abstract class CallAttempt<TResponse>(PooledChannel channel, object lease) : CallAttempt(channel, lease)
     where TResponse : class
 {
-    /// <summary>
-    /// Ends when the attempt is decided. For a call with one response that is the response; for others it is the first message, or
-    /// whatever else commits the call.
-    /// </summary>
+    /// <summary>The response; of a stream of responses whatever commits the call, or its failure.</summary>
     public abstract Task<TResponse> Deciding { get; }
-
-    /// <summary>What it was decided with.</summary>
     public TResponse Response => Deciding.GetAwaiter().GetResult();
-
-    /// <summary>What it was decided with, if that is a failure.</summary>
     public Exception? Failure => FailureOf(Deciding);
 }
 

@@ -20,8 +20,8 @@ using Grpc.Core;
 namespace PoolingInvoker;
 
 /// <summary>
-/// The end of a stream that nobody reads: its lease goes back when the deadline has passed or the token has fired and the channel has ended the
-/// call. Never before that, or the channel could be given away or disposed under the call.
+/// The end of a stream that nobody reads, by its deadline or its token. The lease goes back when the channel has ended the call: before that the
+/// channel could be disposed under it.
 /// </summary>
 internal sealed class CallCompletion : IDisposable
 {

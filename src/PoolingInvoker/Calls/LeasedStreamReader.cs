@@ -16,7 +16,6 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
 
     public Task<bool> MoveNext(CancellationToken cancellationToken)
     {
-        // While it waits for an attempt no channel sees it.
         if (_first is { IsCompleted: false })
         {
             return Task.FromException<bool>(new InvalidOperationException("Can't read the next message because the previous read is still in progress."));

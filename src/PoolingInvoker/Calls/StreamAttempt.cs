@@ -17,15 +17,13 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     public AsyncDuplexStreamingCall<ReplayableRequest, TResponse>? Duplex { get; set; }
 
     public override Task<TResponse> Deciding => _deciding?.Task ?? Client!.ResponseAsync;
-    public override Task<Metadata> ResponseHeadersAsync => Client?.ResponseHeadersAsync ?? Server?.ResponseHeadersAsync ?? Duplex!.ResponseHeadersAsync;
+    public override Task<Metadata> ResponseHeadersAsync =>
+        Client?.ResponseHeadersAsync ?? Server?.ResponseHeadersAsync ?? Duplex!.ResponseHeadersAsync;
     public IClientStreamWriter<ReplayableRequest>? RequestStream => Client?.RequestStream ?? Duplex?.RequestStream;
     public IAsyncStreamReader<TResponse>? ResponseStream => Server?.ResponseStream ?? Duplex?.ResponseStream;
 
-    /// <summary>Completes when the requests of earlier attempts have been written to this one, or one of them could not be.</summary>
-    public Task Replayed { get; set; } = Task.CompletedTask;
-
-    /// <summary>Whether a stream of responses has got as far as its headers: what ends it later is known to its reader alone.</summary>
-    public bool HasHeaders { get; private set; }
+    public Task Replayed { get; set; } = Task.CompletedTask; // the requests of earlier attempts
+    public bool HasHeaders { get; private set; } // what ends a stream of responses later is known to its reader alone
 
     public override Status GetStatus() => Client?.GetStatus() ?? Server?.GetStatus() ?? Duplex!.GetStatus();
     public override Metadata GetTrailers() => Client?.GetTrailers() ?? Server?.GetTrailers() ?? Duplex!.GetTrailers();
@@ -38,7 +36,7 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         }
     }
 
-    /// <summary>Reads the next response. What the channel throws at once fails the task, too.</summary>
+    // What the channel throws at once fails the task, too.
     public Task<bool> ReadAsync(CancellationToken cancellationToken)
     {
         try
@@ -51,10 +49,8 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         }
     }
 
-    /// <summary>A stream of responses is decided when it is committed.</summary>
     public void WasCommitted() => _deciding?.TrySetResult(null!);
 
-    /// <summary>The requests are complete, when those of earlier attempts have been written.</summary>
     public async Task CompleteRequestsAsync()
     {
         try
@@ -78,7 +74,6 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         _deciding?.TrySetException(exception);
     }
 
-    /// <summary>The channel has ended the call, with this exception or in good order: the lease goes back.</summary>
     public void Release(Exception? exception)
     {
         Release(Failure ?? exception, call);
@@ -111,7 +106,6 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         _deciding!.TrySetException(new RpcException(GetStatus()));
     }
 
-    /// <summary>What a call throws that is over.</summary>
     public RpcException NewEndException()
     {
         var status = GetStatus();
@@ -138,8 +132,7 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
 
         if (FailureOf(headers) is { } failure)
         {
-            // The channel says that there are no headers before it ends the call. The lease must not go back before that, or the
-            // channel could be disposed under the call, which then would end with that.
+            // Statement order is important: a channel may be disposed on its last return, and would end the call with that.
             await IsSoonOverAsync().ConfigureAwait(false);
             Release(failure);
             _deciding!.TrySetException(failure);
