@@ -163,7 +163,7 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
     private long Weight(PooledChannel channel, PooledChannel other) =>
         (channel.Server is { } server && server != other.Server ? server.Leases : channel.Leases)
         + (channel.LongStreams * target.StreamWeight)
-        + (channel.Health > ChannelHealth.Quarantined ? (long)channel.Capacity : 0);
+        + (channel.Health > ChannelHealth.Healthy ? (long)channel.Capacity : 0);
 
     private void Tally(PooledChannel channel, int sign)
     {

@@ -32,11 +32,13 @@ public abstract class ProbedPools : IAsyncDisposable
         GC.SuppressFinalize(this);
     }
 
-    private protected ChannelPool NewPool(int channels, TimeSpan? probeDelay = null, bool hasProbe = true)
+    private protected ChannelPool NewPool(int channels, TimeSpan? probeDelay = null, bool hasProbe = true, int mostChannels = 100, int? mostCalls = null)
     {
         var pool = new ChannelPool(Policy, new ChannelPoolOptions
         {
             MinPoolSize = channels,
+            MaxPoolSize = mostChannels,
+            MaxConcurrentCallsPerChannel = mostCalls,
             ProbeDelay = probeDelay ?? TimeSpan.FromSeconds(1),
             Probe = !hasProbe ? null : (invoker, token) =>
             {
