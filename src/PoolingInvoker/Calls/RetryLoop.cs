@@ -262,7 +262,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
         {
             // A call that waits for ready waits for its deadline alone.
             var timeout = call.Options.IsWaitForReady ? Timeout.InfiniteTimeSpan : Pool.AcquireTimeout;
-            lease = await Pool.AcquireAsync(timeout, call.IsStream, avoid, playsSafe: previousAttempts > 1, cancellationToken).ConfigureAwait(false);
+            lease = await Pool.AcquireAsync(timeout, call.IsStream, avoid, cancellationToken).ConfigureAwait(false);
             return call.StartAttempt(lease.Pooled, lease, previousAttempts);
         }
         catch (Exception caught) when (lease is null ? caught is not OperationCanceledException : caught is ObjectDisposedException)

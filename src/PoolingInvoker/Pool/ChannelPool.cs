@@ -225,7 +225,7 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was cancelled.</exception>
     public ValueTask<ChannelLease> AcquireAsync(CancellationToken cancellationToken = default)
     {
-        var acquiring = AcquireAsync(AcquireTimeout, isStream: false, avoid: null, playsSafe: false, cancellationToken);
+        var acquiring = AcquireAsync(AcquireTimeout, isStream: false, avoid: null, cancellationToken);
         return acquiring.IsCompletedSuccessfully ? new ValueTask<ChannelLease>(_picker.ByHand(acquiring.Result)) : WaitAsync(acquiring);
 
         async ValueTask<ChannelLease> WaitAsync(ValueTask<ChannelLease> acquiring) => _picker.ByHand(await acquiring.ConfigureAwait(false));
@@ -235,10 +235,9 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     /// <param name="timeout">How long it waits at the most.</param>
     /// <param name="isStream">Whether it is for a call that streams.</param>
     /// <param name="avoid">The channel that has failed the call, which gets another one where there is one or one can be made.</param>
-    /// <param name="playsSafe">Whether the call has failed more than once, and gets the channel that has succeeded most.</param>
     /// <param name="cancellationToken">Ends the wait.</param>
-    internal ValueTask<ChannelLease> AcquireAsync(TimeSpan timeout, bool isStream, PooledChannel? avoid, bool playsSafe, CancellationToken cancellationToken) =>
-        _picker.AcquireAsync(timeout, isStream, avoid, playsSafe, cancellationToken);
+    internal ValueTask<ChannelLease> AcquireAsync(TimeSpan timeout, bool isStream, PooledChannel? avoid, CancellationToken cancellationToken) =>
+        _picker.AcquireAsync(timeout, isStream, avoid, cancellationToken);
 
     internal bool TryLease(bool isStream, [NotNullWhen(true)] out ChannelLease? lease) => _picker.TryLease(isStream, out lease);
     internal PooledChannel? TryLease(object call) => _picker.TryLease(call);

@@ -170,7 +170,7 @@ public sealed class OwnWorkTests
             TimeProvider = time,
             Queue = InlineWork.Queue,
         });
-        var lease = await pool.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, playsSafe: false, CancellationToken.None).Soon();
+        var lease = await pool.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, CancellationToken.None).Soon();
         for (var i = 0; i < 60; i++)
         {
             time.Advance(TimeSpan.FromSeconds(30));
@@ -186,7 +186,7 @@ public sealed class OwnWorkTests
         var time = new ThrowingTime();
         var log = new RecordingLoggerFactory();
         using var pool = new ChannelPool(_policy, new ChannelPoolOptions { TimeProvider = time, LoggerFactory = log, Queue = InlineWork.Queue });
-        var lease = await pool.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, playsSafe: false, CancellationToken.None).Soon();
+        var lease = await pool.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, CancellationToken.None).Soon();
         lease.Return(LeaseOutcome.ServerFailed);
         Assert.NotNull(pool.GetChannels());
         time.Throws = true;
@@ -196,7 +196,7 @@ public sealed class OwnWorkTests
 
         // The next look finds that the channel need not be spared any more.
         time.Advance(TimeSpan.FromSeconds(5));
-        lease = await pool.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, playsSafe: false, CancellationToken.None).Soon();
+        lease = await pool.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, CancellationToken.None).Soon();
         Assert.NotEqual(ChannelHealth.Penalized, lease.Pooled.Health);
         lease.Dispose();
     }
@@ -251,7 +251,7 @@ public sealed class OwnWorkTests
         var lease = await first[0].Soon();
         lease.Return(LeaseOutcome.Answered);
         lease = PoolInTime.Take(pool);
-        var retry = pool.AcquireAsync(TimeSpan.FromSeconds(5), isStream: false, avoid: lease.Pooled, playsSafe: false, CancellationToken.None).AsTask();
+        var retry = pool.AcquireAsync(TimeSpan.FromSeconds(5), isStream: false, avoid: lease.Pooled, CancellationToken.None).AsTask();
         await Waiting.Until(() => inTime.Primes.Count == 2);
         var other = PoolInTime.Take(pool);
         inTime.Pass(TimeSpan.FromSeconds(5));
