@@ -212,7 +212,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
         {
             // A call that waits for ready waits for its deadline alone.
             var timeout = call.Options.IsWaitForReady ? Timeout.InfiniteTimeSpan : Pool.State.Options.AcquireTimeout;
-            lease = await call.Picker.AcquireAsync(timeout, call.IsStream, avoid, previousAttempts > 1, cancellationToken).ConfigureAwait(false);
+            lease = await call.Picker.AcquireAsync(timeout, call.IsStream, avoid, cancellationToken).ConfigureAwait(false);
             attempt = call.StartAttempt(lease.Pooled, lease, previousAttempts);
             if (hedge is null)
             {

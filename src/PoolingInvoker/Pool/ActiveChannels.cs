@@ -114,9 +114,6 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
         return picked ?? Draw(ChannelStanding.Doubtful, avoid) ?? (avoid is { Index: >= 0, HasRoom: true } ? avoid : null);
     }
 
-    /// <summary>Of the good channels that which has answered the most calls in a row; null if there is none but <paramref name="avoid"/>.</summary>
-    public PooledChannel? PickSafest(PooledChannel? avoid) => _channels.Take(Good).Where(channel => channel != avoid).MaxBy(static channel => channel.Streak);
-
     private PooledChannel? PickForCall(PooledChannel? avoid) =>
         (Calls >= target.LoadOf(OfCalls) ? Draw(ChannelStanding.Spare, avoid) : null)
         ?? Draw(ChannelStanding.Calls, avoid)
@@ -163,7 +160,7 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
     private long Weight(PooledChannel channel, PooledChannel other) =>
         (channel.Server is { } server && server != other.Server ? server.Leases : channel.Leases)
         + (channel.LongStreams * target.StreamWeight)
-        + (channel.Health > ChannelHealth.Quarantined ? (long)channel.Capacity : 0);
+        + (channel.Health > ChannelHealth.Healthy ? (long)channel.Capacity : 0);
 
     private void Tally(PooledChannel channel, int sign)
     {

@@ -90,21 +90,8 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
         return state.IsDisposed ? (PoolState.NewDisposedException(), false) : (error, created is not null);
     }
 
-    /// <summary>Makes the replacement, which joins as it is and connects with its first call.</summary>
-    public PooledChannel? ReplaceUnconnected(PooledChannel old, string because, ChannelHealth health = ChannelHealth.New)
-    {
-        var created = Create(old, out var error);
-        if (created is not null)
-        {
-            created.Health = health;
-        }
-
-        using var section = state.Enter("calls need it");
-        return Join(old, created, ref error, because, connectedIn: null) ? created : null;
-    }
-
     /// <summary>The channel that was made joins, or is discarded.</summary>
-    public bool Join(PooledChannel? old, PooledChannel? created, ref Exception? error, string because, TimeSpan? connectedIn)
+    public void Join(PooledChannel? old, PooledChannel? created, ref Exception? error, string because, TimeSpan? connectedIn)
     {
         EndDial(old);
         error ??= created is { IsGoing: true }
@@ -137,8 +124,6 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
         {
             state.Discard(created);
         }
-
-        return joins;
     }
 
     /// <summary>Makes a channel, which has not joined yet.</summary>
@@ -227,6 +212,13 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
             state.Work.Begin(() => DialAsync(old, because));
         }
     });
+
+    private void ReplaceUnconnected(PooledChannel old, string because)
+    {
+        var created = Create(old, out var error);
+        using var section = state.Enter("calls need it");
+        Join(old, created, ref error, because, connectedIn: null);
+    }
 
     // Where calls have nowhere else to go, but to the channel that is replaced, they may as well wait on one that takes long to connect, as they
     // would on a bare channel, unless it has to be primed; and at once, if handlers of the user's may answer them without a connection.

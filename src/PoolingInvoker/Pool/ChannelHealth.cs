@@ -5,11 +5,10 @@ internal enum ChannelHealth
 {
     New, // nothing has come from a server yet, or since it last failed a call: one call at a time finds that out
     Healthy, // a server is there
-    Quarantined, // made in place of one that fell silent: no call before a server has shown life, while there are good channels
     Penalized, // its server has failed a call, and is spared for a while
     Suspect, // its calls wait, nothing comes, and it has been asked for a sign of life
     Broken, // it has failed a call, or its connection broke under calls: it is replaced
-    GivenUp, // it gave no sign of life: it is replaced, and its connection is cut
+    GivenUp, // it gave no sign of life: its connection is cut, and one on which a server answers replaces it
 }
 
 /// <summary>What happens to a channel.</summary>
@@ -29,7 +28,7 @@ internal static class ChannelHealthTransitions
 {
     public static ChannelHealth After(this ChannelHealth health, ChannelSignal signal) => (health, signal) switch
     {
-        (ChannelHealth.GivenUp, ChannelSignal.ReplacementFailed) => ChannelHealth.Suspect,
+        (ChannelHealth.GivenUp, ChannelSignal.ReplacementFailed) => ChannelHealth.Broken,
         (ChannelHealth.GivenUp, _) => ChannelHealth.GivenUp,
         (_, ChannelSignal.GivenUp) => ChannelHealth.GivenUp,
         (_, ChannelSignal.ChannelFailed) => ChannelHealth.Broken,

@@ -69,12 +69,7 @@ internal sealed class ChannelPicker
     }
 
     /// <summary>Takes a lease, and waits for one where there is no room.</summary>
-    /// <param name="timeout">How long it waits at the most.</param>
-    /// <param name="isStream">Whether it is for a call that streams.</param>
-    /// <param name="avoid">The channel that has failed the call, which gets another one where there is one or one can be made.</param>
-    /// <param name="playsSafe">Whether the call has failed more than once, and gets the channel that has succeeded most.</param>
-    /// <param name="cancellationToken">Ends the wait.</param>
-    public ValueTask<ChannelLease> AcquireAsync(TimeSpan timeout, bool isStream, PooledChannel? avoid, bool playsSafe, CancellationToken cancellationToken)
+    public ValueTask<ChannelLease> AcquireAsync(TimeSpan timeout, bool isStream, PooledChannel? avoid, CancellationToken cancellationToken)
     {
         if (cancellationToken.IsCancellationRequested)
         {
@@ -83,11 +78,11 @@ internal sealed class ChannelPicker
 
         try
         {
-            var taken = timeout == TimeSpan.Zero ? default : Take(isStream, avoid, playsSafe, mayWait: true);
+            var taken = timeout == TimeSpan.Zero ? default : Take(isStream, avoid, mayWait: true);
             return taken.Lease is { } lease ? new ValueTask<ChannelLease>(lease)
                 : taken.Waiter is { } waiter ? new ValueTask<ChannelLease>(WaitAsync(waiter, timeout))
                 : taken.Creates ? new ValueTask<ChannelLease>(WaitForNewAsync())
-                : new ValueTask<ChannelLease>(TakeAtOnce(isStream, avoid, playsSafe) ?? throw (timeout == TimeSpan.Zero ? NewTimeoutException(timeout) : NewQueueFullException()));
+                : new ValueTask<ChannelLease>(TakeAtOnce(isStream, avoid) ?? throw (timeout == TimeSpan.Zero ? NewTimeoutException(timeout) : NewQueueFullException()));
         }
         catch (Exception exception) // The exception reaches the caller, through the task.
         {
@@ -132,15 +127,15 @@ internal sealed class ChannelPicker
             await creating.WaitAsync(timeout, _state.Time, cancellationToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             cancellationToken.ThrowIfCancellationRequested();
             var left = timeout == Timeout.InfiniteTimeSpan ? timeout : TimeSpan.FromTicks(Math.Max(0, (timeout - _state.Time.GetElapsedTime(began)).Ticks));
-            var taken = Take(isStream, avoid, playsSafe, mayWait: true, mayCreate: false);
+            var taken = Take(isStream, avoid, mayWait: true, mayCreate: false);
             return taken.Lease ?? (taken.Waiter is { } waiter ? await WaitAsync(waiter, left).ConfigureAwait(false) : throw NewQueueFullException());
         }
     }
 
     /// <summary>Takes a lease for a caller that does not wait: a channel that has to be made is made at once, and not connected before.</summary>
-    public ChannelLease? TakeAtOnce(bool isStream, PooledChannel? avoid = null, bool playsSafe = false)
+    public ChannelLease? TakeAtOnce(bool isStream, PooledChannel? avoid = null)
     {
-        var taken = Take(isStream, avoid, playsSafe, mayWait: false);
+        var taken = Take(isStream, avoid, mayWait: false);
         if (!taken.Creates)
         {
             return taken.Lease;
@@ -187,8 +182,7 @@ internal sealed class ChannelPicker
         return lease;
     }
 
-    private (ChannelLease? Lease, LeaseWaiter? Waiter, bool Creates) Take(
-        bool isStream, PooledChannel? avoid, bool playsSafe, bool mayWait, bool mayCreate = true)
+    private (ChannelLease? Lease, LeaseWaiter? Waiter, bool Creates) Take(bool isStream, PooledChannel? avoid, bool mayWait, bool mayCreate = true)
     {
         while (true)
         {
@@ -197,12 +191,11 @@ internal sealed class ChannelPicker
             using (_state.Enter())
             {
                 _state.ThrowIfDisposed();
-                var picked = Pick();
-                while (picked?.ReasonToReplace(_state.Backoff, thorough: true) is { } reason)
+                PooledChannel? picked;
+                while ((picked = _state.Active.Pick(isStream, avoid))?.ReasonToReplace(_state.Backoff, thorough: true) is { } reason)
                 {
                     areBroken = true;
                     _connector.Replace(picked, reason);
-                    picked = Pick();
                 }
 
                 taken = TakeUnsynchronized(picked);
@@ -215,8 +208,6 @@ internal sealed class ChannelPicker
                 return taken;
             }
         }
-
-        PooledChannel? Pick() => (playsSafe ? _state.Active.PickSafest(avoid) : null) ?? _state.Active.Pick(isStream, avoid);
 
         (ChannelLease? Lease, LeaseWaiter? Waiter, bool Creates) TakeUnsynchronized(PooledChannel? picked)
         {

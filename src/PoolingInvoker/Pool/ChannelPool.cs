@@ -222,7 +222,7 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was cancelled.</exception>
     public ValueTask<ChannelLease> AcquireAsync(CancellationToken cancellationToken = default)
     {
-        var acquiring = Picker.AcquireAsync(State.Options.AcquireTimeout, isStream: false, avoid: null, playsSafe: false, cancellationToken);
+        var acquiring = Picker.AcquireAsync(State.Options.AcquireTimeout, isStream: false, avoid: null, cancellationToken);
         return acquiring.IsCompletedSuccessfully ? new ValueTask<ChannelLease>(Picker.ByHand(acquiring.Result)) : WaitAsync(acquiring);
 
         async ValueTask<ChannelLease> WaitAsync(ValueTask<ChannelLease> acquiring) => Picker.ByHand(await acquiring.ConfigureAwait(false));

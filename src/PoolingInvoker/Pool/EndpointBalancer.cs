@@ -186,5 +186,12 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
     }
 }
 
+/// <summary>Is told what the endpoints of a pool are. Does not throw.</summary>
+internal interface IEndpointListener
+{
+    void EndpointsChanged(IReadOnlyList<ChannelEndpoint> endpoints); // distinct ones, at least one, and not the last ones
+    void ResolutionFailed(Exception error); // or what they were resolved from cannot be watched
+}
+
 /// <summary>What the channels of a pool go to: endpoints that are known, or those that a name has.</summary>
 internal sealed record EndpointList(IReadOnlyList<ChannelEndpoint> Known, Uri? Name, Func<CancellationToken, ValueTask<ServiceEndpointSource>>? Resolve);

@@ -16,20 +16,12 @@ internal sealed class EndpointWatcher(
     Random random,
     IEndpointListener listener) : IDisposable
 {
-    /// <summary>How far apart resolutions are that were asked for because connections failed.</summary>
-    public static readonly TimeSpan RefreshPause = TimeSpan.FromSeconds(5);
-
-    /// <summary>How far apart resolutions are at least: a source that says of each list that it has changed does not keep a processor busy.</summary>
-    public static readonly TimeSpan ShortestPause = TimeSpan.FromSeconds(1);
-
-    /// <summary>When a list is resolved again whose source cannot say that it has changed: as often as service discovery does.</summary>
-    public static readonly TimeSpan PollInterval = TimeSpan.FromSeconds(60);
-
-    private static readonly TimeSpan FirstBackoff = TimeSpan.FromSeconds(1);
-    private static readonly TimeSpan LongestBackoff = TimeSpan.FromSeconds(120);
+    public static readonly TimeSpan RefreshPause = TimeSpan.FromSeconds(5); // between resolutions that failed connections ask for
+    public static readonly TimeSpan ShortestPause = TimeSpan.FromSeconds(1); // of a source that says of each list that it has changed
+    public static readonly TimeSpan PollInterval = TimeSpan.FromSeconds(60); // of a source that cannot say so: as service discovery does
 
     private readonly object _lock = new();
-    private readonly ReconnectBackoff _backoff = new(time, random, FirstBackoff, LongestBackoff);
+    private readonly ReconnectBackoff _backoff = new(time, random, first: TimeSpan.FromSeconds(1), longest: TimeSpan.FromSeconds(120));
     private readonly WeakReference<IEndpointListener> _listener = new(listener);
 #pragma warning disable CA2213 // It has no timer, and a resolution may still look at it; the loop disposes each round.
     private readonly CancellationTokenSource _disposing = new();
@@ -223,30 +215,19 @@ internal sealed class EndpointWatcher(
         }
 
         public Task Over => _over.Task;
-
         public TimeSpan Elapsed => _time.GetElapsedTime(_began);
-
-        /// <summary>Guarded by the lock of the watcher.</summary>
-        public bool HasSucceeded { get; set; }
+        public bool HasSucceeded { get; set; } // guarded by the lock of the watcher
 
         /// <summary>Ends it so long after its begin, if it does not end sooner.</summary>
         public void EndAfter(TimeSpan length)
         {
             lock (_over)
             {
-                if (_over.Task.IsCompleted || length >= _length)
+                if (length < _length)
                 {
-                    return;
-                }
-
-                _length = length;
-                if (length - Elapsed is var left && left > TimeSpan.Zero)
-                {
-                    _timer.Change(left, Timeout.InfiniteTimeSpan);
-                }
-                else
-                {
-                    _over.TrySetResult();
+                    _length = length;
+                    var left = length - Elapsed;
+                    _timer.Change(left > TimeSpan.Zero ? left : TimeSpan.Zero, Timeout.InfiniteTimeSpan);
                 }
             }
         }

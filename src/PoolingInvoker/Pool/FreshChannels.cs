@@ -1,15 +1,9 @@
 namespace PoolingInvoker;
 
-/// <summary>Channels that are made while others are silent, and on which a server has to show that it is there.</summary>
+/// <summary>Makes channels while others are silent, until a server shows on one of them that it is there.</summary>
 internal sealed class FreshChannels(PoolState state, ChannelConnector connector)
 {
-    public static readonly TimeSpan FirstPause = TimeSpan.FromSeconds(0.1);
-
     private const int AtATime = 3;
-
-    private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
-
-    public static TimeSpan Longer(TimeSpan pause) => pause * 2 < LongestPause ? pause * 2 : LongestPause;
 
     /// <summary>The first outcome that says something; others are taken out as they come.</summary>
     public static async Task<T?> FirstAsync<T>(List<Task<T>> asking)
@@ -29,60 +23,43 @@ internal sealed class FreshChannels(PoolState state, ChannelConnector connector)
     }
 
     /// <summary>
-    /// A quarantined channel has no calls that would show whether a server is there. While there are calls on others it is tried out, and replaced by
-    /// the next one if there is none: one dial in ProbeTimeout and a pause, of 0.1 s at first and 1 s later.
+    /// Gives the first channel on which a server answers, or null when it is not wanted any more. Some are made at a time, or one in the place of a
+    /// channel that is given up, with a pause after each ProbeTimeout.
     /// </summary>
-    public async Task TryOutAsync(PooledChannel channel)
+    public async Task<PooledChannel?> FindAsync(PooledChannel? inPlaceOf, Func<bool> isWanted)
     {
-        for (var pause = FirstPause; ; pause = Longer(pause))
+        var backoff = state.NewBackoff();
+        while (true)
         {
-            if (await IsAliveAsync(channel).ConfigureAwait(false))
+            if (await FirstAnsweredAsync(inPlaceOf).ConfigureAwait(false) is { } fresh)
             {
-                using (state.Enter())
-                {
-                    channel.FoundAlive();
-                    state.Active.Update(channel);
-                }
-
-                return;
+                return fresh;
             }
 
-            await Task.Delay(pause, state.Time).ConfigureAwait(false);
             using (state.Enter())
             {
-                channel.AwaitsTryOut = state.Leases == 0; // by the look, when there are calls again
-                if (channel is not { Health: ChannelHealth.Quarantined, State: PooledChannelState.Active, AwaitsTryOut: false } || state.IsDisposed)
-                {
-                    return;
-                }
-
-                connector.MarkReplacing(channel, countsAsDial: false);
+                backoff.Dialed();
             }
 
-            if (connector.ReplaceUnconnected(channel, "no server answered on it", ChannelHealth.Quarantined) is { } next)
+            await Task.Delay(backoff.Pause, state.Time, state.Closing.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            using var section = state.Enter();
+            if (state.IsDisposed || !isWanted())
             {
-                channel.Transport?.Abort();
-                channel = next;
+                return null;
             }
         }
     }
 
-    /// <summary>Makes some channels at a time, and gives the first one on which a server answers; null if none does.</summary>
-    public async Task<PooledChannel?> FirstAnsweredAsync()
+    private async Task<PooledChannel?> FirstAnsweredAsync(PooledChannel? inPlaceOf)
     {
-        if (state.IsDisposed)
-        {
-            return null;
-        }
-
-        var asking = Enumerable.Range(0, AtATime).Select(_ => AskAsync()).ToList();
+        var asking = Enumerable.Range(0, inPlaceOf is null ? AtATime : 1).Select(_ => AskAsync()).ToList();
         var first = await FirstAsync(asking).ConfigureAwait(false);
         asking.ForEach(late => late.ContinueWith(asked => Discard(asked.Result), TaskScheduler.Default));
         return first;
 
         async Task<PooledChannel?> AskAsync()
         {
-            var fresh = connector.Create(inPlaceOf: null, out _);
+            var fresh = state.IsDisposed ? null : connector.Create(inPlaceOf, out _);
             if (fresh is null || await IsAliveAsync(fresh).ConfigureAwait(false))
             {
                 return fresh;

@@ -46,15 +46,15 @@ internal sealed class PoolDiary(object gate, Action<Action> after, PoolingInvoke
         after(write);
     }
 
+    // Where one is dropped all that follow are, until the queue is empty and the listener is told so.
     private void Enqueue(ChannelPoolEvent one)
     {
-        if (_waiting.Count >= MostWaiting)
+        if (_dropped > 0 || _waiting.Count >= MostWaiting)
         {
             _dropped++;
             return;
         }
 
-        EnqueueDropped();
         _waiting.Enqueue(one);
         if (!_isTelling)
         {
@@ -63,42 +63,33 @@ internal sealed class PoolDiary(object gate, Action<Action> after, PoolingInvoke
         }
     }
 
-    private void EnqueueDropped()
-    {
-        if (_dropped > 0)
-        {
-            var reason = FormattableString.Invariant($"OnEvent is slower than the pool: {_dropped} events were not told");
-            _waiting.Enqueue(new ChannelPoolEvent(ChannelPoolEventKind.Dropped, channel: 0, target, reason, exception: null));
-            _dropped = 0;
-        }
-    }
-
     private void Tell()
     {
-        while (true)
+        while (Next() is { } next)
         {
-            ChannelPoolEvent? next;
-            lock (gate)
-            {
-                if (_waiting.Count == 0)
-                {
-                    EnqueueDropped();
-                }
-
-                _isTelling = _waiting.TryDequeue(out next);
-                if (!_isTelling)
-                {
-                    return;
-                }
-            }
-
             try
             {
-                options.OnEvent!(next!);
+                options.OnEvent!(next);
             }
             catch // What a listener throws is lost.
             {
             }
+        }
+    }
+
+    private ChannelPoolEvent? Next()
+    {
+        lock (gate)
+        {
+            if (!_waiting.TryDequeue(out var next) && _dropped > 0)
+            {
+                var reason = FormattableString.Invariant($"OnEvent is slower than the pool: {_dropped} events were not told");
+                next = new ChannelPoolEvent(ChannelPoolEventKind.Dropped, channel: 0, target, reason, exception: null);
+                _dropped = 0;
+            }
+
+            _isTelling = next is not null;
+            return next;
         }
     }
 }

@@ -10,9 +10,6 @@ internal sealed class PoolEndpoints(TimeProvider time, Random random)
     /// <summary>How many endpoints a pool uses that needs fewer channels: enough that a thousand clients load three hundred servers evenly.</summary>
     public const int SubsetSize = 50;
 
-    private static readonly TimeSpan FirstPause = TimeSpan.FromSeconds(1);
-    private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(30);
-
     private readonly int _seed = random.Next();
     private readonly Dictionary<ChannelEndpoint, PoolEndpoint> _known = []; // those that are gone but have channels, too
     private List<PoolEndpoint> _inOrder = [];
@@ -31,7 +28,7 @@ internal sealed class PoolEndpoints(TimeProvider time, Random random)
     {
         foreach (var endpoint in list.Where(endpoint => !_known.ContainsKey(endpoint)))
         {
-            var backoff = new ReconnectBackoff(time, random, FirstPause, LongestPause);
+            var backoff = new ReconnectBackoff(time, random, first: TimeSpan.FromSeconds(1), longest: TimeSpan.FromSeconds(30));
             _known.Add(endpoint, new PoolEndpoint(endpoint, HashCode.Combine(_seed, endpoint), backoff));
         }
 
@@ -95,31 +92,14 @@ internal sealed class PoolEndpoints(TimeProvider time, Random random)
 internal sealed class PoolEndpoint(ChannelEndpoint endpoint, int rank, ReconnectBackoff backoff)
 {
     public ChannelEndpoint Endpoint => endpoint;
-
-    /// <summary>Where it stands in the order of this pool.</summary>
-    public int Rank => rank;
-
-    /// <summary>How many channels go there, with those that are being made, and without those that drain.</summary>
-    public int Channels { get; set; }
-
-    /// <summary>How many leases are out on those.</summary>
-    public int Leases { get; set; }
-
-    /// <summary>Whether it is not in the list any more.</summary>
-    public bool IsGone { get; set; }
-
-    /// <summary>Whether channels may go elsewhere, too.</summary>
-    public bool HasOthers { get; set; }
-
-    /// <summary>Whether it could not be reached the last time.</summary>
-    public bool IsFailing => backoff.Pause > TimeSpan.Zero;
-
-    /// <summary>When that was.</summary>
+    public int Rank => rank; // where it stands in the order of this pool
+    public int Channels { get; set; } // how many go there, with those that are being made, and without those that drain
+    public int Leases { get; set; } // how many are out on those
+    public bool IsGone { get; set; } // whether it is not in the list any more
+    public bool HasOthers { get; set; } // whether channels may go elsewhere, too
+    public bool IsFailing => backoff.Pause > TimeSpan.Zero; // whether it could not be reached the last time
     public long FailedAt => backoff.DialedAt;
-
     public bool MayDial => backoff.MayDial;
-
     public void Failed() => backoff.Dialed();
-
     public void Reached() => backoff.Reset();
 }

@@ -21,6 +21,8 @@ namespace PoolingInvoker;
 /// </summary>
 internal sealed class PoolState
 {
+    public static readonly TimeSpan FirstPause = TimeSpan.FromSeconds(0.1); // of a backoff
+
     private readonly object _lock = new();
     private List<Action>? _after; // what is left to do when the lock is free
     private bool _disposed;
@@ -32,7 +34,7 @@ internal sealed class PoolState
         Diary = new PoolDiary(_lock, After, Log, options, target);
         Work = new PoolWork(options, Log);
         Clock = new SectionClock(this);
-        Backoff = new ReconnectBackoff(Clock, random, TimeSpan.FromSeconds(0.1), TimeSpan.FromSeconds(1));
+        Backoff = NewBackoff();
         Target = new ChannelTarget(options.TargetConcurrentCallsPerChannel ?? int.MaxValue);
         Active = new ActiveChannels(random, Target);
     }
@@ -163,6 +165,8 @@ internal sealed class PoolState
             // Of the callbacks of a priming call, which has no part in the rest.
         }
     }
+
+    public ReconnectBackoff NewBackoff() => new(Clock, Random, FirstPause, longest: TimeSpan.FromSeconds(1));
 
     public void ThrowIfDisposed()
     {

@@ -46,10 +46,6 @@ internal sealed class PoolUpkeep : IDisposable
         using (_state.Enter())
         {
             RefreshOld();
-        }
-
-        using (_state.Enter())
-        {
             SetAside();
         }
 

@@ -46,8 +46,6 @@ internal sealed class PooledChannel
     public long IdleSince { get; set; } // when the last lease came back; means something while there are none
     public bool Proven { get; set; } // whether a server has answered on this channel
     public ChannelHealth Health { get; set; }
-    public bool AwaitsTryOut { get; set; } // whether it is quarantined, and nobody tries it out as there were no calls
-    public long Streak { get; private set; } // how many calls in a row a server has answered
     public long PenalizedAt { get; set; } // when its server last failed a call
     public Exception? LastError { get; set; } // what the channel, or a call on it, last failed with
     public ChannelPulse Pulse { get; } // whether calls wait on the channel, and nothing comes
@@ -105,7 +103,6 @@ internal sealed class PooledChannel
             IsUntried = false;
         }
 
-        Streak = outcome switch { LeaseOutcome.Answered => Streak + 1, LeaseOutcome.Unknown => Streak, _ => 0 };
         LastError = outcome is LeaseOutcome.Answered or LeaseOutcome.Unknown ? LastError : error;
         if (!isGood)
         {

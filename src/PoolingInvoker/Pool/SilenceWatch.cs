@@ -26,7 +26,7 @@ internal sealed class SilenceWatch : IDisposable
         (_state, _connector, _fresh, _options) = (state, connector, new FreshChannels(state, connector), state.Options);
         _timer = new PoolTimer(state, this, static watch => ((SilenceWatch)watch).Look());
         _period = Probes && _options.ProbeDelay < Penalty ? TimeSpan.FromMilliseconds(Math.Max(10, _options.ProbeDelay.TotalMilliseconds / 4)) : Penalty / 4;
-        _lastWord = _options.ProbeTimeout < FreshChannels.FirstPause ? _options.ProbeTimeout : FreshChannels.FirstPause;
+        _lastWord = _options.ProbeTimeout < PoolState.FirstPause ? _options.ProbeTimeout : PoolState.FirstPause;
     }
 
     private bool Probes => _options.ProbeDelay != Timeout.InfiniteTimeSpan;
@@ -71,12 +71,6 @@ internal sealed class SilenceWatch : IDisposable
         if (channel.Health == ChannelHealth.Penalized && Since(channel.PenalizedAt) >= Penalty)
         {
             channel.Signal(ChannelSignal.PenaltyOver);
-        }
-
-        if (channel is { AwaitsTryOut: true, Health: ChannelHealth.Quarantined, State: PooledChannelState.Active } && _state.Leases > 0)
-        {
-            channel.AwaitsTryOut = false;
-            _state.After(() => _state.Work.Begin(() => _fresh.TryOutAsync(channel)));
         }
 
         _state.Active.LookAtStreams(channel);
@@ -164,7 +158,7 @@ internal sealed class SilenceWatch : IDisposable
         if (verdict == SilenceVerdict.GiveUp)
         {
             await LastWordAsync(channel, _lastWord).ConfigureAwait(false);
-            GiveUp(channel);
+            GiveUp(channel, fresh: null);
         }
         else if (verdict == SilenceVerdict.AskFresh)
         {
@@ -225,108 +219,84 @@ internal sealed class SilenceWatch : IDisposable
     private static bool IsSilent(PooledChannel channel) =>
         channel is { Health: not ChannelHealth.GivenUp, Pulse.IsSilentStill: true, Transport: not { HasUnread: true } };
 
-    private string Silence(PooledChannel channel) => $"nothing has come from it for {Since(channel.Pulse.SilentSince).TotalSeconds:0.#} s";
-
-    private void GiveUp(PooledChannel channel)
+    // It takes no more calls, those that it has end, and a fresh one takes its place: the one that is there, or the next on which a server answers.
+    private void GiveUp(PooledChannel channel, PooledChannel? fresh)
     {
-        string reason;
-        using (_state.Enter())
-        {
-            if (!IsSilent(channel))
-            {
-                return;
-            }
-
-            reason = $"{Silence(channel)}, nor an answer to a probe";
-            channel.Signal(ChannelSignal.GivenUp);
-            _state.Balancer?.CouldNotReach(channel);
-            if (channel.State == PooledChannelState.Active && !_state.IsDisposed)
-            {
-                _connector.MarkReplacing(channel, countsAsDial: false);
-                _state.After(() => ReplaceAndTryOut(channel, reason));
-            }
-        }
-
         using var section = _state.Enter();
-        Break(channel, reason);
-    }
-
-    private void Break(PooledChannel channel, string reason)
-    {
-        _state.GivenUp++;
-        _state.Diary.GivenUp(channel, reason);
-        _state.After(() => channel.Transport?.Abort());
-    }
-
-    // What is made in place of a silent channel may lead to the same server.
-    private void ReplaceAndTryOut(PooledChannel channel, string reason)
-    {
-        if (_connector.ReplaceUnconnected(channel, reason, ChannelHealth.Quarantined) is { } created)
+        if (!IsSilent(channel))
         {
-            _state.Work.Begin(() => _fresh.TryOutAsync(created));
+            _state.Discard(fresh);
+            return;
         }
-    }
 
-    // No channel shows life, or few do: is it them, or is it everything? Fresh channels tell, a few at a time, as long as calls wait. If a
-    // server answers on one, it takes the place of the silent one, and the others that were asked in vain are given up, too.
-    private async Task AskFreshAsync(PooledChannel silent)
-    {
-        for (var pause = FreshChannels.FirstPause; ; pause = FreshChannels.Longer(pause))
+        var evidence = fresh is null ? "nor an answer to a probe" : "and a server answered on a fresh one";
+        var reason = $"nothing has come from it for {Since(channel.Pulse.SilentSince).TotalSeconds:0.#} s, {evidence}";
+        channel.Signal(ChannelSignal.GivenUp);
+        if (fresh is null || fresh.Server != channel.Server)
         {
-            var began = _state.Time.GetTimestamp();
-            var fresh = await _fresh.FirstAnsweredAsync().ConfigureAwait(false);
+            _state.Balancer?.CouldNotReach(channel);
+        }
+
+        if (channel.State != PooledChannelState.Active || _state.IsDisposed)
+        {
+            _state.Discard(fresh);
+        }
+        else
+        {
+            _connector.MarkReplacing(channel, countsAsDial: false);
             if (fresh is not null)
             {
-                await TakePlaceAsync(silent, fresh, began).ConfigureAwait(false);
-                return;
-            }
-
-            using (_state.Enter())
-            {
-                if (_state.IsDisposed || silent is not { Pulse: { IsSuspect: true, Calls: > 0 }, State: PooledChannelState.Active })
-                {
-                    return;
-                }
-            }
-
-            await Task.Delay(pause, _state.Time).ConfigureAwait(false);
-        }
-    }
-
-    private async Task TakePlaceAsync(PooledChannel silent, PooledChannel fresh, long began)
-    {
-        List<PooledChannel> suspects;
-        using (_state.Enter())
-        {
-            _freshAnsweredAt = _state.Now;
-            suspects = [.. _state.Channels.Values.Where(static channel => channel.Pulse.IsSilentStill)];
-        }
-
-        // A server that stood still answers all of them as it goes on, in any order.
-        var took = TimeSpan.FromTicks(Math.Clamp(_state.Time.GetElapsedTime(began).Ticks, _lastWord.Ticks, _options.ProbeTimeout.Ticks));
-        await Task.WhenAll(suspects.Select(channel => LastWordAsync(channel, took))).ConfigureAwait(false);
-        using (_state.Enter())
-        {
-            if (IsSilent(silent) && silent.State == PooledChannelState.Active && !_state.IsDisposed)
-            {
-                var reason = $"{Silence(silent)}, and a server answered on a fresh one";
-                fresh.Signal(ChannelSignal.Life);
-                silent.Signal(ChannelSignal.GivenUp);
-                if (silent.Server != fresh.Server)
-                {
-                    _state.Balancer?.CouldNotReach(silent);
-                }
-
-                _connector.Publish(silent, fresh, reason);
-                Break(silent, reason);
+                Join(channel, fresh, reason);
             }
             else
             {
-                _state.Discard(fresh);
+                _state.After(() => _state.Work.Begin(() => ReplaceAsync(channel, reason)));
             }
         }
 
-        suspects.ForEach(GiveUp);
+        _state.GivenUp++;
+        _state.Diary.GivenUp(channel, reason);
+        _state.After(() => channel.Transport?.Abort(reason));
+    }
+
+    // What is made in place of a silent channel may lead to the same server. When there are no calls, or some that have nowhere else to go, it
+    // goes on as one whose connection is broken.
+    private async Task ReplaceAsync(PooledChannel silent, string reason)
+    {
+        var fresh = await _fresh.FindAsync(silent, () => _state is { Leases: > 0, Waiters.Count: 0 }).ConfigureAwait(false);
+        using var section = _state.Enter("calls need it");
+        Join(silent, fresh, reason);
+    }
+
+    private void Join(PooledChannel silent, PooledChannel? fresh, string reason)
+    {
+        var error = fresh is null ? new TimeoutException("No server answered on a fresh channel.") : (Exception?)null;
+        fresh?.FoundAlive();
+        _connector.Join(silent, fresh, ref error, reason, connectedIn: null);
+    }
+
+    // No channel shows life, or few do: is it them, or is it everything? Fresh channels tell, as long as calls wait. If a server answers on one
+    // all that were asked in vain are given up. One that stood still answers all of them as it goes on, in any order.
+    private async Task AskFreshAsync(PooledChannel silent)
+    {
+        var isWaiting = () => silent is { Pulse: { IsSuspect: true, Calls: > 0 }, State: PooledChannelState.Active };
+        if (await _fresh.FindAsync(inPlaceOf: null, isWaiting).ConfigureAwait(false) is not { } fresh)
+        {
+            return;
+        }
+
+        List<PooledChannel> suspects;
+        TimeSpan took;
+        using (_state.Enter())
+        {
+            _freshAnsweredAt = _state.Now;
+            took = TimeSpan.FromTicks(Math.Clamp(Since(fresh.CreatedAt).Ticks, _lastWord.Ticks, _options.ProbeTimeout.Ticks));
+            suspects = [.. _state.Channels.Values.Where(static channel => channel.Pulse.IsSilentStill)];
+        }
+
+        await Task.WhenAll(suspects.Select(channel => LastWordAsync(channel, took))).ConfigureAwait(false);
+        GiveUp(silent, fresh);
+        suspects.ForEach(channel => GiveUp(channel, fresh: null));
     }
 
     private TimeSpan Since(long moment) => _state.Time.GetElapsedTime(moment, _state.Now);

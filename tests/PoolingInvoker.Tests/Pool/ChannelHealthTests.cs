@@ -7,11 +7,10 @@ public sealed class ChannelHealthTests
     [Theory]
     [InlineData("New", "Healthy Healthy Penalized Broken Suspect = GivenUp =")]
     [InlineData("Healthy", "= = Penalized Broken Suspect = GivenUp =")]
-    [InlineData("Quarantined", "Healthy Healthy Penalized Broken Suspect = GivenUp =")]
     [InlineData("Penalized", "= = = Broken Suspect New GivenUp =")]
     [InlineData("Suspect", "Healthy Healthy Penalized Broken = = GivenUp =")]
     [InlineData("Broken", "= Healthy = = = = GivenUp =")]
-    [InlineData("GivenUp", "= = = = = = = Suspect")]
+    [InlineData("GivenUp", "= = = = = = = Broken")]
     public void EachSignal_LeadsToOneHealth(string health, string after)
     {
         var from = Enum.Parse<ChannelHealth>(health);
@@ -21,7 +20,7 @@ public sealed class ChannelHealthTests
 
     [Fact]
     public void TheTable_HasAllHealths() => Assert.Equal(
-        ["New", "Healthy", "Quarantined", "Penalized", "Suspect", "Broken", "GivenUp"],
+        ["New", "Healthy", "Penalized", "Suspect", "Broken", "GivenUp"],
         Enum.GetNames<ChannelHealth>());
 
     [Theory]
@@ -29,7 +28,6 @@ public sealed class ChannelHealthTests
     [InlineData("New", 1, "Doubtful")] // one call at a time
     [InlineData("Healthy", 1, "Calls")]
     [InlineData("Healthy", 2, "Full")]
-    [InlineData("Quarantined", 0, "Doubtful")]
     [InlineData("Penalized", 0, "Doubtful")]
     [InlineData("Suspect", 0, "Doubtful")]
     [InlineData("Broken", 0, "Doubtful")]

@@ -29,63 +29,40 @@ public sealed class HostileTests : ProbedPools
     }
 
     [Fact]
-    public async Task ANewOneThatHasAnswered_IsNotTriedOutAnyMore_AlthoughItIsSuspectByThen()
-    {
-        var pool = NewPool(channels: 2, probeDelay: TimeSpan.FromSeconds(0.5));
-        var silent = await CallAsync(pool);
-        var good = (await CallAsync(pool)).Pooled;
-        await UntilPassing(() =>
-        {
-            CallElsewhere(pool, silent.Pooled).Return(LeaseOutcome.Answered);
-            return pool.GetStatistics().ChannelsGivenUp == 1;
-        });
-        await UntilPassing(() => AllAsked.Any(asked => asked.Invoker != silent.CallInvoker));
-        var answered = CallElsewhere(pool, good);
-        var created = answered.Pooled;
-        Assert.Equal(ChannelHealth.Quarantined, created.Health);
-        answered.Return(LeaseOutcome.Answered);
-        var waiting = CallElsewhere(pool, good);
-        Assert.Same(created, waiting.Pooled);
-
-        // It is tried out for a second and a pause, and is suspect after half a second.
-        await UntilPassing(() => created.Pulse.IsSuspect);
-        await UntilPassing(() => created.Pulse.AskedInVainAt is not null || created.State != PooledChannelState.Active);
-        Assert.Equal((PooledChannelState.Active, 1L), (created.State, pool.GetStatistics().ChannelsReplaced));
-        silent.Dispose();
-        waiting.Dispose();
-    }
-
-    [Fact]
-    public async Task ANewOneOnWhichNoServerAnswered_IsTriedOutAgain_WhenThereAreCallsAgain()
+    public async Task AChannelThatIsGivenUp_IsReplacedWhenThereAreCallsAgain_IfNoServerAnsweredBefore()
     {
         var pool = NewPool(channels: 2);
-        var silent = await CallAsync(pool);
+        var silent = await GiveOneUpAsync(pool);
         var old = silent.CallInvoker;
-        await UntilPassing(() =>
-        {
-            CallElsewhere(pool, silent.Pooled).Return(LeaseOutcome.Answered);
-            return pool.GetStatistics().ChannelsGivenUp == 1;
-        });
         await UntilPassing(() => AskedOfNew().Count == 1);
         silent.Dispose();
-        await UntilPassing(() => Time.Armed == 0); // it was tried out in vain, and there are no calls
+        await UntilPassing(() => Time.Armed == 0); // it was asked in vain, and there are no calls
         Assert.Single(AskedOfNew());
+        Assert.Equal((2, 0L), (pool.GetStatistics().Channels, pool.GetStatistics().ChannelsReplaced));
 
         var lease = await CallAsync(pool);
-        Assert.NotSame(AskedOfNew()[0].Invoker, lease.CallInvoker);
-        await UntilPassing(() => AskedOfNew().Count == 2);
-        AskedOfNew()[1].Answer.SetResult();
-        await UntilPassing(() => CallElsewhere(pool, lease.Pooled) is var other && Returned(other));
+        Assert.NotSame(old, lease.CallInvoker);
+        await UntilPassing(() => pool.GetStatistics().ChannelsReplaced == 1);
         lease.Return(LeaseOutcome.Answered);
 
         List<Asked> AskedOfNew() => [.. AllAsked.Where(asked => asked.Invoker != old)];
+    }
 
-        static bool Returned(ChannelLease other)
-        {
-            var isHealthy = other.Pooled.Health == ChannelHealth.Healthy;
-            other.Dispose();
-            return isHealthy;
-        }
+    [Fact]
+    public async Task WhereCallsHaveNoOther_AChannelThatIsGivenUp_TakesThem_WhenNoServerAnsweredOnTheFirstNewOne()
+    {
+        var pool = NewPool(channels: 2, mostCalls: 1, mostChannels: 2);
+        var silent = await GiveOneUpAsync(pool);
+        var old = silent.CallInvoker;
+        silent.Return(LeaseOutcome.ChannelFailed);
+        var busy = await CallAsync(pool);
+        var waiting = CallAsync(pool);
+        Assert.Equal(1, pool.GetStatistics().CallsWaiting);
+        await UntilPassing(() => waiting.IsCompleted);
+        var lease = await waiting;
+        Assert.Same(old, lease.CallInvoker);
+        busy.Dispose();
+        lease.Dispose();
     }
 
     [Fact]
@@ -118,9 +95,21 @@ public sealed class HostileTests : ProbedPools
         });
     }
 
+    // A call waits on one of two channels, which is asked in vain, while the other one lives.
+    private async Task<ChannelLease> GiveOneUpAsync(ChannelPool pool)
+    {
+        var silent = await CallAsync(pool);
+        await UntilPassing(() =>
+        {
+            CallElsewhere(pool, silent.Pooled).Return(LeaseOutcome.Answered);
+            return pool.GetStatistics().ChannelsGivenUp == 1;
+        });
+        return silent;
+    }
+
     private static ChannelLease CallElsewhere(ChannelPool pool, PooledChannel otherThan)
     {
-        var acquiring = pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, otherThan, playsSafe: false, CancellationToken.None).AsTask();
+        var acquiring = pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, otherThan, CancellationToken.None).AsTask();
         Assert.True(acquiring.IsCompletedSuccessfully);
         return acquiring.Result;
     }

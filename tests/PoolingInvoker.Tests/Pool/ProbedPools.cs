@@ -32,11 +32,13 @@ public abstract class ProbedPools : IAsyncDisposable
         GC.SuppressFinalize(this);
     }
 
-    private protected ChannelPool NewPool(int channels, TimeSpan? probeDelay = null, bool hasProbe = true)
+    private protected ChannelPool NewPool(int channels, TimeSpan? probeDelay = null, bool hasProbe = true, int mostChannels = 100, int? mostCalls = null)
     {
         var pool = new ChannelPool(Policy, new ChannelPoolOptions
         {
             MinPoolSize = channels,
+            MaxPoolSize = mostChannels,
+            MaxConcurrentCallsPerChannel = mostCalls,
             ProbeDelay = probeDelay ?? TimeSpan.FromSeconds(1),
             Probe = !hasProbe ? null : (invoker, token) =>
             {
@@ -54,7 +56,7 @@ public abstract class ProbedPools : IAsyncDisposable
     }
 
     private protected static Task<ChannelLease> CallAsync(ChannelPool pool) =>
-        pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, playsSafe: false, CancellationToken.None).Soon();
+        pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, CancellationToken.None).Soon();
 
     // A call that is answered at once on this channel, which the pool has to choose.
     private protected static async Task AnswerAsync(ChannelPool pool, PooledChannel channel)
