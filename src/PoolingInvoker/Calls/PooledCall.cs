@@ -36,21 +36,17 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         }
 
         Pool.State.ThrowIfDisposed();
-        if (Plan.OnFailureOnly && !IsHedged && !Options.IsWaitForReady)
+        ChannelLease? lease = null; // a unary call stands for its own
+        if (Plan.OnFailureOnly && !IsHedged && !Options.IsWaitForReady
+            && (IsStream ? Picker.TryLease(isStream: true, out lease) ? lease.Pooled : null : Picker.TryLease(this)) is { } channel)
         {
-            // For a unary call no lease is made: the call itself stands for it.
-            ChannelLease? lease = null;
-            var channel = !IsStream ? Picker.TryLease(this) : Picker.TryLease(isStream: true, out lease) ? lease.Pooled : null;
-            if (channel is not null)
+            try
             {
-                try
-                {
-                    Publish(StartAttempt(channel, lease ?? (object)this, previousAttempts: 0));
-                }
-                catch (ObjectDisposedException)
-                {
-                    // A disposed channel took nothing. The loop leases another one.
-                }
+                Publish(StartAttempt(channel, lease ?? (object)this, previousAttempts: 0));
+            }
+            catch (ObjectDisposedException)
+            {
+                // A disposed channel took nothing. The loop leases another one.
             }
         }
 
@@ -139,11 +135,7 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
     {
         base.Dispose();
         Volatile.Read(ref _loop)?.Stop();
-        if (_response is { IsCompletedSuccessfully: false } response)
-        {
-            response.Observe();
-        }
-
+        _response?.Observe();
         Attempt?.Dispose();
     }
 

@@ -12,7 +12,6 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
 {
     private static readonly TimeSpan ResponseGrace = TimeSpan.FromSeconds(30);
 
-    private readonly object _gate;
     private readonly RequestLog? _log; // what has been written, while it may have to be written again; guarded by the gate
     private bool _areRequestsComplete; // written under the gate
     private RpcException? _endedByToken; // of a read or a write, and not by the application's Dispose
@@ -26,7 +25,6 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         _log = kind is MethodType.ClientStreaming or MethodType.DuplexStreaming && (Plan.Pipeline is not null || Options.IsWaitForReady)
             ? new RequestLog(environment.ReplaySpace, environment.MaxReplaySize)
             : null;
-        _gate = _log ?? new object();
     }
 
     public override MethodType Kind { get; }
@@ -37,6 +35,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     public bool AreRequestsComplete => Volatile.Read(ref _areRequestsComplete);
     protected override Status? EndedByToken => _endedByToken?.Status;
     private StreamAttempt<TResponse>? Stream => Attempt as StreamAttempt<TResponse>;
+    private object Gate => (object?)_log ?? this; // neither leaves the library
 
     public override bool TryCommit(CallAttempt attempt)
     {
@@ -118,7 +117,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     public Task CompleteRequestsAsync()
     {
         StreamAttempt<TResponse>? current;
-        lock (_gate)
+        lock (Gate)
         {
             _areRequestsComplete = true;
             current = Stream;
@@ -151,7 +150,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     /// </summary>
     public bool Keep(ReplayableRequest request, StreamAttempt<TResponse> attempt, bool hadHeaders)
     {
-        lock (_gate)
+        lock (Gate)
         {
             if (Stream is { } current && current != attempt)
             {
@@ -257,7 +256,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     {
         var stream = (StreamAttempt<TResponse>)attempt;
         bool isComplete;
-        lock (_gate)
+        lock (Gate)
         {
             if (_log is { Requests: { Count: > 0 } requests })
             {
@@ -296,7 +295,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
             return;
         }
 
-        lock (_gate)
+        lock (Gate)
         {
             _log.Clear();
         }

@@ -6,7 +6,7 @@ internal static class TaskObservation
     /// Sees to it that a failure of the task is not reported as unobserved, where the same failure reaches the application on another
     /// way, or nobody is left to see it.
     /// </summary>
-    public static void Observe(this Task task) => task.ContinueWith(
+    public static void Observe(this Task task) => _ = task.IsCompletedSuccessfully ? task : task.ContinueWith(
         static faulted => _ = faulted.Exception,
         CancellationToken.None,
         TaskContinuationOptions.OnlyOnFaulted | TaskContinuationOptions.ExecuteSynchronously,
