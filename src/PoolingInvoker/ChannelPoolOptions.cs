@@ -129,7 +129,7 @@ public sealed class ChannelPoolOptions
 
     /// <summary>
     /// Gets or sets how long the calls on a channel may wait, while nothing at all comes from its connection, before the channel is asked for
-    /// a sign of life: with an HTTP/2 PING (RFC 9113, section 6.7), or with <see cref="Probe"/>. Meanwhile it is chosen only if there is no
+    /// a sign of life: with an HTTP/2 PING (RFC 9113, section 6.7), and with <see cref="Probe"/>. Meanwhile it is chosen only if there is no
     /// other. One that answers is left alone for four times as long, and again; a slow method is not disturbed. After three pings in one
     /// silence there is one in five minutes, so that no server takes offence.
     /// </summary>
@@ -145,9 +145,8 @@ public sealed class ChannelPoolOptions
     public TimeSpan ProbeTimeout { get; set; } = TimeSpan.FromSeconds(1);
 
     /// <summary>
-    /// Gets or sets a small call that is made in place of the ping, and on a fresh channel in place of a call of
-    /// <c>grpc.health.v1.Health/Check</c>. That the server answers counts, not what: a status that it sends is an answer. For channels over
-    /// a transport of your own it is the only way to ask.
+    /// Gets or sets a small call that is made beside the ping, and on a fresh channel after the SETTINGS of its server. That the server answers
+    /// counts, not what: a status that it sends is an answer. For channels over a transport of your own it is the only way to ask.
     /// </summary>
     /// <value>The default value is <see langword="null"/>.</value>
     public Func<CallInvoker, CancellationToken, Task>? Probe { get; set; }

@@ -27,7 +27,7 @@ public class LeaseBenchmarks
     [Benchmark]
     public bool LeaseAndReturn()
     {
-        var leased = _pool.TryLease(isStream: false, out var lease);
+        var leased = _pool.Picker.TryLease(isStream: false, out var lease);
         lease!.Return(LeaseOutcome.Answered);
         return leased;
     }

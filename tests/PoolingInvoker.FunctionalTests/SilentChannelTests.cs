@@ -153,6 +153,7 @@ public sealed class SilentChannelTests(ITestOutputHelper output) : IAsyncLifetim
             catch (RpcException exception)
             {
                 Assert.NotNull(exception.Status.DebugException);
+                Assert.Contains("The pool closed the connection: nothing has come from it for", exception.Status.Detail, StringComparison.Ordinal);
                 return exception.StatusCode;
             }
         }));

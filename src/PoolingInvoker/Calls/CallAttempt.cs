@@ -124,7 +124,7 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
     {
         var lease = Interlocked.Exchange(ref _lease, null);
         (lease as ChannelLease)?.Return(outcome, error);
-        (lease as PooledCall)?.Pool.Return(lease!, channel!, outcome, error);
+        (lease as PooledCall)?.Picker.Return(lease!, channel!, outcome, error);
     }
 
     /// <summary>The channel has ended the call, and nobody has seen it.</summary>

@@ -20,7 +20,7 @@ internal sealed class CallEnvironment
     public CallEnvironment(ChannelPool pool, PoolingCallInvokerOptions options)
     {
         Pool = pool;
-        _plan = CallResilience.Plan(options, pool.TimeProvider);
+        _plan = CallResilience.Plan(options, pool.State.Time);
         foreach (var config in options.MethodConfigs)
         {
             if (config.Names.Count == 0)
@@ -28,7 +28,7 @@ internal sealed class CallEnvironment
                 throw new ArgumentException("A method config names no method. Add MethodName.Default to its Names for all methods.", nameof(options));
             }
 
-            var plan = CallResilience.Plan(options, pool.TimeProvider, config);
+            var plan = CallResilience.Plan(options, pool.State.Time, config);
             foreach (var name in config.Names)
             {
                 if (string.IsNullOrEmpty(name.Service) && !string.IsNullOrEmpty(name.Method))
@@ -45,7 +45,7 @@ internal sealed class CallEnvironment
             }
         }
 
-        _idempotency = new MethodIdempotency(options.IsIdempotent, options.ServiceDescriptors, pool.Log);
+        _idempotency = new MethodIdempotency(options.IsIdempotent, options.ServiceDescriptors, pool.State.Log);
         Budget = options.RetryThrottling is { } throttling && NewBudget(throttling) is var budget ? Budgets.GetValue(pool, _ => budget) : null;
         if (options.MaxRetryBufferPerCallSize < 0 || options.MaxRetryBufferSize < 0)
         {

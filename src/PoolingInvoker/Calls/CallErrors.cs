@@ -17,7 +17,7 @@ internal static class CallErrors
     /// <summary>Why no channel could be had. One that is disposed while the pool is not was disposed by whoever else has it.</summary>
     public static NoChannelException NoChannel(Exception cause, ChannelPool pool) => new(cause switch
     {
-        ObjectDisposedException when pool.IsDisposed => Disposed,
+        ObjectDisposedException when pool.State.IsDisposed => Disposed,
         TimeoutException or TooManyWaitingException => new Status(StatusCode.ResourceExhausted, cause.Message, cause),
         _ => new Status(StatusCode.Unavailable, cause.Message, cause),
     });

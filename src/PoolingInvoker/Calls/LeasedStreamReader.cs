@@ -45,7 +45,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
         catch (Exception exception)
         {
             attempt.MetFailure(exception);
-            ExceptionDispatchInfo.Throw(call.EndOf(attempt, exception, call.IsDisposed || call.Pool.IsDisposed));
+            ExceptionDispatchInfo.Throw(call.EndOf(attempt, exception, call.IsDisposed || call.IsPoolDisposed));
             throw;
         }
 
@@ -55,7 +55,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
     private async Task<bool> ReadFirstAsync(CancellationToken cancellationToken)
     {
         // Later is in the midst of this read, whether the channel has seen it by then or not.
-        var wasDisposed = call.IsDisposed || call.Pool.IsDisposed;
+        var wasDisposed = call.IsDisposed || call.IsPoolDisposed;
         var attempt = (await call.NextAttemptAsync(failed: null, cancellationToken).ConfigureAwait(false))!;
         while (true)
         {

@@ -18,7 +18,9 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
     public abstract MethodType Kind { get; }
     public CallEnvironment Environment => environment;
     public ChannelPool Pool => environment.Pool;
-    public TimeProvider TimeProvider => environment.Pool.TimeProvider;
+    public ChannelPicker Picker => environment.Pool.Picker;
+    public TimeProvider TimeProvider => environment.Pool.State.Time;
+    public bool IsPoolDisposed => environment.Pool.State.IsDisposed;
     public CallPlan Plan => environment.PlanOf(method);
     public IMethod Method => method;
     public object? Request => request;
@@ -87,7 +89,7 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
     public Status GetStatus() => Told is { } told ? told.GetStatus()
         : IsToldDisposed ? CallErrors.Disposed
         : Attempt is { IsAbandoned: false } && !HasFailed ? throw CallErrors.NoStatus
-        : EndedByToken is null && Pool.IsDisposed && Attempt is null ? CallErrors.Disposed
+        : EndedByToken is null && IsPoolDisposed && Attempt is null ? CallErrors.Disposed
         : EndedByToken is not null || IsEndedByCaller ? EndedByCallerWith
         : throw CallErrors.NoStatus;
 
@@ -134,7 +136,7 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
     /// </summary>
     public bool MayBeSentAgain(Exception? outcome) =>
         !IsDisposed
-        && !Pool.IsDisposed
+        && !IsPoolDisposed
         && Attempt is not { IsCommitted: true }
         && outcome is not NoChannelException { IsTransient: false }
         && !(outcome is not null && CallFaults.Pushback(outcome) is { } pushback && (pushback == Timeout.InfiniteTimeSpan || EndsWithin(pushback)))
@@ -147,7 +149,7 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
     /// <summary>How long to wait before the next attempt where the call knows better than a backoff; null where it does not.</summary>
     public TimeSpan? DelayBeforeRetry(Exception? outcome, int attemptNumber) =>
         outcome is not null && CallFaults.Pushback(outcome) is { } pushback ? pushback
-        : attemptNumber == 0 && Pool.HasReady(otherThan: Channel) ? TimeSpan.Zero
+        : attemptNumber == 0 && Picker.HasReady(otherThan: Channel) ? TimeSpan.Zero
         : null;
 
     /// <summary>Whether the deadline of the call comes before the end of this delay.</summary>

@@ -35,12 +35,12 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
             throw new InvalidOperationException("Deadline must have a kind DateTimeKind.Utc or be equal to DateTime.MaxValue or DateTime.MinValue.");
         }
 
-        Pool.ThrowIfDisposed();
+        Pool.State.ThrowIfDisposed();
         if (Plan.OnFailureOnly && !IsHedged && !Options.IsWaitForReady)
         {
             // For a unary call no lease is made: the call itself stands for it.
             ChannelLease? lease = null;
-            var channel = !IsStream ? Pool.TryLease(this) : Pool.TryLease(isStream: true, out lease) ? lease.Pooled : null;
+            var channel = !IsStream ? Picker.TryLease(this) : Picker.TryLease(isStream: true, out lease) ? lease.Pooled : null;
             if (channel is not null)
             {
                 try
@@ -154,7 +154,7 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
     [return: NotNullIfNotNull(nameof(failure))]
     protected Exception? AsEndOfCall(Exception? failure) =>
         failure is RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: ObjectDisposedException }
-            && Pool.IsDisposed && !IsEndedByCaller
+            && IsPoolDisposed && !IsEndedByCaller
             ? new RpcException(CallErrors.Disposed)
             : failure;
 

@@ -261,8 +261,8 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
         try
         {
             // A call that waits for ready waits for its deadline alone.
-            var timeout = call.Options.IsWaitForReady ? Timeout.InfiniteTimeSpan : Pool.AcquireTimeout;
-            lease = await Pool.AcquireAsync(timeout, call.IsStream, avoid, cancellationToken).ConfigureAwait(false);
+            var timeout = call.Options.IsWaitForReady ? Timeout.InfiniteTimeSpan : Pool.State.Options.AcquireTimeout;
+            lease = await call.Picker.AcquireAsync(timeout, call.IsStream, avoid, cancellationToken).ConfigureAwait(false);
             return call.StartAttempt(lease.Pooled, lease, previousAttempts);
         }
         catch (Exception caught) when (lease is null ? caught is not OperationCanceledException : caught is ObjectDisposedException)

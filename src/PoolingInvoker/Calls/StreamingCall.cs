@@ -99,7 +99,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     /// <summary>A call that was disposed before it had a channel takes no more; one that has a channel asks that.</summary>
     public void ThrowIfDisposed()
     {
-        if ((IsDisposed || Pool.IsDisposed) && _endedByToken is null && Channel is null)
+        if ((IsDisposed || IsPoolDisposed) && _endedByToken is null && Channel is null)
         {
             IsToldDisposed = true;
             throw new ObjectDisposedException(GetType().FullName);
@@ -250,7 +250,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         if (!IsDisposed && Attempt is { IsReleased: false })
         {
             Pool.CountReclaimedLeak();
-            Pool.Log.LeakReclaimed(Method.FullName);
+            Pool.State.Log.LeakReclaimed(Method.FullName);
         }
 
         try

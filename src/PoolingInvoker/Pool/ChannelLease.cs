@@ -8,13 +8,13 @@ namespace PoolingInvoker;
 /// </summary>
 public sealed class ChannelLease : IDisposable
 {
-    private readonly ChannelPool _pool;
+    private readonly ChannelPicker _picker;
     private PooledChannel? _channel;
 
     // Under the lock of the pool.
-    internal ChannelLease(ChannelPool pool, PooledChannel channel, bool isStream)
+    internal ChannelLease(ChannelPicker picker, PooledChannel channel, bool isStream)
     {
-        _pool = pool;
+        _picker = picker;
         _channel = channel;
         IsStream = isStream;
         Looks = channel.Looks;
@@ -59,7 +59,7 @@ public sealed class ChannelLease : IDisposable
     {
         if (Volatile.Read(ref _channel) is { } channel)
         {
-            _pool.Answered(this, channel);
+            _picker.Answered(this, channel);
         }
     }
 
@@ -67,7 +67,7 @@ public sealed class ChannelLease : IDisposable
     {
         if (Interlocked.Exchange(ref _channel, null) is { } channel)
         {
-            _pool.Return(this, channel, outcome, error);
+            _picker.Return(this, channel, outcome, error);
         }
     }
 }

@@ -6,7 +6,6 @@ namespace PoolingInvoker;
 /// <summary>The data plane: picks a channel for each call, counts the lease, and takes it back. A call waits in a queue where no channel has room.</summary>
 internal sealed class ChannelPicker
 {
-    private readonly ChannelPool _pool;
     private readonly PoolState _state;
     private readonly IChannelFactory _factory;
     private readonly ChannelConnector _connector;
@@ -15,9 +14,9 @@ internal sealed class ChannelPicker
     private readonly LeaseLeakDetector? _leakDetector;
 
     public ChannelPicker(
-        ChannelPool pool, PoolState state, IChannelFactory factory, ChannelConnector connector, PoolGrowth growth, SilenceWatch silence, LeaseLeakDetector? leakDetector)
+        PoolState state, IChannelFactory factory, ChannelConnector connector, PoolGrowth growth, SilenceWatch silence, LeaseLeakDetector? leakDetector)
     {
-        (_pool, _state, _factory, _connector, _growth, _silence, _leakDetector) = (pool, state, factory, connector, growth, silence, leakDetector);
+        (_state, _factory, _connector, _growth, _silence, _leakDetector) = (state, factory, connector, growth, silence, leakDetector);
         state.ServeWaiters = ServeWaiters;
     }
 
@@ -241,7 +240,7 @@ internal sealed class ChannelPicker
     private ChannelLease Lease(PooledChannel channel, bool isStream)
     {
         CountLease(channel, isStream);
-        var lease = new ChannelLease(_pool, channel, isStream);
+        var lease = new ChannelLease(this, channel, isStream);
         _leakDetector?.Taken(lease);
         return lease;
     }
@@ -262,7 +261,7 @@ internal sealed class ChannelPicker
         while (_state.Waiters.First is { Value.IsStream: var isStream } && _state.Active.Pick(isStream, avoid: null) is { } channel)
         {
             CountLease(channel, isStream);
-            _state.NextWaiter()!.SetResult(new ChannelLease(_pool, channel, isStream));
+            _state.NextWaiter()!.SetResult(new ChannelLease(this, channel, isStream));
         }
     }
 

@@ -26,12 +26,10 @@ namespace PoolingInvoker;
 /// <remarks>All members can be used from many threads at a time.</remarks>
 public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposable
 {
-    private readonly PoolState _state;
     private readonly IChannelFactory _factory;
     private readonly ChannelConnector _connector;
     private readonly SilenceWatch _silence;
     private readonly PoolUpkeep _upkeep;
-    private readonly ChannelPicker _picker;
     private long _retries;
     private long _leaksReclaimed;
 
@@ -51,24 +49,23 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     internal ChannelPool(IChannelFactory factory, ChannelPoolOptions validated, Random random, EndpointList? endpoints = null)
     {
         _factory = factory;
-        _state = new PoolState(validated, random, factory.Target);
-        _connector = new ChannelConnector(_state, factory);
-        Growth = new PoolGrowth(_state, _connector);
-        _silence = new SilenceWatch(_state, _connector);
-        var leakDetector = validated.LeakDetectionThreshold > TimeSpan.Zero ? new LeaseLeakDetector(validated.LeakDetectionThreshold, _state.Time, Log) : null;
-        _upkeep = new PoolUpkeep(_state, _connector, Growth, leakDetector);
-        _picker = new ChannelPicker(this, _state, factory, _connector, Growth, _silence, leakDetector);
-        _state.Balancer = endpoints is null ? null : new EndpointBalancer(_state, _connector, Growth, endpoints, factory.Target);
+        State = new PoolState(validated, random, factory.Target);
+        _connector = new ChannelConnector(State, factory);
+        Growth = new PoolGrowth(State, _connector);
+        _silence = new SilenceWatch(State, _connector);
+        var leakDetector = validated.LeakDetectionThreshold > TimeSpan.Zero ? new LeaseLeakDetector(validated.LeakDetectionThreshold, State.Time, State.Log) : null;
+        _upkeep = new PoolUpkeep(State, _connector, Growth, leakDetector);
+        Picker = new ChannelPicker(State, factory, _connector, Growth, _silence, leakDetector);
+        State.Balancer = endpoints is null ? null : new EndpointBalancer(State, _connector, Growth, endpoints, factory.Target);
     }
 
+    /// <summary>The data plane: calls ask it for their leases.</summary>
+    internal ChannelPicker Picker { get; }
+    internal PoolState State { get; }
     internal string Target => _factory.Target;
-    internal TimeProvider TimeProvider => _state.Time;
-    internal TimeSpan AcquireTimeout => _state.Options.AcquireTimeout;
-    internal PoolingInvokerLog Log => _state.Log;
     internal bool ThrowsOperationCanceled => _factory.ThrowsOperationCanceled; // where others throw an RpcException
-    internal bool IsDisposed => _state.IsDisposed;
     internal PoolGrowth Growth { get; }
-    internal EndpointBalancer? Balancer => _state.Balancer;
+    internal EndpointBalancer? Balancer => State.Balancer;
 
     /// <summary>Makes a pool of channels to one address, or to all addresses that a name has.</summary>
     /// <param name="address">
@@ -145,7 +142,7 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
         var acquiring = AcquireAsync(CancellationToken.None);
         var lease = acquiring.IsCompleted ? acquiring.Result : acquiring.AsTask().GetAwaiter().GetResult();
         var channel = lease.Pooled;
-        using (_state.Enter())
+        using (State.Enter())
         {
             // From here on another thread that returns this channel may take this lease back for its own: they are all the same.
             channel.ExplicitLeases.Push(lease);
@@ -162,11 +159,11 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     {
         ArgumentNullException.ThrowIfNull(obj);
         ChannelLease? lease;
-        using (_state.Enter())
+        using (State.Enter())
         {
-            if (!_state.Channels.TryGetValue(obj, out var channel))
+            if (!State.Channels.TryGetValue(obj, out var channel))
             {
-                if (_state.IsDisposed)
+                if (State.IsDisposed)
                 {
                     return; // closed with the pool
                 }
@@ -196,13 +193,13 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     /// <exception cref="InvalidOperationException">The policy did not make a channel, and there is none. What <see cref="ChannelPoolOptions.ConfigureChannel"/> throws is thrown as it is.</exception>
     public bool TryAcquire([NotNullWhen(true)] out ChannelLease? lease)
     {
-        lease = _picker.TakeAtOnce(isStream: false);
+        lease = Picker.TakeAtOnce(isStream: false);
         if (lease is null)
         {
             return false;
         }
 
-        _picker.ByHand(lease);
+        Picker.ByHand(lease);
         return true;
     }
 
@@ -217,41 +214,30 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was cancelled.</exception>
     public ValueTask<ChannelLease> AcquireAsync(CancellationToken cancellationToken = default)
     {
-        var acquiring = AcquireAsync(AcquireTimeout, isStream: false, avoid: null, cancellationToken);
-        return acquiring.IsCompletedSuccessfully ? new ValueTask<ChannelLease>(_picker.ByHand(acquiring.Result)) : WaitAsync(acquiring);
+        var acquiring = Picker.AcquireAsync(State.Options.AcquireTimeout, isStream: false, avoid: null, cancellationToken);
+        return acquiring.IsCompletedSuccessfully ? new ValueTask<ChannelLease>(Picker.ByHand(acquiring.Result)) : WaitAsync(acquiring);
 
-        async ValueTask<ChannelLease> WaitAsync(ValueTask<ChannelLease> acquiring) => _picker.ByHand(await acquiring.ConfigureAwait(false));
+        async ValueTask<ChannelLease> WaitAsync(ValueTask<ChannelLease> acquiring) => Picker.ByHand(await acquiring.ConfigureAwait(false));
     }
 
-    /// <summary>Takes a lease for a call, on another channel than the one to avoid, where there is one or one can be made.</summary>
-    internal ValueTask<ChannelLease> AcquireAsync(TimeSpan timeout, bool isStream, PooledChannel? avoid, CancellationToken cancellationToken) =>
-        _picker.AcquireAsync(timeout, isStream, avoid, cancellationToken);
-
-    internal bool TryLease(bool isStream, [NotNullWhen(true)] out ChannelLease? lease) => _picker.TryLease(isStream, out lease);
-    internal PooledChannel? TryLease(object call) => _picker.TryLease(call);
-    internal void Answered(ChannelLease lease, PooledChannel channel) => _picker.Answered(lease, channel);
-    internal void Return(object leaseOrCall, PooledChannel channel, LeaseOutcome outcome, Exception? error) =>
-        _picker.Return(leaseOrCall, channel, outcome, error);
-    internal bool HasReady(PooledChannel? otherThan) => _picker.HasReady(otherThan);
-    internal ConnectionEvents EventsOf(PooledChannel channel) => new(_state, _connector, channel);
-    internal void ThrowIfDisposed() => _state.ThrowIfDisposed();
+    internal ConnectionEvents EventsOf(PooledChannel channel) => new(State, _connector, channel);
     internal void CountRetry() => Interlocked.Increment(ref _retries);
     internal void CountReclaimedLeak() => Interlocked.Increment(ref _leaksReclaimed);
 
     /// <summary>Takes the numbers of this moment.</summary>
     public ChannelPoolStatistics GetStatistics()
     {
-        using var section = _state.Enter();
+        using var section = State.Enter();
         return new ChannelPoolStatistics
         {
-            Channels = _state.Count,
-            IdleChannels = _state.Active.Count(static channel => channel.Leases == 0),
-            DrainingChannels = _state.Draining,
-            CallsInFlight = _state.Leases,
-            CallsWaiting = _state.Waiters.Count,
-            ChannelsCreated = _state.Created,
-            ChannelsReplaced = _state.Replaced,
-            ChannelsGivenUp = _state.GivenUp,
+            Channels = State.Count,
+            IdleChannels = State.Active.Count(static channel => channel.Leases == 0),
+            DrainingChannels = State.Draining,
+            CallsInFlight = State.Leases,
+            CallsWaiting = State.Waiters.Count,
+            ChannelsCreated = State.Created,
+            ChannelsReplaced = State.Replaced,
+            ChannelsGivenUp = State.GivenUp,
             Retries = Interlocked.Read(ref _retries),
             LeaksReclaimed = Interlocked.Read(ref _leaksReclaimed),
         };
@@ -260,9 +246,9 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     /// <summary>Takes a picture of each channel, draining ones included, in the order in which they were made.</summary>
     public IReadOnlyList<PooledChannelSnapshot> GetChannels()
     {
-        using var section = _state.Enter();
-        return [.. _state.Channels.Values.OrderBy(static channel => channel.Id).Select(
-            channel => channel.ToSnapshot(_state.Time.GetElapsedTime(channel.CreatedAt, _state.Now)))];
+        using var section = State.Enter();
+        return [.. State.Channels.Values.OrderBy(static channel => channel.Id).Select(
+            channel => channel.ToSnapshot(State.Time.GetElapsedTime(channel.CreatedAt, State.Now)))];
     }
 
     /// <summary>
@@ -276,7 +262,7 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     /// </exception>
     /// <exception cref="InvalidOperationException">The policy did not make a channel, and there is none. What <see cref="ChannelPoolOptions.ConfigureChannel"/> throws is thrown as it is.</exception>
     /// <exception cref="ObjectDisposedException">The pool is disposed.</exception>
-    public Task ConnectAsync(CancellationToken cancellationToken = default) => new PoolWarmUp(_state, _connector, Target).RunAsync(cancellationToken);
+    public Task ConnectAsync(CancellationToken cancellationToken = default) => new PoolWarmUp(State, _connector, Target).RunAsync(cancellationToken);
 
     /// <summary>
     /// Lets no more calls in, tells those that wait, waits up to <see cref="ChannelPoolOptions.DrainTimeout"/> for calls in flight, and
@@ -287,7 +273,7 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
         BeginDispose();
         try
         {
-            await _state.Closed.Task.WaitAsync(_state.Options.DrainTimeout, _state.Time).ConfigureAwait(false);
+            await State.Closed.Task.WaitAsync(State.Options.DrainTimeout, State.Time).ConfigureAwait(false);
         }
         catch (TimeoutException)
         {
@@ -310,9 +296,9 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     /// <param name="disposing">Whether this is a dispose; the pool has no finalizer.</param>
     protected virtual void Dispose(bool disposing)
     {
-        using (_state.Enter())
+        using (State.Enter())
         {
-            _state.Channels.Values.Where(static channel => channel.State == PooledChannelState.Draining).ToList().ForEach(_state.Close);
+            State.Channels.Values.Where(static channel => channel.State == PooledChannelState.Draining).ToList().ForEach(State.Close);
         }
 
         _factory.Dispose();
@@ -320,7 +306,7 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
 
     private void BeginDispose()
     {
-        _state.BeginDispose();
+        State.BeginDispose();
         _upkeep.Dispose();
         _silence.Dispose();
         Growth.Dispose();

@@ -117,7 +117,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     }
 
     /// <summary>Breaks all connections, and ends the attempt to make one: the calls on them end as if the server had.</summary>
-    public void Abort()
+    public void Abort(string reason)
     {
         CancellationTokenSource? stop;
         lock (_lock)
@@ -129,7 +129,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         stop?.Cancel();
         foreach (var connection in _connections.Keys)
         {
-            connection.Abort();
+            connection.Abort(reason);
         }
     }
 

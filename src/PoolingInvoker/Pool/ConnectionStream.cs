@@ -21,6 +21,7 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
     private ConnectionOpening? _opening;
     private bool _isClosed;
     private bool _hasEnded;
+    private volatile string? _abortReason;
 
     public override bool CanRead => inner.CanRead;
     public override bool CanSeek => false;
@@ -108,8 +109,12 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
         }
     }
 
-    /// <summary>Breaks the connection: the calls on it end as if the other side had.</summary>
-    public void Abort() => inner.Dispose();
+    /// <summary>Breaks the connection: the calls on it end as if the other side had, and say why.</summary>
+    public void Abort(string reason)
+    {
+        _abortReason = reason;
+        inner.Dispose();
+    }
 
     public override ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken = default) =>
         _opening is { IsRead: false } ? _opening.ReadAsync(buffer, cancellationToken) : ReadFramesAsync(buffer, cancellationToken);
@@ -126,9 +131,14 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
             {
                 read = await inner.ReadAsync(isHeld ? _own.AsMemory(_held) : buffer, cancellationToken).ConfigureAwait(false);
             }
-            catch
+            catch (Exception exception)
             {
                 SawEnd();
+                if (_abortReason is { } reason)
+                {
+                    throw new IOException($"The pool closed the connection: {reason}.", exception);
+                }
+
                 throw;
             }
 

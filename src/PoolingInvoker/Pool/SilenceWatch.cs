@@ -257,7 +257,7 @@ internal sealed class SilenceWatch : IDisposable
 
         _state.GivenUp++;
         _state.Diary.GivenUp(channel, reason);
-        _state.After(() => channel.Transport?.Abort());
+        _state.After(() => channel.Transport?.Abort(reason));
     }
 
     // What is made in place of a silent channel may lead to the same server. When there are no calls, or some that have nowhere else to go,

@@ -61,7 +61,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     {
     }
 
-    public void Abort()
+    public void Abort(string reason)
     {
     }
 

@@ -315,7 +315,7 @@ public sealed class ChannelTransportTests : IDisposable
                 await Waiting.Until(() => _transport.Mark != mark);
                 break;
             case "is broken by the pool":
-                _transport.Abort();
+                _transport.Abort("it is silent");
                 break;
             case "is closed by the handler":
                 await connection.DisposeAsync();

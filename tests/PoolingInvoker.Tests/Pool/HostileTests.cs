@@ -109,7 +109,7 @@ public sealed class HostileTests : ProbedPools
 
     private static ChannelLease CallElsewhere(ChannelPool pool, PooledChannel otherThan)
     {
-        var acquiring = pool.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, otherThan, CancellationToken.None).AsTask();
+        var acquiring = pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, otherThan, CancellationToken.None).AsTask();
         Assert.True(acquiring.IsCompletedSuccessfully);
         return acquiring.Result;
     }

@@ -1,10 +1,8 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Globalization;
-using System.Reflection;
 using System.Runtime.CompilerServices;
 using System.Text.RegularExpressions;
-using Grpc.Net.Client;
 using Microsoft.Extensions.Logging;
 using PoolingInvoker.Testing;
 
@@ -170,7 +168,7 @@ public sealed class OwnWorkTests
             TimeProvider = time,
             Queue = InlineWork.Queue,
         });
-        var lease = await pool.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, CancellationToken.None).Soon();
+        var lease = await pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, CancellationToken.None).Soon();
         for (var i = 0; i < 60; i++)
         {
             time.Advance(TimeSpan.FromSeconds(30));
@@ -186,7 +184,7 @@ public sealed class OwnWorkTests
         var time = new ThrowingTime();
         var log = new RecordingLoggerFactory();
         using var pool = new ChannelPool(_policy, new ChannelPoolOptions { TimeProvider = time, LoggerFactory = log, Queue = InlineWork.Queue });
-        var lease = await pool.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, CancellationToken.None).Soon();
+        var lease = await pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, CancellationToken.None).Soon();
         lease.Return(LeaseOutcome.ServerFailed);
         Assert.NotNull(pool.GetChannels());
         time.Throws = true;
@@ -196,7 +194,7 @@ public sealed class OwnWorkTests
 
         // The next look finds that the channel need not be spared any more.
         time.Advance(TimeSpan.FromSeconds(5));
-        lease = await pool.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, CancellationToken.None).Soon();
+        lease = await pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, CancellationToken.None).Soon();
         Assert.NotEqual(ChannelHealth.Penalized, lease.Pooled.Health);
         lease.Dispose();
     }
@@ -229,7 +227,7 @@ public sealed class OwnWorkTests
         var lease = await first[0].Soon();
         var line = PoolInTime.Come(pool, 1);
         await Waiting.Until(() => inTime.Primes.Count == 2);
-        pool.EventsOf(Known(pool)[inTime.Policy.Created[1]]).ServerGoes();
+        pool.EventsOf(pool.State.Channels[inTime.Policy.Created[1]]).ServerGoes();
         inTime.Primes[1].Ends.SetResult();
         await Waiting.Until(() => StubPolicy.IsDisposed(inTime.Policy.Created[1]));
         Assert.False(line[0].IsCompleted);
@@ -251,7 +249,7 @@ public sealed class OwnWorkTests
         var lease = await first[0].Soon();
         lease.Return(LeaseOutcome.Answered);
         lease = PoolInTime.Take(pool);
-        var retry = pool.AcquireAsync(TimeSpan.FromSeconds(5), isStream: false, avoid: lease.Pooled, CancellationToken.None).AsTask();
+        var retry = pool.Picker.AcquireAsync(TimeSpan.FromSeconds(5), isStream: false, avoid: lease.Pooled, CancellationToken.None).AsTask();
         await Waiting.Until(() => inTime.Primes.Count == 2);
         var other = PoolInTime.Take(pool);
         inTime.Pass(TimeSpan.FromSeconds(5));
@@ -267,9 +265,6 @@ public sealed class OwnWorkTests
         Assert.Throws<ArgumentException>(() => new ChannelPool(_policy, new ChannelPoolOptions { TimeProvider = time, ConfigureChannel = static _ => { } }));
         Assert.Equal(0, time.Armed);
     }
-
-    private static Dictionary<GrpcChannel, PooledChannel> Known(ChannelPool pool) =>
-        ((PoolState)typeof(ChannelPool).GetField("_state", BindingFlags.Instance | BindingFlags.NonPublic)!.GetValue(pool)!).Channels;
 
     // On a thread of its own, with all that a caller may have around.
     private Task AsACallerAsync(Action call)

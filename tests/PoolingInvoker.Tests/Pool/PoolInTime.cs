@@ -86,7 +86,7 @@ internal sealed class PoolInTime : IDisposable
 
     /// <summary>Takes leases as calls do: they come at once, and wait in line.</summary>
     public static List<Task<ChannelLease>> Come(ChannelPool pool, int count, bool isStream = false, TimeSpan? timeout = null, CancellationToken cancellationToken = default) =>
-        [.. Enumerable.Range(0, count).Select(_ => pool.AcquireAsync(timeout ?? Timeout.InfiniteTimeSpan, isStream, avoid: null, cancellationToken).AsTask())];
+        [.. Enumerable.Range(0, count).Select(_ => pool.Picker.AcquireAsync(timeout ?? Timeout.InfiniteTimeSpan, isStream, avoid: null, cancellationToken).AsTask())];
 
     /// <summary>A lease that there is room for.</summary>
     public static ChannelLease Take(ChannelPool pool, bool isStream = false)
