@@ -9,9 +9,10 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
     private const int Committed = 1;
     private const int Abandoned = 2;
 
-    // Between two looks at a call that the channel has yet to end. Each look throws, so each pause is twice the one before it.
+    // Between two looks at a call that the channel has yet to end. Each look throws.
     public static readonly TimeSpan FirstPause = TimeSpan.FromMilliseconds(1);
-    public static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
+
+    private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
 
     private readonly int _mark = channel?.Transport?.Mark ?? 0; // of what has happened to the connections of the channel
     private object? _lease = lease; // a ChannelLease, or the call, which stands for the lease of its first attempt; null when it is back
@@ -29,13 +30,31 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
     public abstract Metadata GetTrailers();
     public abstract void Dispose();
 
-    /// <summary>
-    /// The application has seen something of this attempt, or given it something that cannot be given again: from now on it is the
-    /// call. False if the attempt has been abandoned in favour of another one.
-    /// </summary>
+    public static TimeSpan Longer(TimeSpan pause) => pause * 2 < LongestPause ? pause * 2 : LongestPause;
+
+    /// <summary>What a task has failed with, if it has. One that has faulted throws nothing.</summary>
+    public static Exception? FailureOf(Task task)
+    {
+        if (!task.IsCanceled)
+        {
+            return task.Exception?.InnerException;
+        }
+
+        try
+        {
+            task.GetAwaiter().GetResult();
+            return null;
+        }
+        catch (OperationCanceledException exception)
+        {
+            return exception;
+        }
+    }
+
+    /// <summary>The application has seen something of this attempt, or has given it what is not kept: it is the call from now on.</summary>
     public bool TryCommit() => Interlocked.CompareExchange(ref _state, Committed, Open) != Abandoned;
 
-    /// <summary>Makes way for another attempt. False if the application has seen something of this one.</summary>
+    /// <summary>Makes way for another attempt, if this one is not committed.</summary>
     public bool TryAbandon()
     {
         if (Interlocked.CompareExchange(ref _state, Abandoned, Open) == Committed)
@@ -47,7 +66,6 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
         return true;
     }
 
-    /// <summary>The loop ends the attempt, but not the call.</summary>
     public void End()
     {
         Interlocked.CompareExchange(ref _state, Abandoned, Open);
@@ -81,15 +99,12 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
         }
     }
 
-    /// <summary>
-    /// Waits for the channel to end the call, which has said that there are no headers, or that the connection broke: the end is on its
-    /// way, and as a rule there at the first look.
-    /// </summary>
+    /// <summary>Waits for the end of a call whose headers or connection have failed: as a rule it is there at the first look.</summary>
     public async ValueTask<bool> IsSoonOverAsync()
     {
-        for (var pause = FirstPause; !IsOver(); pause *= 2)
+        for (var pause = FirstPause; !IsOver(); pause = Longer(pause))
         {
-            if (pause >= LongestPause)
+            if (pause == LongestPause)
             {
                 return false;
             }
@@ -103,7 +118,6 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
     /// <summary>The server has begun to answer: what comes now may take as long as it likes.</summary>
     public void Answered() => (Volatile.Read(ref _lease) as ChannelLease)?.Answered();
 
-    /// <summary>The verdict on what an attempt, or a read or a write of it, has failed with, by what has happened to its connection meanwhile.</summary>
     public CallFault Judge(Exception failure, PooledCall call) =>
         CallFaults.JudgeOnce(failure, channel?.Transport?.FactSince(_mark) ?? ConnectionFact.Unknown, call.Options.Headers, this);
 
@@ -127,27 +141,16 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
         (lease as PooledCall)?.Picker.Return(lease!, channel!, outcome, error);
     }
 
-    /// <summary>The channel has ended the call, and nobody has seen it.</summary>
     public virtual void EndedUnread() => Release(LeaseOutcome.Unknown);
 }
 
 internal abstract class CallAttempt<TResponse>(PooledChannel channel, object lease) : CallAttempt(channel, lease)
     where TResponse : class
 {
-    /// <summary>
-    /// Ends when the attempt is decided. For a call with one response that is the response; for others it is the first message, or
-    /// whatever else commits the call.
-    /// </summary>
+    /// <summary>The response; of a stream of responses whatever commits the call, or its failure.</summary>
     public abstract Task<TResponse> Deciding { get; }
-
-    /// <summary>What it was decided with.</summary>
     public TResponse Response => Deciding.GetAwaiter().GetResult();
-
-    /// <summary>What it was decided with, if that is a failure.</summary>
     public Exception? Failure => FailureOf(Deciding);
-
-    protected static Exception? FailureOf(Task task) =>
-        task.IsFaulted ? task.Exception.InnerException : task.IsCanceled ? new TaskCanceledException(task) : null;
 }
 
 /// <summary>What a call has ended with that got no attempt, or whose end is not that of one; null is a success.</summary>

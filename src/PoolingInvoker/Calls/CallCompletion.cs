@@ -20,8 +20,8 @@ using Grpc.Core;
 namespace PoolingInvoker;
 
 /// <summary>
-/// The end of a stream that nobody reads: its lease goes back when the deadline has passed or the token has fired and the channel has ended the
-/// call. Never before that, or the channel could be given away or disposed under the call.
+/// The end of a stream that nobody reads, by its deadline or its token. The lease goes back when the channel has ended the call: before that the
+/// channel could be disposed under it.
 /// </summary>
 internal sealed class CallCompletion : IDisposable
 {
@@ -30,7 +30,7 @@ internal sealed class CallCompletion : IDisposable
     private readonly TimeProvider _time;
     private readonly ITimer _timer;
     private readonly CancellationTokenRegistration _registration;
-    private int _looks; // at a call whose end is due
+    private TimeSpan _pause = CallAttempt.FirstPause; // between two looks at a call whose end is due
 
     public CallCompletion(CallAttempt attempt, CallOptions options, TimeProvider time)
     {
@@ -62,11 +62,9 @@ internal sealed class CallCompletion : IDisposable
         }
 
         var next = _options.CancellationToken.IsCancellationRequested ? TimeSpan.Zero : GivenOptions.DueTime(_options.Deadline, _time);
-        var pause = CallAttempt.FirstPause * (1 << _looks);
-        if (next <= pause)
+        if (next <= _pause)
         {
-            next = pause;
-            _looks += pause < CallAttempt.LongestPause ? 1 : 0;
+            (next, _pause) = (_pause, CallAttempt.Longer(_pause));
         }
 
         _timer.Change(next, Timeout.InfiniteTimeSpan);

@@ -23,46 +23,39 @@ internal sealed class CallEnvironment
         _plan = CallResilience.Plan(options, pool.State.Time);
         foreach (var config in options.MethodConfigs)
         {
-            if (config.Names.Count == 0)
-            {
-                throw new ArgumentException("A method config names no method. Add MethodName.Default to its Names for all methods.", nameof(options));
-            }
-
+            Require(
+                config.Names.Count > 0, "A method config names no method. Add MethodName.Default to its Names for all methods.");
             var plan = CallResilience.Plan(options, pool.State.Time, config);
             foreach (var name in config.Names)
             {
-                if (string.IsNullOrEmpty(name.Service) && !string.IsNullOrEmpty(name.Method))
-                {
-                    throw new ArgumentException(
-                        $"A method config names the method '{name.Method}' without its service. Set Service, as in 'user.v1.User'.", nameof(options));
-                }
-
-                if (!_plans.TryAdd(KeyOf(name), plan))
-                {
-                    throw new ArgumentException(
-                        $"Two method configs name the method '{name.Method}' of the service '{name.Service}'. Name each once.", nameof(options));
-                }
+                Require(
+                    !string.IsNullOrEmpty(name.Service) || string.IsNullOrEmpty(name.Method),
+                    $"A method config names the method '{name.Method}' without its service. Set Service, as in 'user.v1.User'.");
+                Require(
+                    _plans.TryAdd(KeyOf(name), plan),
+                    $"Two method configs name the method '{name.Method}' of the service '{name.Service}'. Name each once.");
             }
         }
 
         _idempotency = new MethodIdempotency(options.IsIdempotent, options.ServiceDescriptors, pool.State.Log);
         Budget = options.RetryThrottling is { } throttling && NewBudget(throttling) is var budget ? Budgets.GetValue(pool, _ => budget) : null;
-        if (options.MaxRetryBufferPerCallSize < 0 || options.MaxRetryBufferSize < 0)
-        {
-            throw new ArgumentException(
-                $"MaxRetryBufferPerCallSize is {options.MaxRetryBufferPerCallSize} and MaxRetryBufferSize {options.MaxRetryBufferSize}. Both must be at least 0.",
-                nameof(options));
-        }
-
+        Require(
+            options is { MaxRetryBufferPerCallSize: >= 0, MaxRetryBufferSize: >= 0 },
+            $"MaxRetryBufferPerCallSize is {options.MaxRetryBufferPerCallSize} and MaxRetryBufferSize {options.MaxRetryBufferSize}. Both must be at least 0.");
         ReplaySpace = Spaces.GetValue(pool, _ => new ReplaySpace(options.MaxRetryBufferSize));
         MaxReplaySize = options.MaxRetryBufferPerCallSize;
+
+        static void Require(bool condition, string otherwise)
+        {
+            if (!condition)
+            {
+                throw new ArgumentException(otherwise, nameof(options));
+            }
+        }
     }
 
     public ChannelPool Pool { get; }
-
-    /// <summary>The tokens that retries and hedges take, or null if they are not counted.</summary>
-    public RetryBudget? Budget { get; }
-
+    public RetryBudget? Budget { get; } // null if retries and hedges are not counted
     public ReplaySpace ReplaySpace { get; }
     public long MaxReplaySize { get; }
 

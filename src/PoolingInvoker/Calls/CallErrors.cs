@@ -14,7 +14,7 @@ internal static class CallErrors
 
     public static Status DeadlineExceeded(Exception? cause) => new(StatusCode.DeadlineExceeded, string.Empty, cause);
 
-    /// <summary>Why no channel could be had. One that is disposed while the pool is not was disposed by whoever else has it.</summary>
+    /// <summary>Why there is no channel. One that is disposed while the pool is not was disposed by whoever else has it.</summary>
     public static NoChannelException NoChannel(Exception cause, ChannelPool pool) => new(cause switch
     {
         ObjectDisposedException when pool.State.IsDisposed => Disposed,

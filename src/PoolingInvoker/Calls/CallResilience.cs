@@ -17,7 +17,6 @@ internal static class CallResilience
 {
     private static readonly ResiliencePropertyKey<PooledCall> Call = new("PoolingInvoker.Call");
 
-    /// <summary>The plan of the methods that a config names, or of all that have none of their own.</summary>
     public static CallPlan Plan(PoolingCallInvokerOptions options, TimeProvider time, PooledMethodConfig? config = null)
     {
         var ownsRetry = config is { Retry: not null } or { ConfigurePipeline: not null };

@@ -19,7 +19,6 @@ internal sealed class GivenOptions(string? host, CallOptions options)
             ? Nothing
             : new GivenOptions(host, options.Headers is { Count: > 0 } headers ? options.WithHeaders(Copy(headers)) : options);
 
-    /// <summary>How long it is to a deadline, as a timer takes it.</summary>
     public static TimeSpan DueTime(DateTime? deadline, TimeProvider time)
     {
         if (deadline is not { } value || value == DateTime.MaxValue)
@@ -33,10 +32,7 @@ internal sealed class GivenOptions(string? host, CallOptions options)
             : due;
     }
 
-    /// <summary>
-    /// The options of an attempt. On a channel of the pool's own the loop waits for ready, from channel to channel. One of the user's own
-    /// waits by itself: it alone knows for what, such as its resolver.
-    /// </summary>
+    /// <summary>The options of an attempt. The loop waits for ready; a channel of the user's own waits by itself.</summary>
     public CallOptions ForAttempt(PooledChannel channel, int previousAttempts)
     {
         var attempt = options.IsWaitForReady && channel.Transport is not null ? options.WithWaitForReady(false) : options;

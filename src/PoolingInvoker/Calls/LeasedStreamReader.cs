@@ -16,7 +16,6 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
 
     public Task<bool> MoveNext(CancellationToken cancellationToken)
     {
-        // While it waits for an attempt no channel sees it.
         if (_first is { IsCompleted: false })
         {
             return Task.FromException<bool>(new InvalidOperationException("Can't read the next message because the previous read is still in progress."));
@@ -33,23 +32,15 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
 
     private async Task<bool> ReadAsync(StreamAttempt<TResponse> attempt, CancellationToken cancellationToken)
     {
-        bool more;
-        try
+        var reading = attempt.ReadAsync(cancellationToken);
+        await ((Task)reading).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        if (CallAttempt.FailureOf(reading) is not { } failure)
         {
-            more = await attempt.ResponseStream!.MoveNext(cancellationToken).ConfigureAwait(false);
-        }
-        catch (ObjectDisposedException) when (call.HasEndedOn(attempt))
-        {
-            return attempt.GetStatus().StatusCode == StatusCode.OK ? false : throw attempt.NewEndException();
-        }
-        catch (Exception exception)
-        {
-            attempt.MetFailure(exception);
-            ExceptionDispatchInfo.Throw(call.EndOf(attempt, exception, call.IsDisposed || call.IsPoolDisposed));
-            throw;
+            return Seen(attempt, reading);
         }
 
-        return Seen(attempt, more);
+        attempt.MetFailure(failure);
+        return Failed(attempt, failure, call.IsDisposed || call.IsPoolDisposed);
     }
 
     private async Task<bool> ReadFirstAsync(CancellationToken cancellationToken)
@@ -59,39 +50,55 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
         var attempt = (await call.NextAttemptAsync(failed: null, cancellationToken).ConfigureAwait(false))!;
         while (true)
         {
-            try
+            var reading = attempt.ReadAsync(cancellationToken);
+            await ((Task)reading).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            var failure = CallAttempt.FailureOf(reading);
+            var isLast = failure is null ? call.TryCommit(attempt) : EndsWith(attempt, failure);
+            if (!isLast && await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) is { } next)
             {
-                var more = await attempt.ResponseStream!.MoveNext(cancellationToken).ConfigureAwait(false);
-                if (call.TryCommit(attempt) || await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) is not { } next)
-                {
-                    attempt.Answered(); // the headers, which say so too, may not have been seen yet
-                    return Seen(attempt, more);
-                }
-
                 attempt = next;
+                continue;
             }
-            catch (Exception exception) when (exception is not InvalidOperationException || exception is ObjectDisposedException)
+
+            if (failure is not null)
             {
-                attempt.Judge(exception, call);
-
-                // Statement order is important: where no other attempt may follow, this one is the call before its failure is seen.
-                var mayMoveOn = !attempt.IsCommitted && (attempt.IsAbandoned || call.MayMoveOn(exception));
-                attempt.MetFailure(exception);
-                if ((mayMoveOn || !call.TryCommit(attempt))
-                    && await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) is { } next)
-                {
-                    attempt = next;
-                    continue;
-                }
-
-                ExceptionDispatchInfo.Throw(call.EndOf(attempt, exception, wasDisposed));
-                throw;
+                return Failed(attempt, failure, wasDisposed);
             }
+
+            attempt.Answered(); // the headers, which say so too, may not have been seen yet
+            return Seen(attempt, reading);
         }
     }
 
-    private bool Seen(StreamAttempt<TResponse> attempt, bool more)
+    // Whether the failure is the end of the call. What the application does wrong, such as two reads at a time, ends nothing.
+    private bool EndsWith(StreamAttempt<TResponse> attempt, Exception failure)
     {
+        if (failure is InvalidOperationException and not ObjectDisposedException)
+        {
+            return true;
+        }
+
+        attempt.Judge(failure, call);
+
+        // Statement order is important: where no other attempt may follow, this one is the call before its failure is seen.
+        var mayMoveOn = !attempt.IsCommitted && (attempt.IsAbandoned || call.MayMoveOn(failure));
+        attempt.MetFailure(failure);
+        return !mayMoveOn && call.TryCommit(attempt);
+    }
+
+    private bool Failed(StreamAttempt<TResponse> attempt, Exception failure, bool wasDisposed)
+    {
+        if (call.EndOf(attempt, failure, wasDisposed) is { } end)
+        {
+            ExceptionDispatchInfo.Throw(end);
+        }
+
+        return false;
+    }
+
+    private bool Seen(StreamAttempt<TResponse> attempt, Task<bool> reading)
+    {
+        var more = reading.Result;
         if (!more)
         {
             attempt.Release(exception: null);

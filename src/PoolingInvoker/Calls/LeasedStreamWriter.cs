@@ -12,7 +12,7 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TReq
     where TRequest : class
     where TResponse : class
 {
-    private int _writing;
+    private Task _writing = Task.CompletedTask; // the last write that was not passed through
 
     public WriteOptions? WriteOptions
     {
@@ -37,14 +37,14 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TReq
 
         call.ThrowIfDisposed();
         return call.AreRequestsComplete ? Task.FromException(new InvalidOperationException("Request stream has already been completed."))
-            : Interlocked.Exchange(ref _writing, 1) == 0 ? WriteUncommittedAsync(message, cancellationToken)
+            : _writing.IsCompleted ? _writing = WriteUncommittedAsync(message, cancellationToken)
             : Task.FromException(new InvalidOperationException("Can't write the message because the previous write is in progress."));
     }
 
     public Task CompleteAsync()
     {
         call.ThrowIfDisposed();
-        return Volatile.Read(ref _writing) == 0
+        return _writing.IsCompleted
             ? call.CompleteRequestsAsync()
             : Task.FromException(new InvalidOperationException("Can't complete the client stream writer because the previous write is in progress."));
     }
@@ -64,53 +64,40 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TReq
 
     private async Task WriteUncommittedAsync(TRequest message, CancellationToken cancellationToken)
     {
-        try
+        var request = new ReplayableRequest(message, call.WriteOptions, call.KeepsRequests);
+        var attempt = await call.NextAttemptAsync(failed: null, cancellationToken).ConfigureAwait(false);
+        while (attempt is not null)
         {
-            var request = new ReplayableRequest(message, call.WriteOptions, call.KeepsRequests);
-            var attempt = (await call.NextAttemptAsync(failed: null, cancellationToken).ConfigureAwait(false))!;
-            while (true)
+            var current = attempt;
+            try
             {
-                try
+                await call.WaitAsync(current.Replayed, cancellationToken).ConfigureAwait(false);
+                var hadHeaders = current.HasHeaders;
+                await current.RequestStream!.WriteAsync(request, cancellationToken).ConfigureAwait(false);
+                attempt = call.Keep(request, current, hadHeaders) ? null : await call.NextAttemptAsync(current, cancellationToken).ConfigureAwait(false);
+            }
+            catch (Exception exception)
+                when (!current.IsCommitted && (current.IsAbandoned || call.HasEndedOn(current) || current.Judge(exception, call).IsTransient))
+            {
+                // What the application has done wrong, such as a message that cannot be written, does not end the call. What the loop judges is
+                // the end of the attempt, which can say more than the writer met; behind the headers it sees no end.
+                if (current.HasHeaders)
                 {
-                    await call.WaitAsync(attempt.Replayed, cancellationToken).ConfigureAwait(false);
-                    var hadHeaders = attempt.HasHeaders;
-                    await attempt.RequestStream!.WriteAsync(request, cancellationToken).ConfigureAwait(false);
-                    if (call.Keep(request, attempt, hadHeaders)
-                        || await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) is not { } next)
-                    {
-                        return;
-                    }
-
-                    attempt = next;
+                    current.MetFailure(exception);
                 }
-                catch (Exception exception)
-                    when (!attempt.IsCommitted
-                        && (attempt.IsAbandoned || call.HasEndedOn(attempt) || attempt.Judge(exception, call).IsTransient))
+                else if (!current.IsAbandoned && !await current.IsSoonOverAsync().ConfigureAwait(false))
                 {
-                    // What the application has done wrong, such as a message that cannot be written, does not end the call. What the driver
-                    // judges is the end of the attempt, which can say more than the writer met; behind the headers it sees no end.
-                    if (attempt.HasHeaders)
-                    {
-                        attempt.MetFailure(exception);
-                    }
-                    else if (!attempt.IsAbandoned && !await attempt.IsSoonOverAsync().ConfigureAwait(false))
-                    {
-                        throw;
-                    }
+                    throw;
+                }
 
-                    if (await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) is not { } next)
-                    {
-                        throw;
-                    }
-
-                    attempt = next;
+                attempt = await call.NextAttemptAsync(current, cancellationToken).ConfigureAwait(false);
+                if (attempt is null)
+                {
+                    throw;
                 }
             }
         }
-        finally
-        {
-            Volatile.Write(ref _writing, 0);
-            GC.KeepAlive(handle);
-        }
+
+        GC.KeepAlive(handle);
     }
 }

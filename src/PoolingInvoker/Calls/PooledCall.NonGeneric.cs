@@ -4,9 +4,8 @@ using Grpc.Core;
 namespace PoolingInvoker;
 
 /// <summary>
-/// What can be asked of a call, whatever its messages: its status, and when it may be sent again. Law 7: at most once, unless told. What
-/// never left is always sent again, what may have been processed only if its method is idempotent, and nothing of which the application
-/// has seen something.
+/// What can be asked of a call, whatever its messages: its status, and whether it may be sent again. Law 7: at most once, unless told. What
+/// never left is always sent again; what may have been processed only if its method is idempotent and the application has seen nothing of it.
 /// </summary>
 internal abstract class PooledCall(CallEnvironment environment, IMethod method, GivenOptions given, object? request)
     : IEnumerable<KeyValuePair<string, object>>
@@ -30,11 +29,11 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
     public bool HasOneResponse => Kind is MethodType.Unary or MethodType.ClientStreaming;
     public bool IsHedged => Plan.Hedging is not null && Kind == MethodType.Unary && !Options.IsWaitForReady && IsIdempotent;
 
-    /// <summary>The current attempt, or what the call has ended with. Null before the first attempt.</summary>
     public CallAttempt? Attempt => Volatile.Read(ref _attempt);
     public PooledChannel? Channel => Attempt?.Channel;
     public bool IsDisposed => Volatile.Read(ref _isDisposed);
     public bool IsCompleted => Volatile.Read(ref _isCompleted);
+    public bool HedgesNoMore { get; set; } // by the word of a server
 
     /// <summary>Whether there is another attempt than this one, or there will be none.</summary>
     public bool HasOtherThan(CallAttempt? attempt) => IsCompleted || (Attempt is { } current && current != attempt);
@@ -43,42 +42,25 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
     public bool IsEndedByCaller =>
         IsDisposed || Options.CancellationToken.IsCancellationRequested || GivenOptions.DueTime(Options.Deadline, TimeProvider) == TimeSpan.Zero;
 
-    /// <summary>What the call ends with that its caller has ended while there was no attempt under way.</summary>
+    /// <summary>What the call ends with where its caller ends it between two attempts.</summary>
     public Status EndedByCallerWith => EndedByToken is { } byToken ? byToken
         : IsDisposed ? CallErrors.Disposed
         : Options.CancellationToken.IsCancellationRequested ? CallErrors.Cancelled(Options.CancellationToken)
         : CallErrors.DeadlineExceeded(LastFailure);
 
-    /// <summary>What the token of a read or a write has ended the call with, while there was no attempt that it could end.</summary>
-    protected virtual Status? EndedByToken => null;
-
+    protected virtual Status? EndedByToken => null; // of a read or a write, between two attempts
     protected bool IsIdempotent => environment.IsIdempotent(method);
     protected abstract Exception? LastFailure { get; }
-
-    /// <summary>Whether a server has asked for no further hedges.</summary>
-    public bool HedgesNoMore { get; set; }
-
-    /// <summary>Whether the current attempt has failed, which the loop has yet to judge.</summary>
-    protected bool HasFailed { get; set; }
-
+    protected bool HasFailed { get; set; } // the current attempt, which the loop has yet to judge
     protected bool IsCancelled { get; private set; }
+    protected bool IsToldDisposed { get; set; } // by a reader or writer: a moment may pass until the channel has ended the call
 
-    /// <summary>Whether a reader or writer was told that call or pool is disposed: a moment may pass until the channel has ended the call.</summary>
-    protected bool IsToldDisposed { get; set; }
+    // What the call has ended with, or the attempt that is the call from now on. Statement order is important: the former is there before the
+    // call is completed.
+    protected CallAttempt? Final => IsCompleted ? Attempt : Attempt is { IsCommitted: true } attempt ? attempt : null;
 
-    /// <summary>What the call has ended with, or the attempt that is the call from now on.</summary>
-    protected CallAttempt? Final
-    {
-        get
-        {
-            // Statement order is important: what a call has ended with is there before it is completed.
-            var isCompleted = IsCompleted;
-            return Attempt is { } attempt && (isCompleted || attempt.IsCommitted) ? attempt : null;
-        }
-    }
-
-    // What the application is told of before there is a final attempt: the current one, if the caller has ended the call, or if no other
-    // attempt may follow the end of this one. Each of these the caller can know before the loop has seen it.
+    // Before there is a final attempt the application is told of the current one, if the caller or its own end has ended the call: both
+    // the caller can know before the loop has seen it.
     private CallAttempt? Told => Final
         ?? (Attempt is { IsAbandoned: false } attempt && attempt.IsOver()
             && ((IsEndedByCaller && !HasFailed) || !MayBeRetried(new RpcException(attempt.GetStatus()))) ? attempt : null);
@@ -143,7 +125,6 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
         && ((outcome is not null && CallFaults.Judge(outcome).NeverLeft)
             || (IsIdempotent && environment.Budget is not { AllowsRetry: false }));
 
-    /// <summary>Whether there may be another attempt beside those under way.</summary>
     public bool MayBeHedged => !IsDisposed && !HedgesNoMore && environment.Budget is not { AllowsRetry: false };
 
     /// <summary>How long to wait before the next attempt where the call knows better than a backoff; null where it does not.</summary>

@@ -78,7 +78,6 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         }
     }
 
-    /// <summary>The attempt is the current one from now on.</summary>
     public virtual void Publish(CallAttempt<TResponse> attempt)
     {
         SetAttempt(attempt);
@@ -89,8 +88,7 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         }
     }
 
-    /// <summary>The end of an attempt, with a failure or in good order.</summary>
-    /// <returns>What that is to the call.</returns>
+    /// <returns>What the failure is to the call.</returns>
     public Exception? AttemptDecided(CallAttempt attempt, Exception? failure)
     {
         HasFailed = failure is not null && attempt == Attempt;
@@ -112,7 +110,6 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         return AsEndOfCall(failure);
     }
 
-    /// <summary>The attempt is the call from now on. False if the call has ended otherwise, or another attempt may follow.</summary>
     public virtual bool TryCommit(CallAttempt attempt) => attempt == Attempt && attempt.TryCommit();
 
     public override Task<Metadata> GetResponseHeadersAsync(object holder)

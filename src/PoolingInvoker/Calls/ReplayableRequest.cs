@@ -18,8 +18,6 @@ internal sealed class ReplayableRequest(object message, WriteOptions? writeOptio
     private ReadOnlyMemory<byte>? _bytes;
 
     public WriteOptions? WriteOptions => writeOptions;
-
-    /// <summary>How many bytes are kept.</summary>
     public int Size => Overhead + (_bytes?.Length ?? 0);
 
     /// <summary>The method as channels see it, whose requests can be sent again.</summary>

@@ -1,8 +1,6 @@
 namespace PoolingInvoker;
 
-/// <summary>
-/// The requests of a stream that are through to its attempt, for another attempt that may follow. Guarded by the lock of the call.
-/// </summary>
+/// <summary>The requests that are through to an attempt of a stream, for the next one. Guarded by the lock of the call.</summary>
 internal sealed class RequestLog(ReplaySpace space, long maxSize)
 {
     private readonly List<ReplayableRequest> _requests = [];
@@ -10,7 +8,6 @@ internal sealed class RequestLog(ReplaySpace space, long maxSize)
 
     public IReadOnlyList<ReplayableRequest> Requests => _requests.Count == 0 ? [] : [.. _requests];
 
-    /// <summary>Keeps a request. False if there is no space for it.</summary>
     public bool TryAdd(ReplayableRequest request)
     {
         if (_size + request.Size > maxSize || !space.TryTake(request.Size))
@@ -23,7 +20,6 @@ internal sealed class RequestLog(ReplaySpace space, long maxSize)
         return true;
     }
 
-    /// <summary>There will be no other attempt.</summary>
     public void Clear()
     {
         space.GiveBack(_size);

@@ -14,11 +14,9 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
 {
     private static readonly ResiliencePropertyKey<CallAttempt<TResponse>> Hedge = new("PoolingInvoker.Attempt");
     private static readonly TimeSpan FirstPause = TimeSpan.FromMilliseconds(50);
-    private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
 
     private TaskCompletionSource? _changed; // made when somebody waits
-    private CancellationTokenSource? _stop; // of a wait for a lease, a backoff, a strategy
-    private CancellationToken _stopToken;
+    private CancellationTokenSource? _stop; // of a wait for a lease, a backoff, a strategy; null before the first of them
     private Outcome<TResponse> _last;
     private bool _hasTried; // or has shown the pipeline the attempt that was made outside
     private long _lastEnded;
@@ -26,22 +24,19 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     private int _previousAttempts; // that may have reached a server, or of a hedged call all
 
     public Exception? LastFailure { get; private set; }
-
-    /// <summary>The headers, once the application has asked for them.</summary>
-    public Task<Metadata>? Headers { get; set; }
-
+    public Task<Metadata>? Headers { get; set; } // once the application has asked for them
     private ChannelPool Pool => call.Pool;
+    private CancellationToken StopToken => _stop!.Token;
 
-    /// <summary>Ends what the call waits for.</summary>
     public void Stop()
     {
         try
         {
             Volatile.Read(ref _stop)?.Cancel();
         }
-        catch (Exception exception) when (exception is AggregateException or ObjectDisposedException)
+        catch (AggregateException)
         {
-            // Of a callback that a strategy of the user's has registered; or there was nothing left to end.
+            // Of a callback that a strategy of the user's has registered.
         }
     }
 
@@ -59,17 +54,14 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
 
     public void AttemptChanged() => Interlocked.Exchange(ref _changed, null)?.SetResult();
 
-    /// <param name="failure">What an attempt has ended with that was made before; or null.</param>
-    /// <returns>What the call ends with.</returns>
+    /// <param name="failure">What the attempt that was made before has ended with, if there was one.</param>
     public async Task<(TResponse? Response, Exception? Failure)> RunAsync(Exception? failure)
     {
-        using var stop = new CancellationTokenSource();
-        _stopToken = stop.Token;
-        var context = ResilienceContextPool.Shared.Get(call.Method.FullName, continueOnCapturedContext: false, _stopToken);
+        Interlocked.Exchange(ref _stop, new CancellationTokenSource()); // and a fence: the caller may not have seen it
+        var context = ResilienceContextPool.Shared.Get(call.Method.FullName, continueOnCapturedContext: false, StopToken);
         CallResilience.Attach(context, call);
         try
         {
-            Interlocked.Exchange(ref _stop, stop); // and a fence: the caller may not have seen it
             var due = GivenOptions.DueTime(call.Options.Deadline, call.TimeProvider);
             using var timer = due > TimeSpan.Zero
                 ? call.TimeProvider.CreateTimer(static loop => ((RetryLoop<TResponse>)loop!).Stop(), this, due, Timeout.InfiniteTimeSpan)
@@ -103,7 +95,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
         }
         else if (call.Plan.OnFailureOnly)
         {
-            await TryAsync(_stopToken).ConfigureAwait(false);
+            await TryAsync(StopToken).ConfigureAwait(false);
             failure = _last.Exception;
         }
 
@@ -155,7 +147,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     // One attempt; with a call that waits for ready as many as it takes until there is a connection.
     private async ValueTask TryAsync(CancellationToken cancellationToken)
     {
-        for (var pause = FirstPause; ; pause = pause * 2 < LongestPause ? pause * 2 : LongestPause)
+        for (var pause = FirstPause; ; pause = CallAttempt.Longer(pause))
         {
             _last = await AttemptAsync(call.Channel, _previousAttempts, hedge: null, cancellationToken).ConfigureAwait(false);
             if (!call.WaitsForReady(_last.Exception))
@@ -214,9 +206,14 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     private async ValueTask<Outcome<TResponse>> AttemptAsync(
         PooledChannel? avoid, int previousAttempts, ResilienceContext? hedge, CancellationToken cancellationToken)
     {
+        ChannelLease? lease = null;
+        CallAttempt<TResponse>? attempt = null;
         try
         {
-            var attempt = await StartAsync(avoid, previousAttempts, cancellationToken).ConfigureAwait(false);
+            // A call that waits for ready waits for its deadline alone.
+            var timeout = call.Options.IsWaitForReady ? Timeout.InfiniteTimeSpan : Pool.State.Options.AcquireTimeout;
+            lease = await call.Picker.AcquireAsync(timeout, call.IsStream, avoid, cancellationToken).ConfigureAwait(false);
+            attempt = call.StartAttempt(lease.Pooled, lease, previousAttempts);
             if (hedge is null)
             {
                 call.Publish(attempt);
@@ -227,11 +224,11 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
                 Volatile.Write(ref _lastHedge, attempt);
             }
 
-            using var registration = cancellationToken == _stopToken ? default : cancellationToken.UnsafeRegister(
+            using var registration = cancellationToken == StopToken ? default : cancellationToken.UnsafeRegister(
                 _ =>
                 {
                     // A time-out of the pipeline, or another hedge. The deadline and the token of the call end the attempt on its channel.
-                    if (!_stopToken.IsCancellationRequested || (call.IsHedged && call.IsDisposed))
+                    if (!StopToken.IsCancellationRequested || (call.IsHedged && call.IsDisposed))
                     {
                         attempt.End();
                     }
@@ -246,35 +243,20 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
 
             LastFailure = failure;
             var end = call.AttemptDecided(attempt, failure)!;
-            var isTimedOut = cancellationToken.IsCancellationRequested && !_stopToken.IsCancellationRequested;
+            var isTimedOut = cancellationToken.IsCancellationRequested && !StopToken.IsCancellationRequested;
             return Outcome.FromException<TResponse>(isTimedOut ? new OperationCanceledException(cancellationToken) : end);
         }
         catch (Exception exception) // The pipeline judges, and the caller gets what is left.
         {
-            return Outcome.FromException<TResponse>(exception);
-        }
-    }
-
-    private async ValueTask<CallAttempt<TResponse>> StartAsync(PooledChannel? avoid, int previousAttempts, CancellationToken cancellationToken)
-    {
-        ChannelLease? lease = null;
-        try
-        {
-            // A call that waits for ready waits for its deadline alone.
-            var timeout = call.Options.IsWaitForReady ? Timeout.InfiniteTimeSpan : Pool.State.Options.AcquireTimeout;
-            lease = await call.Picker.AcquireAsync(timeout, call.IsStream, avoid, cancellationToken).ConfigureAwait(false);
-            return call.StartAttempt(lease.Pooled, lease, previousAttempts);
-        }
-        catch (Exception caught) when (lease is null ? caught is not OperationCanceledException : caught is ObjectDisposedException)
-        {
-            throw CallErrors.NoChannel(caught, Pool);
+            var isNoChannel = attempt is null && (lease is null ? exception is not OperationCanceledException : exception is ObjectDisposedException);
+            return Outcome.FromException<TResponse>(isNoChannel ? CallErrors.NoChannel(exception, Pool) : exception);
         }
     }
 
     // What the call ends with when that is not the failure of an attempt, as users of gRPC know it.
     private Exception Explain(Exception exception)
     {
-        var isStopped = exception is OperationCanceledException && _stopToken.IsCancellationRequested;
+        var isStopped = exception is OperationCanceledException && StopToken.IsCancellationRequested;
         var status = exception switch
         {
             OperationCanceledException when isStopped => call.EndedByCallerWith,

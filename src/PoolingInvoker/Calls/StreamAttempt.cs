@@ -9,54 +9,48 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     private readonly TaskCompletionSource<TResponse>? _deciding = // null where the response decides
         call.HasOneResponse ? null : new(TaskCreationOptions.RunContinuationsAsynchronously);
 
-    private IDisposable? _inner; // the call on the channel
     private CallCompletion? _watch;
 
-    public override Task<TResponse> Deciding => _deciding?.Task ?? ((AsyncClientStreamingCall<ReplayableRequest, TResponse>)_inner!).ResponseAsync;
+    // The call on the channel: one of these.
+    public AsyncClientStreamingCall<ReplayableRequest, TResponse>? Client { get; set; }
+    public AsyncServerStreamingCall<TResponse>? Server { get; set; }
+    public AsyncDuplexStreamingCall<ReplayableRequest, TResponse>? Duplex { get; set; }
 
-    public IClientStreamWriter<ReplayableRequest>? RequestStream { get; private set; }
-    public IAsyncStreamReader<TResponse>? ResponseStream { get; private set; }
+    public override Task<TResponse> Deciding => _deciding?.Task ?? Client!.ResponseAsync;
+    public override Task<Metadata> ResponseHeadersAsync =>
+        Client?.ResponseHeadersAsync ?? Server?.ResponseHeadersAsync ?? Duplex!.ResponseHeadersAsync;
+    public IClientStreamWriter<ReplayableRequest>? RequestStream => Client?.RequestStream ?? Duplex?.RequestStream;
+    public IAsyncStreamReader<TResponse>? ResponseStream => Server?.ResponseStream ?? Duplex?.ResponseStream;
 
-    /// <summary>Completes when the requests of earlier attempts have been written to this one, or one of them could not be.</summary>
-    public Task Replayed { get; set; } = Task.CompletedTask;
+    public Task Replayed { get; set; } = Task.CompletedTask; // the requests of earlier attempts
+    public bool HasHeaders { get; private set; } // what ends a stream of responses later is known to its reader alone
 
-    /// <summary>Whether a stream of responses has got as far as its headers: what ends it later is known to its reader alone.</summary>
-    public bool HasHeaders { get; private set; }
+    public override Status GetStatus() => Client?.GetStatus() ?? Server?.GetStatus() ?? Duplex!.GetStatus();
+    public override Metadata GetTrailers() => Client?.GetTrailers() ?? Server?.GetTrailers() ?? Duplex!.GetTrailers();
 
-    public override Task<Metadata> ResponseHeadersAsync => _inner switch
+    public void Started()
     {
-        AsyncClientStreamingCall<ReplayableRequest, TResponse> inner => inner.ResponseHeadersAsync,
-        AsyncServerStreamingCall<TResponse> inner => inner.ResponseHeadersAsync,
-        _ => ((AsyncDuplexStreamingCall<ReplayableRequest, TResponse>)_inner!).ResponseHeadersAsync,
-    };
-
-    public override Status GetStatus() => _inner switch
-    {
-        AsyncClientStreamingCall<ReplayableRequest, TResponse> inner => inner.GetStatus(),
-        AsyncServerStreamingCall<TResponse> inner => inner.GetStatus(),
-        _ => ((AsyncDuplexStreamingCall<ReplayableRequest, TResponse>)_inner!).GetStatus(),
-    };
-
-    public override Metadata GetTrailers() => _inner switch
-    {
-        AsyncClientStreamingCall<ReplayableRequest, TResponse> inner => inner.GetTrailers(),
-        AsyncServerStreamingCall<TResponse> inner => inner.GetTrailers(),
-        _ => ((AsyncDuplexStreamingCall<ReplayableRequest, TResponse>)_inner!).GetTrailers(),
-    };
-
-    public void Started(IDisposable inner, IClientStreamWriter<ReplayableRequest>? requests, IAsyncStreamReader<TResponse>? responses)
-    {
-        (_inner, RequestStream, ResponseStream) = (inner, requests, responses);
-        if (responses is not null)
+        if (ResponseStream is not null)
         {
             _ = WatchHeadersAsync();
         }
     }
 
-    /// <summary>A stream of responses is decided when it is committed.</summary>
+    // What the channel throws at once fails the task, too.
+    public Task<bool> ReadAsync(CancellationToken cancellationToken)
+    {
+        try
+        {
+            return ResponseStream!.MoveNext(cancellationToken);
+        }
+        catch (Exception exception)
+        {
+            return Task.FromException<bool>(exception);
+        }
+    }
+
     public void WasCommitted() => _deciding?.TrySetResult(null!);
 
-    /// <summary>The requests are complete, when those of earlier attempts have been written.</summary>
     public async Task CompleteRequestsAsync()
     {
         try
@@ -80,7 +74,6 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         _deciding?.TrySetException(exception);
     }
 
-    /// <summary>The channel has ended the call, with this exception or in good order: the lease goes back.</summary>
     public void Release(Exception? exception)
     {
         Release(Failure ?? exception, call);
@@ -92,7 +85,9 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     {
         try
         {
-            _inner!.Dispose();
+            Client?.Dispose();
+            Server?.Dispose();
+            Duplex?.Dispose();
         }
         finally
         {
@@ -111,7 +106,6 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         _deciding!.TrySetException(new RpcException(GetStatus()));
     }
 
-    /// <summary>What a call throws that is over.</summary>
     public RpcException NewEndException()
     {
         var status = GetStatus();
@@ -138,8 +132,7 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
 
         if (FailureOf(headers) is { } failure)
         {
-            // The channel says that there are no headers before it ends the call. The lease must not go back before that, or the
-            // channel could be disposed under the call, which then would end with that.
+            // Statement order is important: a channel may be disposed on its last return, and would end the call with that.
             await IsSoonOverAsync().ConfigureAwait(false);
             Release(failure);
             _deciding!.TrySetException(failure);

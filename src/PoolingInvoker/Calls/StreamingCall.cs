@@ -32,12 +32,9 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     public override MethodType Kind { get; }
     public WriteOptions? WriteOptions { get; private set; }
 
-    /// <summary>The attempt that is the call from now on, if there is one yet.</summary>
     public StreamAttempt<TResponse>? FinalStream => Final as StreamAttempt<TResponse>;
-
     public bool KeepsRequests => _log is not null;
     public bool AreRequestsComplete => Volatile.Read(ref _areRequestsComplete);
-
     protected override Status? EndedByToken => _endedByToken?.Status;
     private StreamAttempt<TResponse>? Stream => Attempt as StreamAttempt<TResponse>;
 
@@ -61,19 +58,17 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         switch (Kind)
         {
             case MethodType.ClientStreaming:
-                var client = channel.AsyncClientStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options);
-                stream.Started(client, client.RequestStream, responses: null);
+                stream.Client = channel.AsyncClientStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options);
                 break;
             case MethodType.ServerStreaming:
-                var server = channel.AsyncServerStreamingCall(method, Given.Host, options, (TRequest)Request!);
-                stream.Started(server, requests: null, server.ResponseStream);
+                stream.Server = channel.AsyncServerStreamingCall(method, Given.Host, options, (TRequest)Request!);
                 break;
             default:
-                var duplex = channel.AsyncDuplexStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options);
-                stream.Started(duplex, duplex.RequestStream, duplex.ResponseStream);
+                stream.Duplex = channel.AsyncDuplexStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options);
                 break;
         }
 
+        stream.Started();
         if (stream.RequestStream is { } requests && WriteOptions != requests.WriteOptions)
         {
             requests.WriteOptions = WriteOptions;
@@ -106,10 +101,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         }
     }
 
-    /// <summary>
-    /// The application has dropped its call object, reader and writer. A client stream may have its response awaited all the same, which
-    /// nobody can know: it gets a while longer for that.
-    /// </summary>
+    // The response of a client stream may be awaited all the same, which nobody can know: it gets a while longer for that.
     public override void Reclaim()
     {
         if (Kind != MethodType.ClientStreaming)
@@ -123,7 +115,6 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         }
     }
 
-    /// <summary>The requests are complete: at once, or when there is an attempt to complete them on.</summary>
     public Task CompleteRequestsAsync()
     {
         StreamAttempt<TResponse>? current;
@@ -149,10 +140,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         }
     }
 
-    /// <summary>
-    /// Whether a call that meets a disposed channel had ended before: its lease was back, and the pool has closed the channel. To the
-    /// application it is over, as on a bare channel, and not disposed.
-    /// </summary>
+    /// <summary>Whether a call that meets a disposed channel had ended before: to the application it is over, and not disposed.</summary>
     public bool HasEndedOn(StreamAttempt<TResponse> attempt) =>
         !IsDisposed && attempt.IsReleased && attempt.IsOver() && attempt.GetStatus().StatusCode != StatusCode.Cancelled;
 
@@ -179,10 +167,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         return TryCommit(attempt);
     }
 
-    /// <summary>
-    /// Waits for another attempt than this one, or for the first. Null if there will be none: then what this one threw is what the call
-    /// ends with. Throws if the call ends with something else.
-    /// </summary>
+    /// <summary>Waits for another attempt, or for the first. Null if this one is the last; throws what the call ends with otherwise.</summary>
     public async ValueTask<StreamAttempt<TResponse>?> NextAttemptAsync(StreamAttempt<TResponse>? failed, CancellationToken cancellationToken)
     {
         while (true)
@@ -231,14 +216,19 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     }
 
     /// <summary>
-    /// What a read throws that has met this. Where that was a disposed channel or attempt, and the application had not disposed the call before
-    /// it: how the call ended.
+    /// What a read throws that has met this. Where that was a disposed channel, and the application had not disposed the call before: how the call
+    /// ended, which is null if that was in good order.
     /// </summary>
-    public Exception EndOf(StreamAttempt<TResponse> attempt, Exception met, bool wasDisposed)
+    public Exception? EndOf(StreamAttempt<TResponse> attempt, Exception met, bool wasDisposed)
     {
         if (met is not ObjectDisposedException)
         {
             return AsEndOfCall(met);
+        }
+
+        if (HasEndedOn(attempt))
+        {
+            return attempt.GetStatus().StatusCode == StatusCode.OK ? null : attempt.NewEndException();
         }
 
         IsToldDisposed = true;
@@ -286,8 +276,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         }
     }
 
-    // Writes to an attempt what was written to those before it, and not under the lock. A write that fails shows that the attempt has
-    // failed, which the loop sees, too.
+    // Not under the lock. A write that fails shows that the attempt has failed, which the loop sees, too.
     private async Task ReplayAsync(StreamAttempt<TResponse> attempt, IReadOnlyList<ReplayableRequest> requests)
     {
         await Task.CompletedTask.ConfigureAwait(ConfigureAwaitOptions.ForceYielding);
@@ -300,7 +289,6 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         attempt.RequestStream!.WriteOptions = WriteOptions;
     }
 
-    // There is no other attempt that could need them.
     private void ForgetRequests()
     {
         if (_log is null)

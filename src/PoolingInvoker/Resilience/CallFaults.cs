@@ -11,17 +11,12 @@ namespace PoolingInvoker;
 /// </summary>
 internal static class CallFaults
 {
-    // gRFC A6: what a server asks for, in the trailers of a failed attempt.
-    private const string PushbackTrailer = "grpc-retry-pushback-ms";
+    private const string PushbackTrailer = "grpc-retry-pushback-ms"; // gRFC A6
+    private const string DropTrailer = "grpc-internal-drop-request"; // of the balancer of Grpc.Net.Client
 
-    // What the balancer of Grpc.Net.Client says of a call that its configuration drops.
-    private const string DropTrailer = "grpc-internal-drop-request";
-
-    // How Grpc.Net.Client says that a response ended before its status (as Cancelled, and with no exception inside).
+    // How Grpc.Net.Client says that a response ended before its status (as Cancelled, and with no exception inside), and that the channel could
+    // not connect. A server can say the latter of a server behind it, but with no exception inside.
     private const string NoStatus = "No grpc-status found on response.";
-
-    // How it says that the channel could not connect, whatever came of its attempts. A server can say the same of a server behind it, but
-    // with no exception inside.
     private const string NotConnected = "Error connecting to subchannel.";
 
     private const long NoError = 0; // the codes of RFC 9113, section 7
@@ -32,14 +27,14 @@ internal static class CallFaults
     private static readonly ConditionalWeakTable<Exception, Verdict> Verdicts = [];
     private static readonly ConditionalWeakTable<Exception, object> ThrownByCallers = [];
 
-    /// <summary>The verdict on an attempt that ended with this exception: the remembered one, or what the exception alone says.</summary>
+    /// <summary>The remembered verdict, or what the exception alone says.</summary>
     public static CallFault Judge(Exception exception) =>
         Verdicts.TryGetValue(exception, out var verdict) ? verdict.Fault : Judge(exception, ConnectionFact.Unknown);
 
     /// <summary>The attempt that ended with this exception, or null: then it came from a strategy, or there was no attempt.</summary>
     public static object? AttemptOf(Exception exception) => Verdicts.TryGetValue(exception, out var verdict) ? verdict.Attempt : null;
 
-    /// <summary>The verdict on an attempt that ended with this exception, while this happened to the connections of its channel.</summary>
+    /// <summary>The verdict on an exception, while this happened to the connections of the channel.</summary>
     public static CallFault Judge(Exception exception, ConnectionFact fact)
     {
         var isThrownByCaller = IsThrownByCaller(exception); // as call credentials, which come before the request
@@ -66,10 +61,7 @@ internal static class CallFaults
         return new CallFault(origin, neverLeft, isTransient);
     }
 
-    /// <summary>
-    /// The same, and it is remembered: the first verdict counts, whatever happens later. Servers break connections over some headers: a
-    /// call that has them is not sent again.
-    /// </summary>
+    /// <summary>The first verdict, which is remembered. A call with headers over which servers break connections is not sent again.</summary>
     public static CallFault JudgeOnce(Exception exception, ConnectionFact fact, Metadata? headers, object attempt) => Verdicts.GetValue(exception, thrown =>
     {
         var fault = Judge(thrown, fact);
