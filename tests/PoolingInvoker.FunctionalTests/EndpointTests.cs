@@ -114,7 +114,8 @@ public sealed class EndpointTests
         ChannelCredentials[] secure = [ChannelCredentials.SecureSsl, new SslCredentials(), ChannelCredentials.Create(ChannelCredentials.SecureSsl, Token())];
         foreach (var credentials in isSecure ? secure : insecure)
         {
-            using var policy = new AddressChannelPolicy(new Uri(address), Options(null, options => options.Credentials = credentials));
+            using var policy = new AddressChannelPolicy(
+                new Uri(address), Options(null, options => (options.Credentials, options.UnsafeUseInsecureChannelCallCredentials) = (credentials, !isSecure)));
             Assert.Equal(new Uri(name), policy.Address);
         }
 

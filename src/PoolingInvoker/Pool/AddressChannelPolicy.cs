@@ -14,6 +14,7 @@ internal sealed class AddressChannelPolicy : IChannelFactory
     private readonly ChannelPoolOptions _options;
     private readonly bool _pins;
     private readonly ConditionalWeakTable<object, object> _transports = [];
+    private readonly CookieContainer _cookies = new(); // of all channels: a server may know its client by one
     private readonly ConcurrentQueue<Prepared> _prepared = new();
 
     /// <param name="address">The address: http or https, or <c>dns:</c>, which pins.</param>
@@ -40,6 +41,7 @@ internal sealed class AddressChannelPolicy : IChannelFactory
         ThrowsOperationCanceled = first.ThrowOperationCanceledOnCancellation;
         Address = isDns ? DnsEndpoints.NameOf(address, ChannelTls.IsIn(first.Credentials)) : address;
         Target = Address.Authority;
+        Check(Address, first);
         if (first.ServiceConfig?.MethodConfigs.Any(static config => config.RetryPolicy is not null || config.HedgingPolicy is not null) ?? false)
         {
             new PoolingInvokerLog(options.LoggerFactory).ServiceConfigRetries();
@@ -88,7 +90,14 @@ internal sealed class AddressChannelPolicy : IChannelFactory
         {
             transport = new ChannelTransport(_options.TimeProvider) { IsWrapped = isWrapped };
             transport.Supply(handler, name, address);
-            options.HttpHandler = new SendOnceHandler(options.HttpHandler!, handler, transport.Refusals);
+            int? redirections = RedirectHandler.TakeFrom(handler);
+            if (isWrapped)
+            {
+                Insert(options, new RedirectHandler(handler, redirections.Value));
+                redirections = null;
+            }
+
+            options.HttpHandler = new SendOnceHandler(options.HttpHandler!, handler, redirections, transport.Refusals);
         }
         else if (address != name)
         {
@@ -110,10 +119,26 @@ internal sealed class AddressChannelPolicy : IChannelFactory
         }
     }
 
+    // What a channel cannot be made with shows here, as with a bare channel. The handler is changed by the channel that it is given to.
+    private static void Check(Uri address, GrpcChannelOptions options)
+    {
+        var (handler, disposes) = (options.HttpHandler, options.DisposeHttpClient);
+        var standIn = handler is null ? null : new SocketsHttpHandler { ConnectCallback = ChannelDialer.ConnectAsync };
+        (options.HttpHandler, options.DisposeHttpClient) = (standIn, standIn is not null);
+        try
+        {
+            GrpcChannel.ForAddress(address, options).Dispose();
+        }
+        finally
+        {
+            (options.HttpHandler, options.DisposeHttpClient) = (handler, disposes);
+        }
+    }
+
     private Prepared Prepare()
     {
         // One connection a channel: the pool decides when there is another one.
-        var handler = new SocketsHttpHandler { EnableMultipleHttp2Connections = false };
+        var handler = new SocketsHttpHandler { EnableMultipleHttp2Connections = false, CookieContainer = _cookies };
         _options.ConfigureHandler?.Invoke(handler);
         var options = new GrpcChannelOptions { HttpHandler = handler, DisposeHttpClient = true, LoggerFactory = _options.LoggerFactory };
         _options.Configure(options);
@@ -178,15 +203,19 @@ internal sealed class AddressChannelPolicy : IChannelFactory
     private static void Pin(GrpcChannelOptions options, SocketsHttpHandler handler, Uri name, Uri address)
     {
         handler.ConnectCallback ??= ChannelDialer.ConnectAsync;
-        var above = HandlersOf(options).OfType<DelegatingHandler>().LastOrDefault();
-        var pins = new EndpointHandler(handler, name, address);
-        if (above is null)
+        Insert(options, new EndpointHandler(handler, name, address));
+    }
+
+    // Around the innermost handler, below those of the user's.
+    private static void Insert(GrpcChannelOptions options, DelegatingHandler handler)
+    {
+        if (HandlersOf(options).OfType<DelegatingHandler>().LastOrDefault() is { } above)
         {
-            options.HttpHandler = pins;
+            above.InnerHandler = handler;
         }
         else
         {
-            above.InnerHandler = pins;
+            options.HttpHandler = handler;
         }
     }
 
