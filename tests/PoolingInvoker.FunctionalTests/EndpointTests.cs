@@ -220,7 +220,7 @@ public sealed class EndpointTests
         foreach (var address in new[] { "dns:///users.test", "http://users.test" })
         {
             var exception = Assert.Throws<ArgumentException>(() => new AddressChannelPolicy(new Uri(address), Options(handler, channel), pins: true));
-            Assert.StartsWith("A pool over several endpoints needs the SocketsHttpHandler", exception.Message, StringComparison.Ordinal);
+            Assert.StartsWith("A pool over several endpoints needs a SocketsHttpHandler", exception.Message, StringComparison.Ordinal);
             Assert.Contains(message, exception.Message, StringComparison.Ordinal);
         }
 

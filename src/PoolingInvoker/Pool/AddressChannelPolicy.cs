@@ -20,7 +20,6 @@ internal sealed class AddressChannelPolicy : IChannelFactory
     /// <param name="address">The address: http or https, or <c>dns:</c>, which pins.</param>
     /// <param name="options">The options of the pool.</param>
     /// <param name="pins">Whether the address is a name, and each channel goes to one of the endpoints that it has.</param>
-    /// <exception cref="ArgumentException">Channels to endpoints cannot be made with the transport that the options set.</exception>
     public AddressChannelPolicy(Uri address, ChannelPoolOptions options, bool pins = false)
     {
         var isDns = address.Scheme == DnsEndpoints.Scheme;
@@ -183,18 +182,15 @@ internal sealed class AddressChannelPolicy : IChannelFactory
     // The pool directs connections by the ConnectCallback of a SocketsHttpHandler, which HTTP/3 does not use.
     private void RequireToDirect(object transport, GrpcChannelOptions options)
     {
-        if (_pins && transport is not SocketsHttpHandler)
+        var set = transport is HttpClient ? "an HttpClient"
+            : transport is not SocketsHttpHandler ? $"a handler of type {transport.GetType().Name}"
+            : options.HttpVersion?.Major >= 3 ? $"HttpVersion {options.HttpVersion}"
+            : null;
+        if (_pins && set is not null)
         {
             throw new ArgumentException(
-                $"A pool over several endpoints needs the SocketsHttpHandler, whose connections it can direct, and Pool.ConfigureChannel set "
-                + $"{(transport is HttpClient ? "an HttpClient" : $"a handler of type {transport.GetType().Name}")}. Change the pool's own handler "
-                + "in Pool.ConfigureHandler, set HttpHandler to a SocketsHttpHandler or one around it, or make a pool of one address.");
-        }
-
-        if (_pins && options.HttpVersion?.Major >= 3)
-        {
-            throw new ArgumentException(
-                $"A pool over several endpoints cannot direct connections of HTTP/{options.HttpVersion}, which Pool.ConfigureChannel set. Leave "
+                $"A pool over several endpoints needs a SocketsHttpHandler of HTTP/2 or HTTP/1.1, whose connections it can direct, and Pool.ConfigureChannel "
+                + $"set {set}. Change the pool's own handler in Pool.ConfigureHandler, set HttpHandler to a SocketsHttpHandler or one around it, leave "
                 + "HttpVersion null, or make a pool of one address.");
         }
     }
