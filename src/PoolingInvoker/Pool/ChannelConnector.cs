@@ -299,12 +299,13 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
         else if (!joins)
         {
             // Its connection broke, and there is none to be had. It goes on, and is replaced when the pool may dial again.
+            var failedAt = created?.Endpoint ?? old.Endpoint;
             old.Proven &= old.State == PooledChannelState.Refreshing;
-            old.LastError = error;
+            old.LastError = failedAt == old.Endpoint ? error : old.LastError;
             old.State = PooledChannelState.Active;
             old.Signal(ChannelSignal.ReplacementFailed);
             state.Active.Update(old);
-            state.Diary.ReplacementFailed(old, error);
+            state.Diary.ReplacementFailed(old, failedAt, error);
         }
     }
 

@@ -26,8 +26,13 @@ internal sealed class PoolDiary(object gate, Action<Action> after, PoolingInvoke
         Add(channel.State == PooledChannelState.Closed ? ChannelPoolEventKind.Closed : null, channel, "its last call is over", () => log.Closed(channel));
     public void CreationFailed(Exception error) =>
         Add(ChannelPoolEventKind.Failed, channel: null, "no channel could be made and connected", () => log.CreationFailed(error), error);
-    public void ReplacementFailed(PooledChannel channel, Exception error) =>
-        Add(ChannelPoolEventKind.Failed, channel, "it stays: no replacement could be made and connected", () => log.ReplacementFailed(channel, error), error);
+    public void ReplacementFailed(PooledChannel channel, string endpoint, Exception error)
+    {
+        var elsewhere = endpoint == channel.Endpoint ? string.Empty : $" to {endpoint}";
+        var reason = $"it stays: no replacement could be made and connected{elsewhere}";
+        Add(ChannelPoolEventKind.Failed, channel, reason, () => log.ReplacementFailed(channel, reason, error), error);
+    }
+
     public void Refused(Exception error) =>
         Add(ChannelPoolEventKind.Refused, channel: null, error.Message, () => log.Refused(error.Message), error);
 
