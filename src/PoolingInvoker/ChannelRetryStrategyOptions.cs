@@ -9,8 +9,8 @@ namespace PoolingInvoker;
 /// ready, the others from 50 ms with jitter, doubled each time up to one second.
 /// </summary>
 /// <remarks>
-/// The preset <see cref="RetryStrategyOptions{TResult}.ShouldHandle"/> handles a failure of the transport and the status
-/// <c>Unavailable</c>, when sending the call again is safe: it never left, or its method is idempotent; and the call is not committed.
+/// The preset <see cref="RetryStrategyOptions{TResult}.ShouldHandle"/> handles a failure of the transport, the status <c>Unavailable</c>, and a
+/// time-out of an attempt that stands in the pipeline, when sending the call again is safe: it never left, or its method is idempotent; and the call is not committed.
 /// A predicate of your own may handle more or fewer outcomes. It cannot make an unsafe call be sent again. The preset
 /// <see cref="RetryStrategyOptions{TResult}.DelayGenerator"/> waits as long as a server asks with <c>grpc-retry-pushback-ms</c> (gRFC A6);
 /// the same is waited for, at the least, with one of your own.

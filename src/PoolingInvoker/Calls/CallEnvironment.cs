@@ -23,8 +23,8 @@ internal sealed class CallEnvironment
         _plan = CallResilience.Plan(options, pool.State.Time);
         foreach (var config in options.MethodConfigs)
         {
-            Require(
-                config.Names.Count > 0, "A method config names no method. Add MethodName.Default to its Names for all methods.");
+            Require(config is not null, "MethodConfigs contains null.");
+            Require(config!.Names.Count > 0, "A method config names no method. Add MethodName.Default to its Names for all methods.");
             var plan = CallResilience.Plan(options, pool.State.Time, config);
             foreach (var name in config.Names)
             {
@@ -32,11 +32,15 @@ internal sealed class CallEnvironment
                     !string.IsNullOrEmpty(name.Service) || string.IsNullOrEmpty(name.Method),
                     $"A method config names the method '{name.Method}' without its service. Set Service, as in 'user.v1.User'.");
                 Require(
+                    KeyOf(name).Count(static letter => letter == '/') == 2,
+                    $"A method config names '{name.Service}/{name.Method}'. Service is as in 'user.v1.User', and Method as in 'GetName', with no '/'.");
+                Require(
                     _plans.TryAdd(KeyOf(name), plan),
                     $"Two method configs name the method '{name.Method}' of the service '{name.Service}'. Name each once.");
             }
         }
 
+        Require(!options.ServiceDescriptors.Contains(null!), "ServiceDescriptors contains null.");
         _idempotency = new MethodIdempotency(options.IsIdempotent, options.ServiceDescriptors, pool.State.Log);
         Budget = options.RetryThrottling is { } throttling && NewBudget(throttling) is var budget ? Budgets.GetValue(pool, _ => budget) : null;
         Require(

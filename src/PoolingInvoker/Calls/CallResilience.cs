@@ -2,6 +2,7 @@ using System.Runtime.ExceptionServices;
 using Polly;
 using Polly.Hedging;
 using Polly.Retry;
+using Polly.Timeout;
 
 namespace PoolingInvoker;
 
@@ -31,6 +32,11 @@ internal static class CallResilience
         var retry = configurePipeline is not null ? null
             : config?.Retry ?? options.Retry
             ?? throw new ArgumentException("Retry is null. To turn the retry off set Retry.MaxRetryAttempts to 0.", nameof(options));
+        if (retry is { ShouldHandle: null })
+        {
+            throw new ArgumentException("Retry.ShouldHandle is null. Leave it as it is for the preset.", nameof(options));
+        }
+
         var pipeline = Prepared(new ResiliencePipelineBuilder(), options, time);
         configurePipeline?.Invoke(pipeline);
         if (retry is { MaxRetryAttempts: not 0 })
@@ -51,7 +57,8 @@ internal static class CallResilience
     /// <summary>The preset predicate. Outside of a pooled call there is no method to ask about, so only what never left is retried.</summary>
     public static bool ShouldRetry(ResilienceContext context, Exception? exception) =>
         exception is not null
-        && CallFaults.Judge(exception) is { IsTransient: true } fault
+        && CallFaults.Judge(exception) is var fault
+        && (fault.IsTransient || exception is TimeoutRejectedException)
         && (context.Properties.TryGetValue(Call, out var call) ? call.MayBeSentAgain(exception) : fault.NeverLeft);
 
     /// <summary>The preset delay: what the server asks for; none before the first retry, if a channel is ready for it; else the backoff.</summary>

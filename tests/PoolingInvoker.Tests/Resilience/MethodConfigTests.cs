@@ -137,11 +137,20 @@ public sealed class MethodConfigTests : ScriptedCalls
             ConfigurePipeline = static _ => { },
         });
 
-        static void AssertError(string message, params PooledMethodConfig[] configs)
+        AssertError("MethodConfigs contains null", [null!]);
+        AssertError("names '/user.v1.User/GetName'", Config(1, Name("/user.v1.User", "GetName")));
+        AssertError("names 'user.v1.User//GetName'", Config(1, Name(Service, "/GetName")));
+        AssertErrorOf("ServiceDescriptors contains null", static options => options.ServiceDescriptors.Add(null!));
+        AssertErrorOf("ShouldHandle is null", static options => options.Retry.ShouldHandle = null!);
+
+        static void AssertError(string message, params PooledMethodConfig[] configs) =>
+            AssertErrorOf(message, options => Array.ForEach(configs, options.MethodConfigs.Add));
+
+        static void AssertErrorOf(string message, Action<PoolingCallInvokerOptions> configure)
         {
             using var pool = new ChannelPool(new StubPolicy());
             var options = new PoolingCallInvokerOptions();
-            Array.ForEach(configs, options.MethodConfigs.Add);
+            configure(options);
             Assert.Contains(message, Assert.Throws<ArgumentException>(() => new PoolingCallInvoker(pool, options)).Message, StringComparison.Ordinal);
         }
     }

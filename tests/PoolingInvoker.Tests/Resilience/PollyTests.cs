@@ -53,6 +53,24 @@ public sealed class PollyTests : ScriptedCalls
         Assert.Equal(4, Server.Requests.Count);
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task ATimeoutBelowThePresetRetry_IsRetriedWhereThatIsSafe(bool isIdempotent)
+    {
+        Server.ThenHang().ThenName("anna");
+        var (client, _) = NewClient(options =>
+        {
+            options.IsIdempotent = _ => isIdempotent;
+            options.ConfigurePipeline = static pipeline => pipeline.AddRetry(new ChannelRetryStrategyOptions()).AddTimeout(TimeSpan.FromSeconds(1));
+        });
+        var calling = client.GetNameAsync(new GetNameRequest()).ResponseAsync;
+        await Waiting.Until(() => Server.Requests.Count == 1);
+        await Elapse(calling);
+        Assert.Equal((isIdempotent, isIdempotent ? 2 : 1), (calling.IsCompletedSuccessfully, Server.Requests.Count));
+        Assert.Equal(isIdempotent ? null : StatusCode.DeadlineExceeded, (calling.Exception?.InnerException as RpcException)?.StatusCode);
+    }
+
     [Fact]
     public async Task ChaosBelowTheRetry_IsJudgedAsAnAttemptIs()
     {
