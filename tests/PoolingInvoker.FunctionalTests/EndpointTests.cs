@@ -114,7 +114,8 @@ public sealed class EndpointTests
         ChannelCredentials[] secure = [ChannelCredentials.SecureSsl, new SslCredentials(), ChannelCredentials.Create(ChannelCredentials.SecureSsl, Token())];
         foreach (var credentials in isSecure ? secure : insecure)
         {
-            using var policy = new AddressChannelPolicy(new Uri(address), Options(null, options => options.Credentials = credentials));
+            using var policy = new AddressChannelPolicy(
+                new Uri(address), Options(null, options => (options.Credentials, options.UnsafeUseInsecureChannelCallCredentials) = (credentials, !isSecure)));
             Assert.Equal(new Uri(name), policy.Address);
         }
 
@@ -219,7 +220,7 @@ public sealed class EndpointTests
         foreach (var address in new[] { "dns:///users.test", "http://users.test" })
         {
             var exception = Assert.Throws<ArgumentException>(() => new AddressChannelPolicy(new Uri(address), Options(handler, channel), pins: true));
-            Assert.StartsWith("A pool over several endpoints needs the SocketsHttpHandler", exception.Message, StringComparison.Ordinal);
+            Assert.StartsWith("A pool over several endpoints needs a SocketsHttpHandler", exception.Message, StringComparison.Ordinal);
             Assert.Contains(message, exception.Message, StringComparison.Ordinal);
         }
 

@@ -15,8 +15,8 @@ internal sealed class PoolingInvokerLog(ILoggerFactory? factory)
         Write(LogLevel.Debug, new EventId(16, "ChannelRetired"), null, "Channel {Channel} retired because {Reason}.", channel, reason);
     public void Closed(object channel) =>
         Write(LogLevel.Debug, new EventId(2, "ChannelClosed"), null, "Channel {Channel} closed.", channel);
-    public void ReplacementFailed(object channel, Exception exception) =>
-        Write(LogLevel.Warning, new EventId(3, "ReplacementFailed"), exception, "Channel {Channel} stays: no replacement could be made and connected.", channel);
+    public void ReplacementFailed(object channel, string reason, Exception exception) =>
+        Write(LogLevel.Warning, new EventId(3, "ReplacementFailed"), exception, "Channel {Channel}: {Reason}.", channel, reason);
     public void Refused(string reason) =>
         Write(LogLevel.Debug, new EventId(17, "CallRefused"), null, "A call was refused: {Reason}", reason);
     public void LimitAnnounced(object channel, int streams) =>

@@ -7,8 +7,6 @@ namespace PoolingInvoker;
 /// The channels that count against the size of the pool, in the order of their <see cref="ChannelStanding"/>. A pick looks at two of them,
 /// however many there are, and where these go to one endpoint at a few more. Guarded by the lock of the pool.
 /// </summary>
-/// <param name="random">Draws.</param>
-/// <param name="target">How many calls channels should carry, while there may be another one.</param>
 internal sealed class ActiveChannels(Random random, ChannelTarget target) : IReadOnlyList<PooledChannel>
 {
     // Where channels to another endpoint are as many, or half as many, one is found nearly always.
@@ -26,14 +24,12 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
     public int OfStreams => CountOf(ChannelStanding.Streams); // how many channels carry streams that last, and have room
     public int OfCalls => Count - Spare - OfStreams; // how many channels calls are spread over
 
-    /// <summary>Whether another channel would be of use: calls are more than those that they are spread over should carry, or among streams.</summary>
+    // Whether another channel would be of use.
     public bool AreCrowded => Calls > target.LoadOf(OfCalls) || Streams > target.LoadOf(OfStreams);
 
     public PooledChannel this[int index] => _channels[index];
 
-    /// <summary>In the order of their standing, which must not change meanwhile.</summary>
     public IEnumerator<PooledChannel> GetEnumerator() => _channels.GetEnumerator();
-
     IEnumerator IEnumerable.GetEnumerator() => GetEnumerator();
 
     public void Add(PooledChannel channel)
@@ -54,7 +50,6 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
         channel.Index = -1;
     }
 
-    /// <summary>A lease is taken on a channel.</summary>
     public void Leased(PooledChannel channel, bool isStream)
     {
         Tally(channel, -1);
@@ -65,10 +60,7 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
         Update(channel);
     }
 
-    /// <summary>A lease has come back. The channel need not be here any more.</summary>
-    /// <param name="channel">The channel.</param>
-    /// <param name="isStream">Whether it was for a stream.</param>
-    /// <param name="looks">How many looks at the streams there had been when it was taken.</param>
+    /// <summary>A lease has come back that was taken after so many looks at the streams.</summary>
     public void Returned(PooledChannel channel, bool isStream, int looks)
     {
         Tally(channel, -1);
@@ -84,7 +76,7 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
         Update(channel);
     }
 
-    /// <summary>Looks which streams were there at the last look, and still are.</summary>
+    /// <summary>Streams that were there at the last look and still are last.</summary>
     public void LookAtStreams(PooledChannel channel)
     {
         Tally(channel, -1);
@@ -95,7 +87,7 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
         Update(channel);
     }
 
-    /// <summary>Has to be called after each change of what the standing of a channel depends on. One that has left is left alone.</summary>
+    /// <summary>Is called after each change of what the standing of a channel depends on.</summary>
     public void Update(PooledChannel channel)
     {
         if (channel.Index >= 0)
@@ -105,8 +97,8 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
     }
 
     /// <summary>
-    /// The better of two distinct channels, drawn at random from the good ones, or if there are none from the doubtful ones. Calls keep away
-    /// from channels with streams that last, and streams keep to those. <paramref name="avoid"/> is taken only when it is the only one.
+    /// The better of two distinct channels, drawn at random from the good ones, or if there are none from the doubtful ones. Calls keep
+    /// away from channels with streams that last, and streams keep to those. <paramref name="avoid"/> is the last resort.
     /// </summary>
     public PooledChannel? Pick(bool isStream, PooledChannel? avoid)
     {
@@ -154,9 +146,8 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
 
     private PooledChannel Better(PooledChannel a, PooledChannel b) => Weight(a, b) <= Weight(b, a) ? a : b;
 
-    // What counts is the load of the endpoint, where they go to different ones. A stream that lasts weighs as much as the calls that a channel
-    // should carry. And a channel that fails at once has few calls, and would attract all: a failure weighs as much as all the calls that it
-    // could carry.
+    // Channels to different endpoints compare the load of those. A channel that fails at once has few calls and would attract all, so that
+    // a failure weighs as much as its capacity.
     private long Weight(PooledChannel channel, PooledChannel other) =>
         (channel.Server is { } server && server != other.Server ? server.Leases : channel.Leases)
         + (channel.LongStreams * target.StreamWeight)
@@ -176,10 +167,9 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
     }
 
     private int Start(ChannelStanding standing) => standing == 0 ? 0 : _ends[(int)standing - 1];
-
     private int CountOf(ChannelStanding standing) => _ends[(int)standing] - Start(standing);
 
-    // From section to section: at each boundary it changes places with the one that stands there.
+    // From standing to standing: at each boundary it changes places with the one that stands there.
     private void Move(PooledChannel channel, ChannelStanding standing)
     {
         var current = 0;

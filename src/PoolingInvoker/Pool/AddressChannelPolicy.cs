@@ -14,12 +14,12 @@ internal sealed class AddressChannelPolicy : IChannelFactory
     private readonly ChannelPoolOptions _options;
     private readonly bool _pins;
     private readonly ConditionalWeakTable<object, object> _transports = [];
+    private readonly CookieContainer _cookies = new(); // of all channels: a server may know its client by one
     private readonly ConcurrentQueue<Prepared> _prepared = new();
 
     /// <param name="address">The address: http or https, or <c>dns:</c>, which pins.</param>
     /// <param name="options">The options of the pool.</param>
     /// <param name="pins">Whether the address is a name, and each channel goes to one of the endpoints that it has.</param>
-    /// <exception cref="ArgumentException">Channels to endpoints cannot be made with the transport that the options set.</exception>
     public AddressChannelPolicy(Uri address, ChannelPoolOptions options, bool pins = false)
     {
         var isDns = address.Scheme == DnsEndpoints.Scheme;
@@ -40,6 +40,7 @@ internal sealed class AddressChannelPolicy : IChannelFactory
         ThrowsOperationCanceled = first.ThrowOperationCanceledOnCancellation;
         Address = isDns ? DnsEndpoints.NameOf(address, ChannelTls.IsIn(first.Credentials)) : address;
         Target = Address.Authority;
+        Check(Address, first);
         if (first.ServiceConfig?.MethodConfigs.Any(static config => config.RetryPolicy is not null || config.HedgingPolicy is not null) ?? false)
         {
             new PoolingInvokerLog(options.LoggerFactory).ServiceConfigRetries();
@@ -88,7 +89,14 @@ internal sealed class AddressChannelPolicy : IChannelFactory
         {
             transport = new ChannelTransport(_options.TimeProvider) { IsWrapped = isWrapped };
             transport.Supply(handler, name, address);
-            options.HttpHandler = new SendOnceHandler(options.HttpHandler!, handler, transport.Refusals);
+            int? redirections = RedirectHandler.TakeFrom(handler);
+            if (isWrapped)
+            {
+                Insert(options, new RedirectHandler(handler, redirections.Value));
+                redirections = null;
+            }
+
+            options.HttpHandler = new SendOnceHandler(options.HttpHandler!, handler, redirections, transport.Refusals);
         }
         else if (address != name)
         {
@@ -110,10 +118,26 @@ internal sealed class AddressChannelPolicy : IChannelFactory
         }
     }
 
+    // What a channel cannot be made with shows here, as with a bare channel. The handler is changed by the channel that it is given to.
+    private static void Check(Uri address, GrpcChannelOptions options)
+    {
+        var (handler, disposes) = (options.HttpHandler, options.DisposeHttpClient);
+        var standIn = handler is null ? null : new SocketsHttpHandler { ConnectCallback = ChannelDialer.ConnectAsync };
+        (options.HttpHandler, options.DisposeHttpClient) = (standIn, standIn is not null);
+        try
+        {
+            GrpcChannel.ForAddress(address, options).Dispose();
+        }
+        finally
+        {
+            (options.HttpHandler, options.DisposeHttpClient) = (handler, disposes);
+        }
+    }
+
     private Prepared Prepare()
     {
         // One connection a channel: the pool decides when there is another one.
-        var handler = new SocketsHttpHandler { EnableMultipleHttp2Connections = false };
+        var handler = new SocketsHttpHandler { EnableMultipleHttp2Connections = false, CookieContainer = _cookies };
         _options.ConfigureHandler?.Invoke(handler);
         var options = new GrpcChannelOptions { HttpHandler = handler, DisposeHttpClient = true, LoggerFactory = _options.LoggerFactory };
         _options.Configure(options);
@@ -158,18 +182,15 @@ internal sealed class AddressChannelPolicy : IChannelFactory
     // The pool directs connections by the ConnectCallback of a SocketsHttpHandler, which HTTP/3 does not use.
     private void RequireToDirect(object transport, GrpcChannelOptions options)
     {
-        if (_pins && transport is not SocketsHttpHandler)
+        var set = transport is HttpClient ? "an HttpClient"
+            : transport is not SocketsHttpHandler ? $"a handler of type {transport.GetType().Name}"
+            : options.HttpVersion?.Major >= 3 ? $"HttpVersion {options.HttpVersion}"
+            : null;
+        if (_pins && set is not null)
         {
             throw new ArgumentException(
-                $"A pool over several endpoints needs the SocketsHttpHandler, whose connections it can direct, and Pool.ConfigureChannel set "
-                + $"{(transport is HttpClient ? "an HttpClient" : $"a handler of type {transport.GetType().Name}")}. Change the pool's own handler "
-                + "in Pool.ConfigureHandler, set HttpHandler to a SocketsHttpHandler or one around it, or make a pool of one address.");
-        }
-
-        if (_pins && options.HttpVersion?.Major >= 3)
-        {
-            throw new ArgumentException(
-                $"A pool over several endpoints cannot direct connections of HTTP/{options.HttpVersion}, which Pool.ConfigureChannel set. Leave "
+                $"A pool over several endpoints needs a SocketsHttpHandler of HTTP/2 or HTTP/1.1, whose connections it can direct, and Pool.ConfigureChannel "
+                + $"set {set}. Change the pool's own handler in Pool.ConfigureHandler, set HttpHandler to a SocketsHttpHandler or one around it, leave "
                 + "HttpVersion null, or make a pool of one address.");
         }
     }
@@ -178,15 +199,19 @@ internal sealed class AddressChannelPolicy : IChannelFactory
     private static void Pin(GrpcChannelOptions options, SocketsHttpHandler handler, Uri name, Uri address)
     {
         handler.ConnectCallback ??= ChannelDialer.ConnectAsync;
-        var above = HandlersOf(options).OfType<DelegatingHandler>().LastOrDefault();
-        var pins = new EndpointHandler(handler, name, address);
-        if (above is null)
+        Insert(options, new EndpointHandler(handler, name, address));
+    }
+
+    // Around the innermost handler, below those of the user's.
+    private static void Insert(GrpcChannelOptions options, DelegatingHandler handler)
+    {
+        if (HandlersOf(options).OfType<DelegatingHandler>().LastOrDefault() is { } above)
         {
-            options.HttpHandler = pins;
+            above.InnerHandler = handler;
         }
         else
         {
-            above.InnerHandler = pins;
+            options.HttpHandler = handler;
         }
     }
 

@@ -3,26 +3,20 @@ using Grpc.Core;
 namespace PoolingInvoker;
 
 /// <summary>
-/// Makes channels, connects them up to the SETTINGS of their servers, and primes them: new ones, in a place that was reserved under the lock, and
-/// those that take the place of another one. A channel joins only then, as long as there are others; where there are none it joins all the same,
-/// so that calls end with what there is to say.
+/// Makes channels, connects them up to the SETTINGS of their servers, and primes them: new ones, in a place that was reserved under the
+/// lock, and those that take the place of another one. A channel joins only then, as long as there are others; where there are none it
+/// joins all the same, so that calls end with what there is to say.
 /// </summary>
 internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
 {
-    /// <summary>How long a channel that cannot connect is waited for, where there is no other one.</summary>
-    public static readonly TimeSpan PatienceAlone = TimeSpan.FromSeconds(1);
-
-    /// <summary>How long it is waited for, where calls can go elsewhere.</summary>
-    public static readonly TimeSpan Patience = TimeSpan.FromSeconds(5);
-
+    public static readonly TimeSpan PatienceAlone = TimeSpan.FromSeconds(1); // where there is no other channel
+    public static readonly TimeSpan Patience = TimeSpan.FromSeconds(5); // where calls can go elsewhere
     private static readonly TimeSpan PrimePatience = TimeSpan.FromSeconds(10);
 
     private int _lastId;
 
     public TimeSpan ConnectTime { get; private set; } // how long it took to connect and to prime the last new channel
-
-    /// <summary>Whether the last new channel could not be made; a caller that begins to wait has it tried again.</summary>
-    public bool LastCreationFailed { get; set; }
+    public bool LastCreationFailed { get; set; } // whether the last one could not be made; a caller that begins to wait has it tried again
     public bool LastConnectFailed { get; private set; } // whether the last channel could not be connected
     public Exception? LastError { get; private set; }
     public int? Announced { get; set; } // how many streams the servers took last
@@ -35,14 +29,14 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
         state.After(() => state.Work.Begin(() => DialAsync(old: null, because)));
     }
 
-    /// <summary>Begins to make the replacement of a channel, which takes no calls meanwhile.</summary>
+    /// <summary>Begins to make the replacement of a channel that takes no calls meanwhile.</summary>
     public void Replace(PooledChannel old, string because, bool countsAsDial = true, bool isIdle = false)
     {
         MarkReplacing(old, countsAsDial);
         BeginReplacing(old, because, isIdle);
     }
 
-    /// <summary>The same, but it takes calls meanwhile.</summary>
+    /// <summary>Begins to make the replacement of a channel that takes calls meanwhile.</summary>
     public void Refresh(PooledChannel old, string because, bool isIdle = false)
     {
         old.State = PooledChannelState.Refreshing;
@@ -62,10 +56,10 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
         state.Active.Update(old);
     }
 
-    /// <summary>Makes a channel, and has it join when it is connected. Does not throw.</summary>
-    /// <param name="old">The channel whose place it takes, and that goes on as a rule if that fails; null if a place was reserved.</param>
-    /// <param name="because">Why it is made.</param>
-    /// <returns>What that failed with, and whether the channel was made at all.</returns>
+    /// <summary>
+    /// Makes a channel in the place of an old one, or in one that was reserved, and has it join when it is connected. Does not throw, and
+    /// says whether the channel was made at all.
+    /// </summary>
     public async Task<(Exception? Error, bool IsMade)> DialAsync(PooledChannel? old, string because)
     {
         var began = state.Time.GetTimestamp();
@@ -126,7 +120,7 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
         }
     }
 
-    /// <summary>Makes a channel, which has not joined yet.</summary>
+    /// <summary>Makes a channel that has not joined yet.</summary>
     public PooledChannel? Create(PooledChannel? inPlaceOf, out Exception? error)
     {
         var server = state.Balancer?.Take(inPlaceOf);
@@ -157,7 +151,7 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
             error = null;
             return created;
         }
-        catch (Exception exception) // Whatever a policy throws, the place that was reserved for its channel is given up in an orderly way.
+        catch (Exception exception) // Whatever a policy throws, the place of its channel is given back.
         {
             state.Balancer?.Leave(server);
             error = factory.Explain(exception);
@@ -200,7 +194,7 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
         }
     }
 
-    // What takes the place of one that is idle connects with its first call, unless it has to be primed.
+    // The replacement of an idle channel connects with its first call, unless it has to be primed.
     private void BeginReplacing(PooledChannel old, string because, bool isIdle) => state.After(() =>
     {
         if (isIdle && state.Options.PrimeAsync is null)
@@ -220,8 +214,8 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
         Join(old, created, ref error, because, connectedIn: null);
     }
 
-    // Where calls have nowhere else to go, but to the channel that is replaced, they may as well wait on one that takes long to connect, as they
-    // would on a bare channel, unless it has to be primed; and at once, if handlers of the user's may answer them without a connection.
+    // Where there is no other channel, calls may as well wait on one that takes long to connect, as they would on a bare channel. They do
+    // so at once where handlers of the user's may answer them without a connection.
     private async ValueTask<bool> JoinsUnconnectedAsync(PooledChannel? old, PooledChannel created, Task connecting, string because)
     {
         connecting.Observe(); // it may not be looked at any more
@@ -267,7 +261,7 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
         NextCreated = null;
     }
 
-    // Whether a new channel that could not be connected is better than what there is: there is no other one to go to.
+    // A new channel that could not be connected joins where calls have no other one to go to.
     private bool IsBetterThanNothing(PooledChannel? old) => old is null
         ? state.Active.Count == 0 && state.Balancer is not { MayDial: true }
         : old.State == PooledChannelState.Replacing && (state.Active.Count == 1 || old.BrokenState(thorough: true) == ConnectivityState.Shutdown);
@@ -305,12 +299,13 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
         else if (!joins)
         {
             // Its connection broke, and there is none to be had. It goes on, and is replaced when the pool may dial again.
+            var failedAt = created?.Endpoint ?? old.Endpoint;
             old.Proven &= old.State == PooledChannelState.Refreshing;
-            old.LastError = error;
+            old.LastError = failedAt == old.Endpoint ? error : old.LastError;
             old.State = PooledChannelState.Active;
             old.Signal(ChannelSignal.ReplacementFailed);
             state.Active.Update(old);
-            state.Diary.ReplacementFailed(old, error);
+            state.Diary.ReplacementFailed(old, failedAt, error);
         }
     }
 
@@ -325,13 +320,13 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
         }
         catch (Exception exception) when (!doing.IsCompleted)
         {
-            // It is not waited for any more, and is told so here: the source is disposed before a dispose of the pool has come to it.
+            // The source is disposed before a dispose of the pool has come to it.
             await ended.CancelAsync().ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             throw exception is TimeoutException ? new TimeoutException($"{complaint} within {patience.TotalSeconds} s.") : exception;
         }
         catch (Exception exception) when (exception is TimeoutException or OperationCanceledException)
         {
-            await doing.ConfigureAwait(false); // it ended in the moment in which the patience did, if it was not itself that threw
+            await doing.ConfigureAwait(false); // it may have ended in the moment in which the patience did
         }
     }
 }

@@ -25,8 +25,12 @@ internal sealed class ChannelDialer(SocketsHttpHandler handler, Uri name, Uri ad
     /// <summary>How long an attempt may take, with TLS and the SETTINGS of the server.</summary>
     public TimeSpan Timeout { get; } = handler.ConnectTimeout > TimeSpan.Zero ? handler.ConnectTimeout : DefaultTimeout;
 
-    /// <summary>How long a connection may wait for its first request.</summary>
-    public TimeSpan IdleTimeout => handler.PooledConnectionIdleTimeout;
+    /// <summary>Where the connections of the channel go, and by which name.</summary>
+    public (Uri Address, string? Host) Own => (address, address == name ? null : name.Authority);
+
+    /// <summary>How long a connection may wait for its first request: as long as it likes, where the handler keeps none after it.</summary>
+    public TimeSpan IdleTimeout { get; } =
+        handler.PooledConnectionIdleTimeout > TimeSpan.Zero ? handler.PooledConnectionIdleTimeout : System.Threading.Timeout.InfiniteTimeSpan;
 
     /// <summary>Whether the handler breaks a connection on which its pings are not answered.</summary>
     public bool HandlerPings => handler.KeepAlivePingDelay != System.Threading.Timeout.InfiniteTimeSpan;
@@ -79,7 +83,7 @@ internal sealed class ChannelDialer(SocketsHttpHandler handler, Uri name, Uri ad
     /// <summary>Opens a transport; gives it, what the user's filter has made of it, and the socket below, where it is known.</summary>
     public async Task<(Stream Transport, Stream Plaintext, Socket? Socket)> DialAsync((Uri Address, string? Host)? elsewhere, CancellationToken cancellationToken)
     {
-        var (to, host) = elsewhere ?? (address, address == name ? null : name.Authority);
+        var (to, host) = elsewhere ?? Own;
         var opened = new TaskCompletionSource<(Stream Transport, Stream Plaintext, Socket? Socket)>(TaskCreationOptions.RunContinuationsAsynchronously);
         Socket? socket = null;
         using var ended = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);

@@ -4,21 +4,16 @@ using System.Net;
 namespace PoolingInvoker;
 
 /// <summary>One server that a channel can go to.</summary>
-/// <param name="EndPoint">An <see cref="IPEndPoint"/> or a <see cref="DnsEndPoint"/>, with its port.</param>
-/// <param name="Address">The address of its own, of an explicit list; null if the channel keeps the name of the pool and goes there.</param>
+/// <remarks>One of an explicit list has an address of its own. Channels to another one keep the name of the pool.</remarks>
 internal sealed record ChannelEndpoint(EndPoint EndPoint, Uri? Address = null)
 {
     public override string ToString() => EndPoint is DnsEndPoint dns
         ? string.Create(CultureInfo.InvariantCulture, $"{dns.Host}:{dns.Port}")
         : EndPoint.ToString()!;
 
-    /// <summary>The endpoint as an address that a handler can dial.</summary>
     public Uri ToUri(string scheme) => new($"{scheme}://{this}");
 
-    /// <summary>Takes what a resolution gave.</summary>
-    /// <param name="endPoint">An IP endpoint, a DNS one, or one that is a URI.</param>
-    /// <param name="name">The name of the pool, whose scheme the endpoint has to speak, and whose default port it has if it has none.</param>
-    /// <exception cref="InvalidOperationException">A channel of the pool cannot go there.</exception>
+    /// <summary>Takes what a resolution gave: an IP endpoint, a DNS one, or a URI. Throws where no channel can go there.</summary>
     public static ChannelEndpoint From(EndPoint endPoint, Uri name)
     {
         var (host, port) = endPoint switch
@@ -32,7 +27,7 @@ internal sealed record ChannelEndpoint(EndPoint EndPoint, Uri? Address = null)
 
     private static (string Host, int Port) HostAndPort(EndPoint endPoint, Uri name)
     {
-        // What service discovery reads from configuration is an endpoint whose type not every version of the package shows, and whose text is a URI.
+        // What service discovery reads from configuration is of a type that not every version of the package shows. Its text is a URI.
         if (!Uri.TryCreate(endPoint.ToString(), UriKind.Absolute, out var uri) || uri.Host.Length == 0)
         {
             throw new InvalidOperationException($"The endpoint '{endPoint}' is neither an IP address nor the name of a host, and no channel can go there.");
@@ -47,7 +42,6 @@ internal sealed record ChannelEndpoint(EndPoint EndPoint, Uri? Address = null)
     }
 
     /// <summary>Reads an explicit list, each entry of which keeps its own authority.</summary>
-    /// <exception cref="ArgumentException">The list is empty, an address is not an http or https one, or they have not all the same scheme.</exception>
     public static IReadOnlyList<ChannelEndpoint> ParseList(IEnumerable<string> addresses)
     {
         ArgumentNullException.ThrowIfNull(addresses);

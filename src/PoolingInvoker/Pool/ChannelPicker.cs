@@ -42,7 +42,6 @@ internal sealed class ChannelPicker
         return channel;
     }
 
-    /// <summary>Gives a lease back; the lease, or the call that is the lease, sees to it that this happens once.</summary>
     public void Return(object leaseOrCall, PooledChannel channel, LeaseOutcome outcome, Exception? error)
     {
         _leakDetector?.Returned(leaseOrCall);
@@ -68,7 +67,6 @@ internal sealed class ChannelPicker
         }
     }
 
-    /// <summary>Takes a lease, and waits for one where there is no room.</summary>
     public ValueTask<ChannelLease> AcquireAsync(TimeSpan timeout, bool isStream, PooledChannel? avoid, CancellationToken cancellationToken)
     {
         if (cancellationToken.IsCancellationRequested)
@@ -119,7 +117,7 @@ internal sealed class ChannelPicker
             return lease;
         }
 
-        // If it cannot be made the one that was to be avoided has to do.
+        // If none can be made the channel that was to be avoided has to do.
         async Task<ChannelLease> WaitForNewAsync()
         {
             var began = _state.Time.GetTimestamp();
@@ -150,7 +148,6 @@ internal sealed class ChannelPicker
         return (created ?? _state.Active.Pick(isStream, avoid: null)) is { } channel ? Lease(channel, isStream) : throw error!;
     }
 
-    /// <summary>A call has begun to be answered, and will go on.</summary>
     public void Answered(ChannelLease lease, PooledChannel channel)
     {
         using var section = _state.Enter();
@@ -162,7 +159,7 @@ internal sealed class ChannelPicker
         }
     }
 
-    /// <summary>Whether there is room on a channel that works, other than this one.</summary>
+    /// <summary>Whether another channel has room and a server that has answered.</summary>
     public bool HasReady(PooledChannel? otherThan)
     {
         using var section = _state.Enter();
@@ -202,7 +199,7 @@ internal sealed class ChannelPicker
                 _growth.Grow("calls need it", isCall: true, isRefused: taken is (null, null, false) && !mayWait);
             }
 
-            // It does not wait for those that are replaced. But some may have been by now.
+            // Replacements that connect with their first call have joined by now.
             if (taken is not (null, null, false) || mayWait || !areBroken)
             {
                 return taken;

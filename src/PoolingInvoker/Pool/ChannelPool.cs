@@ -1,19 +1,15 @@
 // How a pool of channels works.
 //
-// A channel carries many calls at a time. What the pool gives out is a lease: the right to run one call on a channel. A channel
-// with fewer leases than its capacity has room. The capacity is what its server says that it takes. To acquire is to take a lease on a
-// channel with room, the less loaded of two drawn at random, and where no channel has room to wait in line for one. A lease that comes
-// back makes room, which goes to the head of the line.
+// A lease is the right to run one call on a channel. A channel with fewer leases than its server takes has room. To acquire is to take a
+// lease on the less loaded of two channels with room, drawn at random. Where no channel has room a call waits in the queue, and the first
+// room that comes free goes to its head. Channels are made in the background (PoolGrowth.cs), and join when they are connected.
 //
-// Channels are made in the background, as many as it takes (PoolGrowth.cs), and join when they are connected. Whoever waits gets
-// the first room that there is, whichever channel has it.
-//
-// A channel that is found broken, has failed a call, or whose server takes no more calls on its connection is replaced: it takes no more
-// leases while its replacement is connected (Replacing), then the replacement is published and the old one drains (Draining) until its
-// last lease has come back, when it is disposed (Closed). If no replacement can be made the old one goes on (Active). One that is only
-// old takes leases until its replacement is connected (Refreshing). A channel on which a server has answered is replaced at once. One that
-// has never worked is replaced after a pause, longer each time and shared by the whole pool: so many callers and a dead server make few
-// dials, and calls meanwhile fail with the connect error, as they do on a bare channel.
+// A channel that is broken, has failed a call, is silent, or whose server takes no more calls on its connection is replaced: it takes no
+// leases while its replacement is connected (Replacing), then the replacement is published and the old one drains (Draining) until its last
+// lease has come back, when it is disposed (Closed). If no replacement can be made the old one goes on (Active). One that is only old takes
+// leases until its replacement is connected (Refreshing). A channel on which a server has answered is replaced at once, one that has never
+// worked after a pause that the whole pool shares: many callers and a dead server make few dials, and calls fail with the connect error
+// meanwhile.
 //
 // The laws are at the top of PoolState.cs.
 using System.Diagnostics.CodeAnalysis;
@@ -24,8 +20,8 @@ using Microsoft.Extensions.ServiceDiscovery;
 namespace PoolingInvoker;
 
 /// <summary>
-/// A pool of channels. <see cref="PoolingCallInvoker"/> leases from it for each call; <see cref="Get"/> and <see cref="Return(GrpcChannel)"/>,
-/// or <see cref="AcquireAsync(CancellationToken)"/>, are for who needs a channel of their own for a while.
+/// A pool of channels. <see cref="PoolingCallInvoker"/> leases from it for each call; <see cref="Get"/> and <see
+/// cref="Return(GrpcChannel)"/>, or <see cref="AcquireAsync(CancellationToken)"/>, are for who needs a channel of their own for a while.
 /// </summary>
 /// <remarks>All members can be used from many threads at a time.</remarks>
 public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposable
@@ -50,10 +46,6 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     {
     }
 
-    /// <param name="factory">Makes the channels.</param>
-    /// <param name="validated">The options.</param>
-    /// <param name="random">Draws.</param>
-    /// <param name="endpoints">What the channels go to, in a pool that has several.</param>
     internal ChannelPool(IChannelFactory factory, ChannelPoolOptions validated, Random random, EndpointList? endpoints = null)
     {
         _factory = factory;
@@ -77,9 +69,9 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
 
     /// <summary>Makes a pool of channels to one address, or to all addresses that a name has.</summary>
     /// <param name="address">
-    /// The address, with its scheme, as in <c>http://users:5000</c>. With <c>dns:///users:5000</c> channels are spread over the addresses that
-    /// the name has, and follow them; to the servers, and for TLS, they are to the name. They speak plain text, unless
-    /// <see cref="ChannelPoolOptions.ConfigureChannel"/> sets credentials of TLS (<c>ChannelCredentials.SecureSsl</c>).
+    /// The address, with its scheme, as in <c>http://users:5000</c>. With <c>dns:///users:5000</c> channels are spread over the addresses
+    /// that the name has, and follow them; to the servers, and for TLS, they are to the name. They speak plain text, unless <see
+    /// cref="ChannelPoolOptions.ConfigureChannel"/> sets credentials of TLS (<c>ChannelCredentials.SecureSsl</c>).
     /// </param>
     /// <param name="options">The options, or <see langword="null"/> for the defaults.</param>
     /// <exception cref="ArgumentException">The address is not an http, https or dns one, or an option is not valid.</exception>
@@ -113,8 +105,8 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     }
 
     /// <summary>
-    /// Makes a pool of channels that are spread over the endpoints that a service has, as service discovery finds them and follows them. To the
-    /// servers, and for TLS, the channels are to the name of the service.
+    /// Makes a pool of channels that are spread over the endpoints that a service has, as service discovery finds them and follows them. To
+    /// the servers, and for TLS, the channels are to the name of the service.
     /// </summary>
     /// <param name="address">The name of the service, with the scheme that it speaks, as in <c>http://users</c>.</param>
     /// <param name="resolve">
@@ -265,8 +257,8 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     /// </summary>
     /// <param name="cancellationToken">Ends the wait; what is connected stays connected.</param>
     /// <exception cref="HttpRequestException">
-    /// Fewer than <see cref="ChannelPoolOptions.MinPoolSize"/> channels could connect on their first attempt, or none. What else failed is told
-    /// by <see cref="ChannelPoolOptions.OnEvent"/> and the log: of several endpoints not all need be there.
+    /// Fewer than <see cref="ChannelPoolOptions.MinPoolSize"/> channels could connect on their first attempt, or none. What else failed is
+    /// told by <see cref="ChannelPoolOptions.OnEvent"/> and the log: of several endpoints not all need be there.
     /// </exception>
     /// <exception cref="InvalidOperationException">The policy did not make a channel, and there is none. What <see cref="ChannelPoolOptions.ConfigureChannel"/> throws is thrown as it is.</exception>
     /// <exception cref="ObjectDisposedException">The pool is disposed.</exception>

@@ -21,10 +21,10 @@ internal sealed class ChannelPulse(PooledChannel channel, long now)
     public int Probes { get; set; } // how often it has given one when it was asked, since something of a call last came
     private long Answers => _answered + (channel.Transport?.CallFrames ?? 0);
 
-    /// <summary>A server has answered a call, or has begun to.</summary>
+    public bool ShowsLife => SignsOfLife != _seen.SignsOfLife; // since the last look, or the last answer to a probe
+    public bool IsSilentStill => AskedInVainAt is not null && !ShowsLife;
+    public bool LivesSince(long moment) => LivedAt > moment || ShowsLife; // a moment that lies longer back than the last look
     public void CountAnswer() => _answered++;
-
-    /// <summary>Whatever it was until now, it was no silence.</summary>
     public void IsNotSilent(long at) => SilentSince = WaitsSince = at;
 
     /// <summary>Looks at what has happened since the last look.</summary>
@@ -55,22 +55,12 @@ internal sealed class ChannelPulse(PooledChannel channel, long now)
         _seen = seen;
     }
 
-    /// <summary>It has given the sign of life that it was asked for.</summary>
     public void ProbeAnswered(long at)
     {
         _seen = (SignsOfLife, _seen.Started, Answers);
         Probes++;
         Lives(at);
     }
-
-    /// <summary>Whether it has shown life since the last look, or the last answer to a probe.</summary>
-    public bool ShowsLife => SignsOfLife != _seen.SignsOfLife;
-
-    /// <summary>Whether it was asked for a sign of life in vain, and has not given one up to this moment.</summary>
-    public bool IsSilentStill => AskedInVainAt is not null && !ShowsLife;
-
-    /// <summary>Whether it has shown life since a moment that lies longer back than the last look.</summary>
-    public bool LivesSince(long moment) => LivedAt > moment || ShowsLife;
 
     private void Lives(long at)
     {

@@ -22,7 +22,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     private ChannelDialer? _dialer;
 
     // Guarded by the lock.
-    private (Task Opened, CancellationTokenSource Stop)? _dialling; // the attempt to connect that is under way
+    private (Task<ConnectionStream> Opened, CancellationTokenSource Stop)? _dialling; // the attempt to connect that is under way
     private ExceptionDispatchInfo? _failure; // of the last attempt to connect; written under the lock, read without it
     private ConnectionFact _lastFact;
     private int _facts;
@@ -182,21 +182,22 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             return opened;
         }
 
-        await DialAsync(afresh: false).WaitAsync(cancellationToken).ConfigureAwait(false);
-        return TakeOpened(Timeout.InfiniteTimeSpan) ?? throw Fail(NewEndedException());
+        var dialled = await DialAsync(afresh: false).WaitAsync(cancellationToken).ConfigureAwait(false);
+        return TakeOpened(Timeout.InfiniteTimeSpan)
+            ?? (dialled.IsTaken ? (await OpenAsync(_dialer.Own, cancellationToken).ConfigureAwait(false)).Wire : throw Fail(NewEndedException()));
     }
 
-    // Null if there is no connection, or it has ended, or it has waited for too long.
+    // Null if there is no connection, or it has ended, or it has waited for too long, or its server takes no calls on it: the handler would fail
+    // the call, which another connection may serve.
     private Stream? TakeOpened(TimeSpan patience)
     {
         foreach (var connection in _connections.Keys)
         {
-            if (!connection.Take())
+            if (connection.Frames.HasGoneAway || (patience != Timeout.InfiniteTimeSpan && time.GetElapsedTime(connection.OpenedAt) >= patience))
             {
-                continue;
+                connection.Discard();
             }
-
-            if (patience == Timeout.InfiniteTimeSpan || time.GetElapsedTime(connection.OpenedAt) < patience)
+            else if (connection.Take())
             {
                 lock (_lock)
                 {
@@ -205,15 +206,13 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 
                 return connection.Wire;
             }
-
-            connection.Dispose();
         }
 
         return null;
     }
 
     // Begins to connect, unless that is under way. What it failed with the last time counts, unless it is to try afresh.
-    private Task DialAsync(bool afresh)
+    private Task<ConnectionStream> DialAsync(bool afresh)
     {
         lock (_lock)
         {

@@ -5,7 +5,6 @@ internal sealed class ConnectionEvents(PoolState state, ChannelConnector connect
 {
     private const string TakesNoMore = "its server takes no more calls on the connection (GOAWAY)";
 
-    /// <summary>A server has said how many streams it takes: when it is connected, and whenever it likes.</summary>
     public void ServerTakes(int maxStreams)
     {
         bool isNews;
@@ -26,7 +25,7 @@ internal sealed class ConnectionEvents(PoolState state, ChannelConnector connect
         }
     }
 
-    /// <summary>The calls on the channel are about to fail: those that are sent again are not to meet it before the first of them has come back.</summary>
+    /// <summary>The calls on the channel are about to fail. Those that are sent again go elsewhere from now on.</summary>
     public void ConnectionLost()
     {
         using var section = state.Enter();
@@ -37,7 +36,6 @@ internal sealed class ConnectionEvents(PoolState state, ChannelConnector connect
         }
     }
 
-    /// <summary>The server takes no new calls on the connection: it is too old for it, or has carried enough, or the server goes.</summary>
     public void ServerGoes()
     {
         using var section = state.Enter(isReading: true);

@@ -18,9 +18,10 @@ internal sealed class ConnectionOpening(ConnectionStream connection)
     private int _seen; // how much of it are whole frames that the pool has seen to
     private int _acksLeft; // how often the handler will acknowledge SETTINGS that have been acknowledged
     private bool _isTaken;
+    private bool _isOver;
     private Task _watching = Task.CompletedTask;
 
-    public bool IsTaken => Volatile.Read(ref _isTaken); // by the handler; or it has ended, and nobody will take it
+    public bool IsTaken => Volatile.Read(ref _isTaken); // by the handler
     public bool IsRead { get; private set; } // the handler has read all that came before it
     public bool IsWritten => IsRead && Volatile.Read(ref _acksLeft) == 0; // the handler has written all that had been written already
 
@@ -46,13 +47,14 @@ internal sealed class ConnectionOpening(ConnectionStream connection)
     /// <summary>Reads on until the handler does.</summary>
     public void Watch() => _watching = WatchAsync();
 
-    /// <summary>Whether the connection is there for who takes it.</summary>
-    public bool Take()
+    /// <summary>Whether the connection is there for who takes it, or discards it so that nobody does.</summary>
+    public bool Take(bool discards = false)
     {
         lock (_lock)
         {
-            (var wasTaken, _isTaken) = (_isTaken, true);
-            return !wasTaken;
+            (var wasOver, _isOver) = (_isOver, true);
+            _isTaken |= !wasOver && !discards;
+            return !wasOver;
         }
     }
 
@@ -98,14 +100,14 @@ internal sealed class ConnectionOpening(ConnectionStream connection)
     private async Task WatchAsync()
     {
         var isOpen = true;
-        while (isOpen && !IsTaken && _early.Count < MostEarly)
+        while (isOpen && !Volatile.Read(ref _isOver) && _early.Count < MostEarly)
         {
             var reading = ReadEarlyAsync(CancellationToken.None);
             await ((Task)reading).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing); // the handler meets it with its next read
             isOpen = reading.IsCompletedSuccessfully && await reading.ConfigureAwait(false);
         }
 
-        if (!isOpen && Take())
+        if (!isOpen && Take(discards: true))
         {
             await connection.DisposeAsync().ConfigureAwait(false);
         }
@@ -131,7 +133,7 @@ internal sealed class ConnectionOpening(ConnectionStream connection)
         lock (_lock)
         {
             _early.AddRange(bytes);
-            while (!_isTaken && FrameScanner.LengthOf(CollectionsMarshal.AsSpan(_early)[_seen..]) is > 0 and var length)
+            while (!_isOver && FrameScanner.LengthOf(CollectionsMarshal.AsSpan(_early)[_seen..]) is > 0 and var length)
             {
                 var frame = CollectionsMarshal.AsSpan(_early).Slice(_seen, length);
                 if (FrameScanner.IsPing(frame))

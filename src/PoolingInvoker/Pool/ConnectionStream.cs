@@ -72,6 +72,15 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
     /// <summary>Whether the connection is there for the handler, which takes it.</summary>
     public bool Take() => _opening!.Take();
 
+    /// <summary>Closes the connection, unless the handler has taken it.</summary>
+    public void Discard()
+    {
+        if (_opening!.Take(discards: true))
+        {
+            Dispose();
+        }
+    }
+
     /// <summary>Sends a PING (RFC 9113, section 6.7), if none is out. Its acknowledgement shows as a read.</summary>
     public async Task PingAsync(CancellationToken cancellationToken)
     {

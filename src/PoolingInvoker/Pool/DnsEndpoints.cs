@@ -7,15 +7,11 @@ using Microsoft.Extensions.ServiceDiscovery;
 namespace PoolingInvoker;
 
 /// <summary>Finds the endpoints of a name of DNS: each of its addresses is a server, and all have the same port.</summary>
-/// <param name="name">The name, as <see cref="NameOf"/> gives it.</param>
-/// <param name="time">The clock.</param>
-/// <param name="getAddresses">Asks DNS; null for the resolver of the system.</param>
 internal sealed class DnsEndpoints(Uri name, TimeProvider time, Func<string, CancellationToken, Task<IPAddress[]>>? getAddresses = null)
 {
     public const string Scheme = "dns";
 
-    // The resolver of the system does not tell how long an answer holds. Other gRPC clients ask no more often than in 30 s, and it is how
-    // long the DNS of a cluster commonly lets its answers live.
+    // The resolver of the system tells no TTL. Other gRPC clients ask no more often than in 30 s, which is a common TTL in clusters.
     public static readonly TimeSpan RefreshInterval = TimeSpan.FromSeconds(30);
 
     private readonly Func<string, CancellationToken, Task<IPAddress[]>> _getAddresses = getAddresses ?? Dns.GetHostAddressesAsync;
@@ -25,7 +21,6 @@ internal sealed class DnsEndpoints(Uri name, TimeProvider time, Func<string, Can
     /// https://github.com/grpc/grpc/blob/master/doc/naming.md): <c>http://users:5000</c> for <c>dns:///users:5000</c>. Without a port it
     /// is that of the scheme.
     /// </summary>
-    /// <exception cref="ArgumentException">The address has an authority, no host, or more than a host and a port.</exception>
     public static Uri NameOf(Uri address, bool isSecure)
     {
         if (address.Host.Length > 0)

@@ -3,10 +3,10 @@ using Microsoft.Extensions.ServiceDiscovery;
 namespace PoolingInvoker;
 
 /// <summary>
-/// Spreads the channels of a pool over several endpoints. A new channel goes to the endpoint with the fewest. There are at least as many channels
-/// as endpoints, as far as MaxPoolSize and the size of a subset allow. An endpoint that cannot be reached is left out, and tried again after a
-/// pause, longer each time. While channels are not even - an endpoint is new, or back, or gone - they are looked at once a second, and move: a
-/// new one is connected, then the old one drains, a few at a time.
+/// Spreads the channels of a pool over several endpoints. A new channel goes to the endpoint with the fewest. There are at least as many
+/// channels as endpoints, as far as MaxPoolSize and the size of a subset allow. An endpoint that cannot be reached is left out, and tried
+/// again after a pause, longer each time. While channels are not even - an endpoint is new, or back, or gone - they are looked at once a
+/// second, and move: a new one is connected, then the old one drains, a few at a time.
 /// </summary>
 internal sealed class EndpointBalancer : IEndpointListener, IDisposable
 {
@@ -32,8 +32,6 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
 
     public bool MayDial => _endpoints.MayDial; // whether there is an endpoint that may be dialled
     public bool IsEmpty => _endpoints.Count == 0;
-
-    /// <summary>How many channels there are to be, up to so many.</summary>
     public int MinimumOf(int most) => Math.Min(most, Math.Min(_endpoints.Count, PoolEndpoints.SubsetSize));
 
     public void Dispose()
@@ -61,7 +59,7 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
 
     public Task WaitForFirstAsync(CancellationToken cancellationToken) => _watcher?.FirstAsync(cancellationToken) ?? Task.CompletedTask;
 
-    /// <summary>Waits for the first list of endpoints. Gives why there is none, and after that at once, until there is one.</summary>
+    /// <summary>Waits for the first list of endpoints. Gives why there is none, to later callers at once.</summary>
     public async ValueTask<Exception?> ResolveAsync()
     {
         if (_watcher is null || IsKnown())
@@ -91,7 +89,6 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
         return !IsEmpty;
     }
 
-    /// <summary>Chooses where a channel goes, and counts it there.</summary>
     public PoolEndpoint Take(PooledChannel? inPlaceOf)
     {
         using var section = _state.Enter();
@@ -104,7 +101,6 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
         _endpoints.Leave(server!);
     }
 
-    /// <summary>A channel is not counted at its endpoint any more.</summary>
     public void Leave(PooledChannel channel)
     {
         if (channel.Server is { } server)

@@ -6,9 +6,8 @@ namespace PoolingInvoker;
 /// <summary>
 /// Keeps the list of endpoints of a pool, in one loop: resolve, and wait until a pause is over, which a change of the source or a failed
 /// connection shortens. A resolution that fails leaves the last good list as it is. All foreign code runs in the loop, which has the
-/// context of nobody, and never under a lock.
+/// context of nobody, and never under a lock. The loop keeps no pool alive, and ends with it.
 /// </summary>
-/// <remarks>The loop keeps no pool alive. It ends when the pool is disposed, and where the pool was collected in place of the next resolution.</remarks>
 internal sealed class EndpointWatcher(
     Uri name,
     Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve,
@@ -33,11 +32,9 @@ internal sealed class EndpointWatcher(
     private bool _isStarted;
 
     private IEndpointListener? Listener => _listener.TryGetTarget(out var listener) ? listener : null;
-
     private bool IsDisposed => _disposing.IsCancellationRequested;
 
     /// <summary>Gives the last good list, or waits for the first one, and throws why a resolution failed that ends meanwhile.</summary>
-    /// <exception cref="ObjectDisposedException">The watcher is disposed.</exception>
     public Task<IReadOnlyList<ChannelEndpoint>> FirstAsync(CancellationToken cancellationToken)
     {
         lock (_lock)
@@ -170,8 +167,7 @@ internal sealed class EndpointWatcher(
         }
     }
 
-    // A token that has changed already calls back from within. One that does not call back is as a source that cannot say that it has changed;
-    // of one that throws the list is good, and when it changes cannot be known.
+    // A token that has changed already calls back at once. A source whose token does not call back, or throws, is polled.
     private IDisposable? Watch(IChangeToken token, Round round)
     {
         IDisposable? registration = null;

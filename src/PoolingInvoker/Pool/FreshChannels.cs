@@ -23,8 +23,8 @@ internal sealed class FreshChannels(PoolState state, ChannelConnector connector)
     }
 
     /// <summary>
-    /// Gives the first channel on which a server answers, or null when it is not wanted any more. Some are made at a time, or one in the place of a
-    /// channel that is given up, with a pause after each ProbeTimeout.
+    /// Gives the first channel on which a server answers, or null when it is not wanted any more. Some are made at a time, or one in the
+    /// place of a channel that is given up, with a pause after each ProbeTimeout.
     /// </summary>
     public async Task<PooledChannel?> FindAsync(PooledChannel? inPlaceOf, Func<bool> isWanted)
     {
@@ -76,7 +76,7 @@ internal sealed class FreshChannels(PoolState state, ChannelConnector connector)
         }
     }
 
-    // Whether a server is there for a fresh channel: it has sent its SETTINGS, and answers the probe of the user's, if there is one.
+    // A server has sent its SETTINGS, and answers the probe of the user's, if there is one.
     private async Task<bool> IsAliveAsync(PooledChannel channel)
     {
         using var timeout = new CancellationTokenSource(state.Options.ProbeTimeout, state.Time);

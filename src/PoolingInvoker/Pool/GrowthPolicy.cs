@@ -1,23 +1,21 @@
 namespace PoolingInvoker;
 
 /// <summary>
-/// What the waiters meet. Blocked are channels whose servers take nothing now, and will say when they do: another connection to them would
-/// bring no more. Capacity is what a new channel is expected to carry, ConnectTime what it took to connect the last one.
+/// What the waiters meet. Blocked channels have servers that take nothing now: another connection to them would bring no more. Capacity is
+/// what a new channel is expected to carry, ConnectTime what it took to connect the last one.
 /// </summary>
 internal readonly record struct WaitingLoad(int Waiting, int Channels, int Creating, int Replacing, int Blocked, long Capacity, TimeSpan ConnectTime);
 
 /// <summary>How many channels a pool needs.</summary>
 internal static class GrowthPolicy
 {
-    /// <summary>How far apart looks at the waiters are, at least.</summary>
-    public static readonly TimeSpan WaitersPeriod = TimeSpan.FromMilliseconds(10);
-
+    private static readonly TimeSpan WaitersPeriod = TimeSpan.FromMilliseconds(10); // how far apart looks at the waiters are, at least
     private static readonly TimeSpan LongestWaitersPeriod = TimeSpan.FromMilliseconds(100);
 
     /// <summary>
-    /// How many channels to add for the calls that wait, and whether to look at them again. A cold pool makes at once what they need. One that has
-    /// channels looks first whether those will have served them by the time that another one is connected. Where connecting takes next to no
-    /// time, at most as many are made at once as there are.
+    /// How many channels to add for the calls that wait, and whether to look at them again. A cold pool makes at once what they need. One
+    /// that has channels looks first whether those will have served them by the time that another one is connected. Where connecting takes
+    /// next to no time, at most as many are made at once as there are.
     /// </summary>
     public static (long Add, bool LooksAgain) ForWaiters(in WaitingLoad load, double? returnsPerSecond)
     {
@@ -41,7 +39,7 @@ internal static class GrowthPolicy
         return returnsPerSecond is null ? (0, true) : (Math.Max(0, Channels(missing, load.Capacity)), missing > 0);
     }
 
-    /// <summary>When to look at the waiters again: what takes long to connect is begun a little later, when more is seen of how fast leases come back.</summary>
+    /// <summary>When to look at the waiters again: where connecting takes long, more is seen first of how fast leases come back.</summary>
     public static TimeSpan WaitersPause(TimeSpan connectTime) =>
         TimeSpan.FromTicks(Math.Clamp((connectTime / 5).Ticks, WaitersPeriod.Ticks, LongestWaitersPeriod.Ticks));
 

@@ -6,23 +6,12 @@ namespace PoolingInvoker;
 /// <summary>Makes the channels of a pool, and judges them.</summary>
 internal interface IChannelFactory : IDisposable
 {
-    /// <summary>Where the channels connect to, as far as that is known.</summary>
-    string Target { get; }
-
-    /// <summary>Whether channels throw <see cref="OperationCanceledException"/> where others throw an RpcException.</summary>
-    bool ThrowsOperationCanceled => false;
-
-    /// <summary>Why a channel without a transport does not say how many calls its server takes.</summary>
-    string WhyLimitIsUnknown => "a policy makes the channels";
-
-    /// <summary>Makes a channel, to one of the endpoints of a pool that has several. The transport is null where it is the user's own.</summary>
-    (GrpcChannel Channel, ChannelTransport? Transport) Create(ChannelEndpoint? endpoint);
-
-    /// <summary>What callers are told of a failure of <see cref="Create"/>.</summary>
-    Exception Explain(Exception error) => error;
-
-    /// <summary>Whether a channel is still good after a call.</summary>
-    bool IsGood(GrpcChannel channel) => true;
+    string Target { get; } // where the channels connect to, as far as that is known
+    bool ThrowsOperationCanceled => false; // where other channels throw an RpcException
+    string WhyLimitIsUnknown => "a policy makes the channels"; // how many calls the server takes, where there is no transport
+    (GrpcChannel Channel, ChannelTransport? Transport) Create(ChannelEndpoint? endpoint); // no transport: it is the user's own
+    Exception Explain(Exception error) => error; // what callers are told of a failure of Create
+    bool IsGood(GrpcChannel channel) => true; // after a call
 }
 
 /// <summary>Makes channels by a policy of the user's.</summary>

@@ -1,15 +1,11 @@
 namespace PoolingInvoker;
 
-/// <summary>
-/// A caller that waits for room, in the queue: first come, first served. Guarded by the lock of the pool; to complete it under that lock is safe,
-/// because its continuations run elsewhere.
-/// </summary>
+/// <summary>A caller that waits in the queue. It may be completed under the lock of the pool: its continuations run elsewhere.</summary>
 internal sealed class LeaseWaiter(bool isStream) : TaskCompletionSource<ChannelLease>(TaskCreationOptions.RunContinuationsAsynchronously)
 {
     private LinkedListNode<LeaseWaiter>? _node;
 
     public bool IsStream => isStream;
-
     public void Enter(LinkedList<LeaseWaiter> queue) => _node = queue.AddLast(this);
 
     /// <summary>Leaves the queue, and says whether it was still in: if not it has been granted something.</summary>

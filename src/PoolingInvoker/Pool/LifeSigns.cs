@@ -7,11 +7,8 @@ internal sealed class LifeSigns
     private long _callFrames;
     private TaskCompletionSource? _next;
 
-    /// <summary>How often something has come, or the other side has taken what it had not taken at once.</summary>
-    public long Count => Interlocked.Read(ref _count);
-
-    /// <summary>How many frames have come that belong to calls.</summary>
-    public long CallFrames => Interlocked.Read(ref _callFrames);
+    public long Count => Interlocked.Read(ref _count); // of reads, and of writes that had to wait for the other side
+    public long CallFrames => Interlocked.Read(ref _callFrames); // how many frames have come that belong to calls
 
     /// <summary>Ends with the next sign.</summary>
     public Task Next

@@ -1,14 +1,9 @@
 namespace PoolingInvoker;
 
 /// <summary>
-/// What the pool tells of its channels, each event with its reason: to the log, and to OnEvent. Events are added under the lock of the pool, so
-/// that they keep the order of the changes, and told after it.
+/// What the pool tells of its channels, each event with its reason: to the log, and to OnEvent. Events are added under the lock of the
+/// pool, so that they keep the order of the changes, and told after it.
 /// </summary>
-/// <param name="gate">The lock of the pool.</param>
-/// <param name="after">Takes what is done when the lock is free.</param>
-/// <param name="log">The log.</param>
-/// <param name="options">The options of the pool.</param>
-/// <param name="target">Where channels go that have no endpoint of their own.</param>
 internal sealed class PoolDiary(object gate, Action<Action> after, PoolingInvokerLog log, ChannelPoolOptions options, string target)
 {
     private const int MostWaiting = 1_000;
@@ -26,13 +21,18 @@ internal sealed class PoolDiary(object gate, Action<Action> after, PoolingInvoke
     public void GivenUp(PooledChannel channel, string reason) =>
         Add(ChannelPoolEventKind.GivenUp, channel, reason, () => log.GivenUp(channel, reason));
 
-    /// <summary>A channel is disposed. One that never joined has no event: nothing was told of it.</summary>
+    // A channel that never joined has no event: nothing was told of it.
     public void Closed(PooledChannel channel) =>
         Add(channel.State == PooledChannelState.Closed ? ChannelPoolEventKind.Closed : null, channel, "its last call is over", () => log.Closed(channel));
     public void CreationFailed(Exception error) =>
         Add(ChannelPoolEventKind.Failed, channel: null, "no channel could be made and connected", () => log.CreationFailed(error), error);
-    public void ReplacementFailed(PooledChannel channel, Exception error) =>
-        Add(ChannelPoolEventKind.Failed, channel, "it stays: no replacement could be made and connected", () => log.ReplacementFailed(channel, error), error);
+    public void ReplacementFailed(PooledChannel channel, string endpoint, Exception error)
+    {
+        var elsewhere = endpoint == channel.Endpoint ? string.Empty : $" to {endpoint}";
+        var reason = $"it stays: no replacement could be made and connected{elsewhere}";
+        Add(ChannelPoolEventKind.Failed, channel, reason, () => log.ReplacementFailed(channel, reason, error), error);
+    }
+
     public void Refused(Exception error) =>
         Add(ChannelPoolEventKind.Refused, channel: null, error.Message, () => log.Refused(error.Message), error);
 

@@ -1,13 +1,13 @@
 namespace PoolingInvoker;
 
 /// <summary>
-/// The endpoints of a pool that has several, and which of them a channel goes to: the one with the fewest channels. Each pool has an order
-/// of its own for them, drawn at random, and stable whatever comes and goes (rendezvous hashing): so with more endpoints than channels each
-/// client uses a part of them, and many clients together all of them evenly. Guarded by the lock of the pool.
+/// The endpoints of a pool that has several. A channel goes to the one with the fewest channels. Each pool has an order of its own for
+/// them, drawn at random, and stable whatever comes and goes (rendezvous hashing): with more endpoints than channels each client uses a
+/// part of them, and many clients together all of them evenly. Guarded by the lock of the pool.
 /// </summary>
 internal sealed class PoolEndpoints(TimeProvider time, Random random)
 {
-    /// <summary>How many endpoints a pool uses that needs fewer channels: enough that a thousand clients load three hundred servers evenly.</summary>
+    // How many endpoints a pool uses that needs fewer channels: enough that a thousand clients load three hundred servers evenly.
     public const int SubsetSize = 50;
 
     private readonly int _seed = random.Next();
@@ -15,15 +15,12 @@ internal sealed class PoolEndpoints(TimeProvider time, Random random)
     private List<PoolEndpoint> _inOrder = [];
 
     public int Count => _inOrder.Count;
-
-    /// <summary>Whether there is one that may be dialled.</summary>
     public bool MayDial => _inOrder.Exists(static endpoint => endpoint.MayDial);
 
     /// <summary>Whether some of those that are to be used cannot be reached, or have too few channels, or channels are left elsewhere.</summary>
     public bool IsUneven(int channels) =>
         _known.Count > _inOrder.Count || InUse(channels).Any(static endpoint => endpoint.IsFailing) || Imbalance(channels) is not null;
 
-    /// <summary>Takes a new list.</summary>
     public void Update(IReadOnlyList<ChannelEndpoint> list)
     {
         foreach (var endpoint in list.Where(endpoint => !_known.ContainsKey(endpoint)))
@@ -49,10 +46,7 @@ internal sealed class PoolEndpoints(TimeProvider time, Random random)
         }
     }
 
-    /// <summary>
-    /// Chooses where the next of so many channels goes, and counts it there. Where none may be dialled it is the one that was left alone for
-    /// longest. A channel whose place it takes is not counted.
-    /// </summary>
+    /// <summary>Chooses where the next of so many channels goes, and counts it there. Else it is the one that failed first.</summary>
     public PoolEndpoint Take(int channels, PoolEndpoint? inPlaceOf)
     {
         var chosen = Best(InUse(channels)) ?? Best(_inOrder) ?? _inOrder.MinBy(endpoint => (!endpoint.MayDial, Others(endpoint), endpoint.FailedAt))!;
@@ -67,7 +61,6 @@ internal sealed class PoolEndpoints(TimeProvider time, Random random)
             .MinBy(endpoint => (Others(endpoint), endpoint != inPlaceOf));
     }
 
-    /// <summary>A channel that was counted at an endpoint is no more.</summary>
     public void Leave(PoolEndpoint endpoint)
     {
         endpoint.Channels--;

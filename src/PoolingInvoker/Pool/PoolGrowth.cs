@@ -13,7 +13,6 @@ internal sealed class PoolGrowth : IDisposable
     private readonly ChannelConnector _connector;
     private readonly PoolTimer _waitersTimer;
     private readonly PoolTimer _loadTimer;
-
     private long _returns;
     private (long Returns, long At) _waitersSample;
     private (long Picks, long Calls, long Streams) _loadSum; // as arriving calls saw it, since the last sample
@@ -50,10 +49,10 @@ internal sealed class PoolGrowth : IDisposable
         _loadTimer.Dispose();
     }
 
-    /// <summary>Reserves the channels that are missing now, and begins to make them.</summary>
-    /// <param name="because">Why.</param>
-    /// <param name="isCall">Whether a call has come: what the minimum lacks is made, too.</param>
-    /// <param name="isRefused">Whether it got nothing, and does not wait: one is made for the calls after it.</param>
+    /// <summary>
+    /// Reserves the channels that are missing now, and begins to make them: for a call also those below the minimum, and one for the calls
+    /// after it where it got nothing and does not wait.
+    /// </summary>
     public void Grow(string because, bool isCall = false, bool isRefused = false)
     {
         if (Places == 0)
@@ -68,7 +67,6 @@ internal sealed class PoolGrowth : IDisposable
 
     public void CountReturn() => _returns++;
 
-    /// <summary>A lease was taken.</summary>
     public void CountLease()
     {
         var active = _state.Active;

@@ -15,9 +15,9 @@ using Grpc.Net.Client;
 namespace PoolingInvoker;
 
 /// <summary>
-/// The state of a pool, guarded by one lock. It changes in a <see cref="Section"/>: at its end waiters are served, missing channels are reserved
-/// if the section asks for that, and the laws are checked. What is left to do (make, dispose, tell) is done after the lock, in its order, by the
-/// same thread (law 5). The clock is read before the lock: a FakeTimeProvider may run timers when it is read.
+/// The state of a pool, guarded by one lock. It changes in a <see cref="Section"/>: at its end waiters are served, missing channels are
+/// reserved if the section asks for that, and the laws are checked. What is left to do (make, dispose, tell) is done after the lock, in its
+/// order, by the same thread (law 5). The clock is read before the lock: a FakeTimeProvider may run timers when it is read.
 /// </summary>
 internal sealed class PoolState
 {
@@ -70,19 +70,15 @@ internal sealed class PoolState
     public CancellationTokenSource Closing { get; } = new(); // is cancelled when the pool is disposed
     public TaskCompletionSource Closed { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously); // the pool and all its channels are
 
-    /// <summary>Begins to read or to change the state.</summary>
-    /// <param name="growsBecause">Why channels may be missing at the end; null if the section does not see to that.</param>
-    /// <param name="isReading">Whether the thread reads from a connection: it does not do what is left, which may dispose that connection.</param>
+    /// <summary>Begins to read or to change the state. A thread that reads does not do what is left: it may be a dispose.</summary>
     public Section Enter(string? growsBecause = null, bool isReading = false) => new(this, growsBecause, isReading);
 
-    /// <summary>Has something done when the lock is free.</summary>
     public void After(Action action)
     {
         Debug.Assert(Monitor.IsEntered(_lock), "What is left to do is told under the lock.");
         (_after ??= []).Add(action);
     }
 
-    /// <summary>Takes the first one out of the queue, if there is one.</summary>
     public LeaseWaiter? NextWaiter()
     {
         var first = Waiters.First?.Value;
@@ -123,7 +119,6 @@ internal sealed class PoolState
         Discard(channel);
     }
 
-    /// <summary>Has a channel disposed that takes no calls, if there is one.</summary>
     public void Discard(PooledChannel? channel)
     {
         if (channel is not null)
@@ -244,7 +239,6 @@ internal sealed class PoolState
         Debug.Assert(Waiters.Count == 0 || leases + Creating + Replacing > 0 || takesNothing || WillGrow(), "Law 3: nobody waits for nothing.");
     }
 
-    /// <summary>One change of the state, or one look at it.</summary>
     public readonly ref struct Section
     {
         private readonly PoolState _state;

@@ -14,10 +14,7 @@ internal sealed class PoolTimer : IDisposable
     private readonly ITimer _timer;
     private readonly bool _isPeriodic;
 
-    /// <param name="state">The pool, which is not kept.</param>
-    /// <param name="owner">Whose timer it is.</param>
-    /// <param name="run">What is done.</param>
-    /// <param name="period">How often; null if it is done once, whenever the timer is started.</param>
+    // Without a period it runs once, whenever it is started.
     public PoolTimer(PoolState state, object owner, Action<object> run, TimeSpan? period = null)
     {
         (_owner, _run, _log, _isPeriodic) = (new WeakReference<object>(owner), run, state.Log, period is not null);
@@ -27,10 +24,8 @@ internal sealed class PoolTimer : IDisposable
         }
     }
 
-    /// <summary>Whether it is started, and its callback has yet to take the lock and to say so. Guarded by the lock of the pool.</summary>
-    public bool IsStarted { get; set; }
+    public bool IsStarted { get; set; } // until its callback has taken the lock of the pool, which guards it
 
-    /// <summary>Starts it, unless it is.</summary>
     public void Start(TimeSpan dueTime)
     {
         if (!IsStarted)

@@ -5,7 +5,7 @@ internal enum UpkeepAction
 {
     Keep,
     Close, // it takes no more calls, and none takes its place
-    Renew, // another one takes its place, and connects with its first call: a NAT may have forgotten a connection that carried nothing for so long
+    Renew, // another one takes its place, and connects with its first call: a NAT may have forgotten the idle connection
 }
 
 /// <summary>Closes and renews channels that are idle, replaces those that are old, and sets those aside that the load does not need.</summary>
@@ -87,8 +87,7 @@ internal sealed class PoolUpkeep : IDisposable
         }
     }
 
-    // What is set aside and not needed again closes when it has been idle for long enough. Of several endpoints none is left out: from where
-    // there are most.
+    // Spare channels that are not needed again close when they have been idle for long enough. They are of the endpoints with most.
     private void SetAside()
     {
         var wanted = Math.Max(_state.Minimum - _state.Active.OfStreams, _growth.TakePeak());

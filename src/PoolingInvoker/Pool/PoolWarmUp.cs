@@ -41,7 +41,7 @@ internal sealed class PoolWarmUp(PoolState state, ChannelConnector connector, st
         while (underWay is not null || triesOthers);
     }
 
-    // Or says whether there are endpoints left that may be better.
+    // Otherwise it says whether there are endpoints left that may be better.
     private bool ThrowIfFailed((Exception? Error, bool IsMade)[] outcomes, int connected)
     {
         var failed = outcomes.Where(static outcome => outcome.Error is not null).ToList();

@@ -1,9 +1,6 @@
 namespace PoolingInvoker;
 
-/// <summary>
-/// Work of the pool's own. It is done on the thread pool, never on the thread or in the context of the caller that caused it: all callers share
-/// a channel. What it throws ends here.
-/// </summary>
+/// <summary>Work of the pool's own: done on the thread pool, without the context of a caller. What it throws ends here.</summary>
 internal sealed class PoolWork(ChannelPoolOptions options, PoolingInvokerLog log)
 {
     private static ExecutionContext? _emptyContext;

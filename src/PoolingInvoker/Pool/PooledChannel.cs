@@ -9,8 +9,7 @@ namespace PoolingInvoker;
 [DebuggerDisplay("{ToString(),nq}")]
 internal sealed class PooledChannel
 {
-    /// <summary>What a channel takes of which nobody knows what its server allows: the least that servers should (RFC 9113, section 6.5.2).</summary>
-    public const int FallbackCapacity = 100;
+    public const int FallbackCapacity = 100; // the least that servers should allow (RFC 9113, section 6.5.2)
 
     private readonly bool _tellsState;
     private readonly int? _mostCalls;
@@ -55,7 +54,6 @@ internal sealed class PooledChannel
     public bool IsConnected => Transport?.HasConnections ?? ConnectivityState == Grpc.Core.ConnectivityState.Ready;
     public bool HasRoom => State is (PooledChannelState.Active or PooledChannelState.Refreshing) && Leases < Capacity;
 
-    /// <summary>Where the channel stands in the choice.</summary>
     public ChannelStanding Standing =>
         !HasRoom ? ChannelStanding.Full
         : Health > ChannelHealth.Healthy || (Health == ChannelHealth.New && Leases > 0) ? ChannelStanding.Doubtful
@@ -64,25 +62,21 @@ internal sealed class PooledChannel
         : ChannelStanding.Calls;
 
     /// <summary>
-    /// The state that is a reason to replace the channel, or null where there is none or the transport cannot tell. A channel that was
-    /// disposed behind the pool's back does not tell; it shows when it is used, or, at some cost, to a <paramref name="thorough"/> look.
+    /// The state that is a reason to replace the channel, or null. A channel that was disposed behind the pool's back does not tell; it
+    /// shows when it is used, or, at some cost, to a <paramref name="thorough"/> look.
     /// </summary>
     public ConnectivityState? BrokenState(bool thorough) =>
         Transport is not { IsBroken: false } && ConnectivityState is (Grpc.Core.ConnectivityState.Shutdown or Grpc.Core.ConnectivityState.TransientFailure) and var state ? state
         : thorough && IsDisposed() ? Grpc.Core.ConnectivityState.Shutdown
         : null;
 
-    /// <summary>
-    /// Why it should be replaced now, or null. One on which a server has answered is replaced at once; one that has never worked when the pool may
-    /// dial again.
-    /// </summary>
+    /// <summary>Why it should be replaced now, or null.</summary>
     public string? ReasonToReplace(ReconnectBackoff backoff, bool thorough) =>
         State != PooledChannelState.Active || !(Proven || backoff.MayDial) ? null
         : BrokenState(thorough) is { } state ? $"it was in {state}"
         : Health == ChannelHealth.Broken ? "a call failed because of it"
         : null;
 
-    /// <summary>A call is over.</summary>
     public void Returned(LeaseOutcome outcome, bool isGood, Exception? error, long now, ReconnectBackoff backoff)
     {
         IdleSince = now;
@@ -112,7 +106,6 @@ internal sealed class PooledChannel
 
     public void Signal(ChannelSignal signal) => Health = Health.After(signal);
 
-    /// <summary>A server is there: it has sent its SETTINGS, or an answer to a probe.</summary>
     public void FoundAlive()
     {
         Server?.Reached();

@@ -8,87 +8,54 @@ namespace PoolingInvoker;
 /// end in good order. So a stream of requests gets the redirect or the 401 for its answer, and where it was refused it fails as what it is,
 /// and whoever has kept the requests sends them again. All other requests are sent again as by the handler.
 /// </summary>
-internal sealed class SendOnceHandler : DelegatingHandler
+internal sealed class SendOnceHandler : RedirectHandler
 {
-    private static readonly AsyncLocal<bool> IsStream = new();
-
-    private readonly int _redirections;
-    private readonly bool _hasCredentials;
+    private readonly bool _tells; // those below it which requests are a stream
+    private readonly bool _follows;
     private readonly RefusalDelivery _refusals;
 
     /// <param name="inner">The outermost handler of the channel.</param>
     /// <param name="transport">The innermost one, before its first request.</param>
+    /// <param name="redirections">How many redirects are followed here; null where another handler does that.</param>
     /// <param name="refusals">Hands out the responses that end a call.</param>
-    public SendOnceHandler(HttpMessageHandler inner, SocketsHttpHandler transport, RefusalDelivery refusals)
-        : base(inner)
+    public SendOnceHandler(HttpMessageHandler inner, SocketsHttpHandler transport, int? redirections, RefusalDelivery refusals)
+        : base(inner, redirections ?? 0)
     {
-        _refusals = refusals;
-
-        // The handler follows redirects for all requests or for none.
-        _redirections = transport.AllowAutoRedirect ? transport.MaxAutomaticRedirections : 0;
-        transport.AllowAutoRedirect = false;
-        if (transport.Credentials is { } credentials)
-        {
-            _hasCredentials = true;
-            transport.Credentials = new CredentialsOfOthers(credentials);
-        }
+        (_follows, _refusals) = (redirections > 0, refusals);
+        _tells = redirections is null || transport.Credentials is not null;
+        transport.Credentials = transport.Credentials is { } credentials ? new CredentialsOfOthers(credentials) : null;
     }
 
     protected override async Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
     {
         // Grpc.Net.Client has a type of its own for the content of streams.
-        var follows = true;
+        var follows = _follows;
         if (request.Content is { } content && content.GetType().Name.StartsWith("PushStreamContent", StringComparison.Ordinal))
         {
             follows = false;
             request.Content = new SendOnceContent(content);
-            if (_hasCredentials)
+            if (_tells)
             {
                 IsStream.Value = true;
             }
         }
 
-        var response = await base.SendAsync(request, cancellationToken).ConfigureAwait(false);
-        return EndsCall(response)
-            ? await EndAsync(request, response, follows ? _redirections : 0, cancellationToken).ConfigureAwait(false)
-            : response;
+        var response = await SendOnAsync(request, cancellationToken).ConfigureAwait(false);
+        return EndsCall(response) ? await EndAsync(request, response, follows, cancellationToken).ConfigureAwait(false) : response;
     }
 
     private static bool EndsCall(HttpResponseMessage response) =>
         response.StatusCode != HttpStatusCode.OK || response.Headers.NonValidated.Contains("grpc-status");
 
-    // Follows redirects as SocketsHttpHandler does (RFC 9110, section 15.4), and hands out what ends the call.
-    private async Task<HttpResponseMessage> EndAsync(HttpRequestMessage request, HttpResponseMessage response, int redirections, CancellationToken cancellationToken)
+    private async Task<HttpResponseMessage> EndAsync(HttpRequestMessage request, HttpResponseMessage response, bool follows, CancellationToken cancellationToken)
     {
-        for (; redirections > 0 && Redirection(request.RequestUri!, response) is { } location; redirections--)
-        {
-            if (response.StatusCode is not (HttpStatusCode.TemporaryRedirect or HttpStatusCode.PermanentRedirect))
-            {
-                (request.Method, request.Content) = (HttpMethod.Get, null);
-            }
-
-            response.Dispose();
-            (request.RequestUri, request.Headers.Authorization) = (location, null);
-            response = await base.SendAsync(request, cancellationToken).ConfigureAwait(false);
-        }
-
-        if (EndsCall(response))
+        var last = follows ? await FollowAsync(request, response, cancellationToken).ConfigureAwait(false) : response;
+        if (EndsCall(last))
         {
             await _refusals;
         }
 
-        return response;
-    }
-
-    private static Uri? Redirection(Uri from, HttpResponseMessage response)
-    {
-        if ((int)response.StatusCode is not ((>= 300 and <= 303) or 307 or 308) || response.Headers.Location is not { } location)
-        {
-            return null;
-        }
-
-        var to = new Uri(from, location);
-        return to.Scheme == Uri.UriSchemeHttps || (to.Scheme == Uri.UriSchemeHttp && from.Scheme == Uri.UriSchemeHttp) ? to : null;
+        return last;
     }
 
     // With none the handler gives the 401 for an answer.

@@ -12,17 +12,11 @@ internal enum SilenceVerdict
 /// <summary>What silence means.</summary>
 internal static class SilencePolicy
 {
-    /// <summary>Servers take it ill to be pinged often in a silence: grpc-go and C++ close the connection at the fourth ping in less than 5 minutes each.</summary>
+    // grpc-go and C++ servers close the connection at the fourth ping in a silence, where they are less than 5 minutes apart.
     public const int PingsInASilence = 3;
+    public static readonly TimeSpan RarePing = TimeSpan.FromMinutes(5.1); // after those, and where all calls are streams under way
 
-    /// <summary>How far apart pings are then, and where all calls are streams under way, so that nothing needs to come.</summary>
-    public static readonly TimeSpan RarePing = TimeSpan.FromMinutes(5.1);
-
-    /// <summary>How long calls may wait for an answer while nothing comes, before the channel is asked: longer each time that it answers.</summary>
-    /// <param name="delay">How long the first time.</param>
-    /// <param name="answered">How often it has given a sign of life when it was asked, in this silence.</param>
-    /// <param name="isConnecting">Whether it has yet to connect.</param>
-    /// <param name="pings">Whether it is asked with a ping.</param>
+    /// <summary>How long calls wait while nothing comes before the channel is asked: longer after each answer in this silence.</summary>
     public static TimeSpan Patience(TimeSpan delay, int answered, bool isConnecting, bool pings)
     {
         if (isConnecting && delay < ChannelConnector.Patience)
@@ -35,8 +29,8 @@ internal static class SilencePolicy
     }
 
     /// <summary>
-    /// A channel is not given up on its own evidence. Another one must have shown life while it was asked, and not most of the pool may be silent;
-    /// or a server must have answered on a fresh one.
+    /// A channel is not given up on its own evidence. Another one must have shown life while it was asked, and not most of the pool may be
+    /// silent; or a server must have answered on a fresh one.
     /// </summary>
     public static SilenceVerdict Judge(bool lives, int calls, TimeSpan took, TimeSpan timeout, bool freshAnswered, int others, int suspects, int channels) =>
         lives ? SilenceVerdict.Lives

@@ -1,11 +1,12 @@
 namespace PoolingInvoker;
 
 /// <summary>
-/// Finds black holes: channels on which calls wait, and from which nothing comes. While there are calls all channels are looked at every so often.
-/// One whose calls have waited for ProbeDelay, while not a byte has come from its connection, is suspect, and is asked for a sign of life, with a
-/// ping as a rule. If it gives none within ProbeTimeout it is given up: replaced, and its connection broken, so that its calls end as they do
-/// when a server dies. That takes more evidence (<see cref="SilencePolicy.Judge"/>), so that nothing is cut when the network or this process stands
-/// still. And a server that stood still wakes up on all channels in any order: the suspect has the last word, after the others.
+/// Finds black holes: channels on which calls wait, and from which nothing comes. A channel whose calls have waited for ProbeDelay, while
+/// not a byte has come from its connection, is suspect, and is asked for a sign of life, with a ping as a rule. If it gives none within
+/// ProbeTimeout it is given up: its connection is broken, so that its calls end as they do when a server dies, and a channel on which a
+/// server answers takes its place. That takes more evidence (<see cref="SilencePolicy.Judge"/>), so that nothing is cut when the network or
+/// this process stands still. And a server that stood still wakes up on all channels in any order: the suspect has the last word, after the
+/// others.
 /// </summary>
 internal sealed class SilenceWatch : IDisposable
 {
@@ -33,7 +34,7 @@ internal sealed class SilenceWatch : IDisposable
 
     public void Dispose() => _timer.Dispose();
 
-    /// <summary>A lease was taken: from now on the channels are looked at. It stops by itself.</summary>
+    /// <summary>Looks at the channels from now on, until there are no calls.</summary>
     public void Start()
     {
         if (_timer.IsStarted || _state.IsDisposed)
@@ -65,7 +66,7 @@ internal sealed class SilenceWatch : IDisposable
         }
     }
 
-    // Whether there will be something to see at the next look.
+    // Says whether there will be something to see at the next look.
     private bool Look(PooledChannel channel)
     {
         if (channel.Health == ChannelHealth.Penalized && Since(channel.PenalizedAt) >= Penalty)
@@ -91,7 +92,7 @@ internal sealed class SilenceWatch : IDisposable
         return pulse.Calls > 0 || channel.Health == ChannelHealth.Penalized;
     }
 
-    // Calls keep away from a broken channel while there are good ones, so no call would find that it may be replaced by now.
+    // Calls keep away from a broken channel while there are good ones, and no call would find that it may be replaced by now.
     private bool ReplaceBroken(PooledChannel channel)
     {
         if (_state.Active.Good == 0)
@@ -174,8 +175,7 @@ internal sealed class SilenceWatch : IDisposable
         }
     }
 
-    // A ping, and the call of the user's if there is one: at the limit of its streams a channel can answer only the one, and the other may
-    // be all that can be asked.
+    // At the limit of its streams a channel answers a ping alone; over a transport of the user's own there is the probe alone.
     private async Task<bool> IsAnsweredAsync(PooledChannel channel)
     {
         using var timeout = new CancellationTokenSource(_options.ProbeTimeout, _state.Time);
@@ -219,7 +219,8 @@ internal sealed class SilenceWatch : IDisposable
     private static bool IsSilent(PooledChannel channel) =>
         channel is { Health: not ChannelHealth.GivenUp, Pulse.IsSilentStill: true, Transport: not { HasUnread: true } };
 
-    // It takes no more calls, those that it has end, and a fresh one takes its place: the one that is there, or the next on which a server answers.
+    // It takes no more calls, those that it has end, and a fresh one takes its place: the one that is there, or the next on which a server
+    // answers.
     private void GiveUp(PooledChannel channel, PooledChannel? fresh)
     {
         using var section = _state.Enter();
@@ -259,8 +260,8 @@ internal sealed class SilenceWatch : IDisposable
         _state.After(() => channel.Transport?.Abort(reason));
     }
 
-    // What is made in place of a silent channel may lead to the same server. When there are no calls, or some that have nowhere else to go, it
-    // goes on as one whose connection is broken.
+    // What is made in place of a silent channel may lead to the same server. When there are no calls, or some that have nowhere else to go,
+    // it goes on as one whose connection is broken.
     private async Task ReplaceAsync(PooledChannel silent, string reason)
     {
         var fresh = await _fresh.FindAsync(silent, () => _state is { Leases: > 0, Waiters.Count: 0 }).ConfigureAwait(false);
@@ -275,8 +276,8 @@ internal sealed class SilenceWatch : IDisposable
         _connector.Join(silent, fresh, ref error, reason, connectedIn: null);
     }
 
-    // No channel shows life, or few do: is it them, or is it everything? Fresh channels tell, as long as calls wait. If a server answers on one
-    // all that were asked in vain are given up. One that stood still answers all of them as it goes on, in any order.
+    // No channel shows life, or few do: is it them, or is it everything? Fresh channels tell, as long as calls wait. If a server answers on
+    // one all that were asked in vain are given up. One that stood still answers all of them as it goes on, in any order.
     private async Task AskFreshAsync(PooledChannel silent)
     {
         var isWaiting = () => silent is { Pulse: { IsSuspect: true, Calls: > 0 }, State: PooledChannelState.Active };

@@ -194,6 +194,26 @@ public sealed class EndpointPoolTests : IDisposable
     }
 
     [Fact]
+    public async Task ADialOfADeadEndpoint_IsNotTheFailureOfTheChannelThatWasToMoveThere()
+    {
+        _policy.Dead.Add(Three.B);
+        var events = new ConcurrentQueue<ChannelPoolEvent>();
+        var pool = NewPool(Servers[..2], options => (options.MinPoolSize, options.OnEvent) = (2, events.Enqueue));
+        await pool.ConnectAsync().Soon();
+        await Waiting.Until(() =>
+        {
+            Advance(Second);
+            return events.Any(IsOfAChannel);
+        });
+        var failed = events.First(IsOfAChannel);
+        Assert.Equal($"{Three.A}", failed.Endpoint);
+        Assert.EndsWith($" to {Three.B}", failed.Reason, StringComparison.Ordinal);
+        Assert.Null(pool.GetChannels().Single(channel => channel.Id == failed.Channel).LastError);
+
+        static bool IsOfAChannel(ChannelPoolEvent one) => one is { Kind: ChannelPoolEventKind.Failed, Channel: > 0 };
+    }
+
+    [Fact]
     public async Task APoolWithoutChannels_MakesNone_BecauseEndpointsChange()
     {
         var pool = NewPool(Servers[..2]);
