@@ -4,6 +4,7 @@ using System.Net.Sockets;
 using Grpc.Core;
 using Grpc.Net.Client;
 using Microsoft.AspNetCore.Http;
+using Microsoft.Extensions.Time.Testing;
 using PoolingInvoker.Protos;
 using PoolingInvoker.Testing;
 
@@ -83,6 +84,57 @@ public sealed class BreakingTests
         }
 
         Assert.InRange(server.Accepted, 1, isWarm ? 3 : 2);
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task AConnectionThatIsClosed_WhileCredentialsAreFetched_IsMadeAgain(bool overPool)
+    {
+        // A bare channel connects when it has the credentials; the pool has connected, and the server has waited for long enough.
+        var closes = new TaskCompletionSource();
+        var accepted = 0;
+        await using var server = new SocketServer(async socket =>
+        {
+            var isFirst = overPool && Interlocked.Increment(ref accepted) == 1;
+            await using var stream = new NetworkStream(socket);
+            await stream.ReadExactlyAsync(new byte[24]);
+            await stream.WriteAsync(Settings);
+            if (isFirst)
+            {
+                await closes.Task;
+                socket.Shutdown(SocketShutdown.Send);
+                return;
+            }
+
+            while (true)
+            {
+                var frame = await ReadFrameAsync(stream);
+                await stream.WriteAsync(frame is [_, _, _, 4, 0, ..] ? SettingsAck : frame is [_, _, _, 0, 1, ..] ? Reply(frame[8]) : []);
+            }
+        });
+        var time = new FakeTimeProvider(TimeProvider.System.GetUtcNow());
+        var asked = 0;
+        var fetched = new TaskCompletionSource();
+        var credentials = CallCredentials.FromInterceptor((_, _) =>
+        {
+            asked++;
+            return fetched.Task;
+        });
+        await using var client = TestClient.Create(
+            overPool,
+            server.Address,
+            channel: static channel => channel.UnsafeUseInsecureChannelCallCredentials = true,
+            pool: options => (options.Pool.TimeProvider, options.Pool.ProbeDelay) = (time, Timeout.InfiniteTimeSpan));
+        var call = Outcome.OfAsync(() => client.User.RenameAsync(new RenameRequest(), new CallOptions(credentials: credentials)).ResponseAsync);
+        await Waiting.Until(() => asked == 1);
+        time.Advance(TimeSpan.FromSeconds(10));
+        closes.SetResult();
+        await Waiting.Until(() => client.Pooled?.Pool.GetChannels().Single().ConnectivityState is null or not ConnectivityState.Ready);
+        fetched.SetResult();
+        Assert.Equal(StatusCode.OK, (await call).Status);
+        Assert.Equal(1, asked);
+        Assert.Equal(0, client.Retries);
     }
 
     [Theory]

@@ -13,6 +13,9 @@ namespace PoolingInvoker;
 /// <remarks>A channel that could not connect stays so, and fails its calls with the cause, until it is replaced or told to connect.</remarks>
 internal sealed class ChannelTransport(TimeProvider time) : IDisposable
 {
+    // A server that closes a connection sooner does not wait for a call.
+    private static readonly TimeSpan PatienceOfServers = TimeSpan.FromSeconds(1);
+
     private readonly object _lock = new();
     private readonly ConcurrentDictionary<ConnectionStream, byte> _connections = new();
 #pragma warning disable CA2213 // It has no timer, and an attempt to connect may still look at it.
@@ -155,8 +158,10 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     {
         lock (_lock)
         {
-            // Nothing had come of a call, and the next connection would end the same way. One that nobody has used is as one that served.
-            if (!connection.HasServed && (connection.IsTaken || _isAwaited) && _dialling is null)
+            // Nothing had come of a call, and the next connection would end the same way. One that nobody has used is as one that served, and so
+            // is one that its server had kept for a while: a call may take long to come to it, as with call credentials.
+            var isAwaited = _isAwaited && time.GetElapsedTime(connection.OpenedAt) < PatienceOfServers;
+            if (!connection.HasServed && (connection.IsTaken || isAwaited) && _dialling is null)
             {
                 Fail(new IOException("The connection was closed before anything had come of a call."));
             }
