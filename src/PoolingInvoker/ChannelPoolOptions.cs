@@ -221,11 +221,11 @@ public sealed class ChannelPoolOptions
         value == Timeout.InfiniteTimeSpan || value > TimeSpan.Zero,
         $"{name} is {value}. It must be positive, or Timeout.InfiniteTimeSpan to turn it off.");
 
-    private static void Require(bool isValid, string message)
+    internal static void Require(bool isValid, string message, string? parameter = null)
     {
         if (!isValid)
         {
-            throw new ArgumentException(message);
+            throw new ArgumentException(message, parameter);
         }
     }
 }

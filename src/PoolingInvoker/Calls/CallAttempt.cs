@@ -32,25 +32,6 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
 
     public static TimeSpan Longer(TimeSpan pause) => pause * 2 < LongestPause ? pause * 2 : LongestPause;
 
-    /// <summary>What a task has failed with, if it has. One that has faulted throws nothing.</summary>
-    public static Exception? FailureOf(Task task)
-    {
-        if (!task.IsCanceled)
-        {
-            return task.Exception?.InnerException;
-        }
-
-        try
-        {
-            task.GetAwaiter().GetResult();
-            return null;
-        }
-        catch (OperationCanceledException exception)
-        {
-            return exception;
-        }
-    }
-
     /// <summary>The application has seen something of this attempt, or has given it what is not kept: it is the call from now on.</summary>
     public bool TryCommit() => Interlocked.CompareExchange(ref _state, Committed, Open) != Abandoned;
 
@@ -150,7 +131,7 @@ internal abstract class CallAttempt<TResponse>(PooledChannel channel, object lea
     /// <summary>The response; of a stream of responses whatever commits the call, or its failure.</summary>
     public abstract Task<TResponse> Deciding { get; }
     public TResponse Response => Deciding.GetAwaiter().GetResult();
-    public Exception? Failure => FailureOf(Deciding);
+    public Exception? Failure => Deciding.Failure();
 }
 
 /// <summary>What a call has ended with that got no attempt, or whose end is not that of one; null is a success.</summary>

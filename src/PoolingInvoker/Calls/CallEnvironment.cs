@@ -42,20 +42,17 @@ internal sealed class CallEnvironment
 
         Require(!options.ServiceDescriptors.Contains(null!), "ServiceDescriptors contains null.");
         _idempotency = new MethodIdempotency(options.IsIdempotent, options.ServiceDescriptors, pool.State.Log);
-        Budget = options.RetryThrottling is { } throttling && NewBudget(throttling) is var budget ? Budgets.GetValue(pool, _ => budget) : null;
+        Require(
+            options.RetryThrottling is null or { MaxTokens: > 0, TokenRatio: >= 0.001 },
+            $"RetryThrottling has MaxTokens {options.RetryThrottling?.MaxTokens} and TokenRatio {options.RetryThrottling?.TokenRatio}. MaxTokens must be at least 1 and TokenRatio at least 0.001; set RetryThrottling to null to turn it off.");
+        Budget = options.RetryThrottling is { MaxTokens: { } maxTokens, TokenRatio: { } tokenRatio } ? Budgets.GetValue(pool, _ => new RetryBudget(maxTokens, tokenRatio)) : null;
         Require(
             options is { MaxRetryBufferPerCallSize: >= 0, MaxRetryBufferSize: >= 0 },
             $"MaxRetryBufferPerCallSize is {options.MaxRetryBufferPerCallSize} and MaxRetryBufferSize {options.MaxRetryBufferSize}. Both must be at least 0.");
         ReplaySpace = Spaces.GetValue(pool, _ => new ReplaySpace(options.MaxRetryBufferSize));
         MaxReplaySize = options.MaxRetryBufferPerCallSize;
 
-        static void Require(bool condition, string otherwise)
-        {
-            if (!condition)
-            {
-                throw new ArgumentException(otherwise, nameof(options));
-            }
-        }
+        static void Require(bool isValid, string message) => ChannelPoolOptions.Require(isValid, message, nameof(options));
     }
 
     public ChannelPool Pool { get; }
@@ -74,10 +71,4 @@ internal sealed class CallEnvironment
 
     // In a service config an empty name is the same as none.
     private static string KeyOf(MethodName name) => $"/{name.Service}/{name.Method}";
-
-    private static RetryBudget NewBudget(RetryThrottlingPolicy throttling) =>
-        throttling is { MaxTokens: > 0 and var maxTokens, TokenRatio: >= 0.001 and var tokenRatio }
-            ? new RetryBudget(maxTokens, tokenRatio)
-            : throw new ArgumentException(
-                $"RetryThrottling has MaxTokens {throttling.MaxTokens} and TokenRatio {throttling.TokenRatio}. MaxTokens must be at least 1 and TokenRatio at least 0.001; set RetryThrottling to null to turn it off.");
 }

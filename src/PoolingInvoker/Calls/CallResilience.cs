@@ -21,22 +21,11 @@ internal static class CallResilience
     public static CallPlan Plan(PoolingCallInvokerOptions options, TimeProvider time, PooledMethodConfig? config = null)
     {
         var ownsRetry = config is { Retry: not null } or { ConfigurePipeline: not null };
-        if (ownsRetry && config!.Hedging is not null)
-        {
-            throw new ArgumentException(
-                "A method config has Hedging and Retry or ConfigurePipeline. A method is either hedged or retried: set one of them.",
-                nameof(options));
-        }
-
         var configurePipeline = ownsRetry ? config!.ConfigurePipeline : options.ConfigurePipeline;
-        var retry = configurePipeline is not null ? null
-            : config?.Retry ?? options.Retry
-            ?? throw new ArgumentException("Retry is null. To turn the retry off set Retry.MaxRetryAttempts to 0.", nameof(options));
-        if (retry is { ShouldHandle: null })
-        {
-            throw new ArgumentException("Retry.ShouldHandle is null. Leave it as it is for the preset.", nameof(options));
-        }
-
+        var retry = configurePipeline is not null ? null : config?.Retry ?? options.Retry;
+        Require(!ownsRetry || config!.Hedging is null, "A method config has Hedging and Retry or ConfigurePipeline. A method is either hedged or retried: set one of them.");
+        Require(configurePipeline is not null || retry is not null, "Retry is null. To turn the retry off set Retry.MaxRetryAttempts to 0.");
+        Require(retry is null or { ShouldHandle: not null }, "Retry.ShouldHandle is null. Leave it as it is for the preset.");
         var pipeline = Prepared(new ResiliencePipelineBuilder(), options, time);
         configurePipeline?.Invoke(pipeline);
         if (retry is { MaxRetryAttempts: not 0 })
@@ -50,6 +39,8 @@ internal static class CallResilience
             OnFailureOnly: retry is { MaxRetryAttempts: 0 } || retry?.ShouldHandle == ChannelRetryStrategyOptions.Preset,
             hedging,
             config?.IsIdempotent);
+
+        static void Require(bool isValid, string message) => ChannelPoolOptions.Require(isValid, message, nameof(options));
     }
 
     public static void Attach(ResilienceContext context, PooledCall call) => context.Properties.Set(Call, call);

@@ -34,7 +34,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
     {
         var reading = attempt.ReadAsync(cancellationToken);
         await ((Task)reading).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-        if (CallAttempt.FailureOf(reading) is not { } failure)
+        if (reading.Failure() is not { } failure)
         {
             return Seen(attempt, reading);
         }
@@ -52,7 +52,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
         {
             var reading = attempt.ReadAsync(cancellationToken);
             await ((Task)reading).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-            var failure = CallAttempt.FailureOf(reading);
+            var failure = reading.Failure();
             var isLast = failure is null ? call.TryCommit(attempt) : EndsWith(attempt, failure);
             if (!isLast && await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) is { } next)
             {

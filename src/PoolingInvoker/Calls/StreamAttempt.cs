@@ -130,7 +130,7 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
             await RefusalDelivery.OverAsync(Channel!.Transport?.Refusals, Deciding).ConfigureAwait(false);
         }
 
-        if (FailureOf(headers) is { } failure)
+        if (headers.Failure() is { } failure)
         {
             // Statement order is important: a channel may be disposed on its last return, and would end the call with that.
             await IsSoonOverAsync().ConfigureAwait(false);

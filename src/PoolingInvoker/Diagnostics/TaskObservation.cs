@@ -11,4 +11,23 @@ internal static class TaskObservation
         CancellationToken.None,
         TaskContinuationOptions.OnlyOnFaulted | TaskContinuationOptions.ExecuteSynchronously,
         TaskScheduler.Default);
+
+    /// <summary>What a task has failed with, if it has. One that has faulted throws nothing.</summary>
+    public static Exception? Failure(this Task task)
+    {
+        if (!task.IsCanceled)
+        {
+            return task.Exception?.InnerException;
+        }
+
+        try
+        {
+            task.GetAwaiter().GetResult();
+            return null;
+        }
+        catch (OperationCanceledException exception)
+        {
+            return exception;
+        }
+    }
 }

@@ -9,9 +9,8 @@ namespace PoolingInvoker;
 /// Makes the channels of a pool, each with a handler of its own, so that a channel is a connection: for one address, for the endpoints that
 /// one name has, or for a list of addresses.
 /// </summary>
-internal sealed class AddressChannelPolicy : IChannelFactory
+internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
 {
-    private readonly ChannelPoolOptions _options;
     private readonly bool _pins;
     private readonly ConditionalWeakTable<object, object> _transports = [];
     private readonly CookieContainer _cookies = new(); // of all channels: a server may know its client by one
@@ -25,7 +24,7 @@ internal sealed class AddressChannelPolicy : IChannelFactory
         var isDns = address.Scheme == DnsEndpoints.Scheme;
         Address = isDns ? DnsEndpoints.NameOf(address, isSecure: false) : address;
         _pins = pins || isDns;
-        _options = options;
+        Options = options;
 
         // The callbacks run twice before the first channel is made: a handler that they share shows here, and not under load,
         // when a second channel is needed. Both results are used.
@@ -50,6 +49,7 @@ internal sealed class AddressChannelPolicy : IChannelFactory
     public AddressChannelPolicy(IReadOnlyList<ChannelEndpoint> list, ChannelPoolOptions options)
         : this(list[0].Address!, options) => Target = string.Join(',', list);
 
+    public ChannelPoolOptions Options { get; }
     public Uri Address { get; } // what channels are to, for the server and for TLS; of a list the first one
     public string Target { get; }
     public bool ThrowsOperationCanceled { get; }
@@ -65,16 +65,11 @@ internal sealed class AddressChannelPolicy : IChannelFactory
                 nameof(address));
     }
 
-    public static void CheckAddress(Uri address)
-    {
-        ArgumentNullException.ThrowIfNull(address);
-        if (!address.IsAbsoluteUri || (address.Scheme != Uri.UriSchemeHttp && address.Scheme != Uri.UriSchemeHttps) || address.Host.Length == 0)
-        {
-            throw new ArgumentException(
-                $"The address '{address.OriginalString}' has no scheme that the pool can dial. It must begin with 'http://' or 'https://', as in 'http://users:5000'.",
-                nameof(address));
-        }
-    }
+    public static Uri Checked(Uri address) => address.IsAbsoluteUri && (address.Scheme == Uri.UriSchemeHttp || address.Scheme == Uri.UriSchemeHttps) && address.Host.Length > 0
+        ? address
+        : throw new ArgumentException(
+            $"The address '{address.OriginalString}' has no scheme that the pool can dial. It must begin with 'http://' or 'https://', as in 'http://users:5000'.",
+            nameof(address));
 
     public (GrpcChannel Channel, ChannelTransport? Transport) Create(ChannelEndpoint? endpoint) =>
         endpoint is null ? Create(Address, Address)
@@ -87,7 +82,7 @@ internal sealed class AddressChannelPolicy : IChannelFactory
         ChannelTransport? transport = null;
         if (handler is not null && speaksHttp2)
         {
-            transport = new ChannelTransport(_options.TimeProvider) { IsWrapped = isWrapped };
+            transport = new ChannelTransport(Options.TimeProvider) { IsWrapped = isWrapped };
             transport.Supply(handler, name, address);
             int? redirections = RedirectHandler.TakeFrom(handler);
             if (isWrapped)
@@ -138,9 +133,9 @@ internal sealed class AddressChannelPolicy : IChannelFactory
     {
         // One connection a channel: the pool decides when there is another one.
         var handler = new SocketsHttpHandler { EnableMultipleHttp2Connections = false, CookieContainer = _cookies };
-        _options.ConfigureHandler?.Invoke(handler);
-        var options = new GrpcChannelOptions { HttpHandler = handler, DisposeHttpClient = true, LoggerFactory = _options.LoggerFactory };
-        _options.Configure(options);
+        Options.ConfigureHandler?.Invoke(handler);
+        var options = new GrpcChannelOptions { HttpHandler = handler, DisposeHttpClient = true, LoggerFactory = Options.LoggerFactory };
+        Options.Configure(options);
         if (options.HttpClient is not null && options.HttpHandler == handler)
         {
             options.HttpHandler = null;

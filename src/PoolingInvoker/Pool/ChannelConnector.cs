@@ -183,15 +183,8 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
 
     public static async Task<Exception?> FailureOfAsync(Task task)
     {
-        try
-        {
-            await task.ConfigureAwait(false);
-            return null;
-        }
-        catch (Exception exception) // Whatever it is, the channel cannot be used, and the exception says why.
-        {
-            return exception;
-        }
+        await task.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        return task.Failure();
     }
 
     // The replacement of an idle channel connects with its first call, unless it has to be primed.

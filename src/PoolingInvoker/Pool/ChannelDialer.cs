@@ -9,9 +9,9 @@ namespace PoolingInvoker;
 /// Opens transports for one channel as its handler would: through a proxy, with TLS, with the user's callbacks. Each attempt is a request on
 /// a handler of its own, which is cancelled when the transport stands, so that nothing of it shows in the user's telemetry.
 /// </summary>
-/// <param name="handler">The handler of the channel, as the user has configured it, and before its first request.</param>
+/// <param name="handler">The handler of the channel, before its first request.</param>
 /// <param name="name">What the channel is to, for the server and for TLS.</param>
-/// <param name="address">Where its connections go: the name, or one of the endpoints that it has.</param>
+/// <param name="address">The name, or one of the endpoints that it has.</param>
 internal sealed class ChannelDialer(SocketsHttpHandler handler, Uri name, Uri address)
 {
     // What gRPC gives an attempt at the least (connection-backoff.md, MIN_CONNECT_TIMEOUT).

@@ -48,8 +48,7 @@ internal sealed record ChannelEndpoint(EndPoint EndPoint, Uri? Address = null)
         List<ChannelEndpoint> endpoints = [];
         foreach (var text in addresses)
         {
-            var address = AddressChannelPolicy.ParseAddress(text);
-            AddressChannelPolicy.CheckAddress(address);
+            var address = AddressChannelPolicy.Checked(AddressChannelPolicy.ParseAddress(text));
             if (endpoints is [{ Address: { } first }, ..] && first.Scheme != address.Scheme)
             {
                 throw new ArgumentException($"The addresses '{first.OriginalString}' and '{text}' have different schemes. All addresses of a pool must have the same one.", nameof(addresses));

@@ -42,7 +42,7 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     /// <param name="options">The options, or <see langword="null"/> for the defaults.</param>
     /// <exception cref="ArgumentException">An option is not valid.</exception>
     public ChannelPool(IPooledObjectPolicy<GrpcChannel> policy, ChannelPoolOptions? options = null)
-        : this(PolicyChannelFactory.Of(policy, options), (options ?? new ChannelPoolOptions()).ValidatedCopy(), Random.Shared)
+        : this(PolicyChannelFactory.Of(policy, options), ValidatedCopyOf(options), Random.Shared)
     {
     }
 
@@ -82,16 +82,9 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     public static ChannelPool ForAddress(Uri address, ChannelPoolOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(address);
-        if (address.IsAbsoluteUri && address.Scheme == DnsEndpoints.Scheme)
-        {
-            return New(
-                options,
-                validated => new AddressChannelPolicy(address, validated),
-                static (policy, time) => new EndpointList([], policy.Address, new DnsEndpoints(policy.Address, time).ResolveAsync));
-        }
-
-        AddressChannelPolicy.CheckAddress(address);
-        return New(options, validated => new AddressChannelPolicy(address, validated), static (_, _) => null);
+        var isDns = address.IsAbsoluteUri && address.Scheme == DnsEndpoints.Scheme;
+        var policy = new AddressChannelPolicy(isDns ? address : AddressChannelPolicy.Checked(address), ValidatedCopyOf(options));
+        return New(policy, isDns ? new EndpointList([], policy.Address, new DnsEndpoints(policy.Address, policy.Options.TimeProvider).ResolveAsync) : null);
     }
 
     /// <summary>Makes a pool of channels that are spread over several addresses. Each keeps its own authority.</summary>
@@ -101,7 +94,7 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     public static ChannelPool ForAddresses(IEnumerable<string> addresses, ChannelPoolOptions? options = null)
     {
         var list = ChannelEndpoint.ParseList(addresses);
-        return New(options, validated => new AddressChannelPolicy(list, validated), (_, _) => new EndpointList(list, Name: null, Resolve: null));
+        return New(new AddressChannelPolicy(list, ValidatedCopyOf(options)), new EndpointList(list, Name: null, Resolve: null));
     }
 
     /// <summary>
@@ -118,18 +111,12 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     public static ChannelPool ForService(string address, Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve, ChannelPoolOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(resolve);
-        var name = AddressChannelPolicy.ParseAddress(address);
-        AddressChannelPolicy.CheckAddress(name);
-        return New(options, validated => new AddressChannelPolicy(name, validated, pins: true), (policy, _) => new EndpointList([], policy.Address, resolve));
+        var name = AddressChannelPolicy.Checked(AddressChannelPolicy.ParseAddress(address));
+        return New(new AddressChannelPolicy(name, ValidatedCopyOf(options), pins: true), new EndpointList([], name, resolve));
     }
 
-    private static ChannelPool New(
-        ChannelPoolOptions? options, Func<ChannelPoolOptions, AddressChannelPolicy> newPolicy, Func<AddressChannelPolicy, TimeProvider, EndpointList?> newList)
-    {
-        var validated = (options ?? new ChannelPoolOptions()).ValidatedCopy();
-        var policy = newPolicy(validated);
-        return new ChannelPool(policy, validated, Random.Shared, newList(policy, validated.TimeProvider));
-    }
+    private static ChannelPool New(AddressChannelPolicy policy, EndpointList? endpoints) => new(policy, policy.Options, Random.Shared, endpoints);
+    private static ChannelPoolOptions ValidatedCopyOf(ChannelPoolOptions? options) => (options ?? new ChannelPoolOptions()).ValidatedCopy();
 
     /// <summary>
     /// Takes a lease on a channel, and waits for one, blocking, as long as <see cref="AcquireAsync(CancellationToken)"/> does.

@@ -41,11 +41,7 @@ internal sealed class FrameScanner
     public bool AwaitsSettingsAck { get; set; } // that of the pool's own SETTINGS, to be taken out
 
     /// <summary>Whether a ping has yet to be acknowledged. There is never more than one, so that a server that wakes up is not flooded.</summary>
-    public bool IsPingOut
-    {
-        get => _isPingOut;
-        set => _isPingOut = value;
-    }
+    public bool IsPingOut { get => _isPingOut; set => _isPingOut = value; }
 
     public bool HasBegun { get; private set; } // the first frame header, or what stands in its place, has come
     public bool IsHttp2 { get; private set; } // the first frame was one of SETTINGS

@@ -4,7 +4,7 @@ using Microsoft.Extensions.ObjectPool;
 namespace PoolingInvoker;
 
 /// <summary>Makes the channels of a pool, and judges them.</summary>
-internal interface IChannelFactory : IDisposable
+internal interface IChannelFactory
 {
     string Target { get; } // where the channels connect to, as far as that is known
     bool ThrowsOperationCanceled => false; // where other channels throw an RpcException
@@ -12,6 +12,7 @@ internal interface IChannelFactory : IDisposable
     (GrpcChannel Channel, ChannelTransport? Transport) Create(ChannelEndpoint? endpoint); // no transport: it is the user's own
     Exception Explain(Exception error) => error; // what callers are told of a failure of Create
     bool IsGood(GrpcChannel channel) => true; // after a call
+    void Dispose() { } // with the pool
 }
 
 /// <summary>Makes channels by a policy of the user's.</summary>
@@ -34,9 +35,4 @@ internal sealed class PolicyChannelFactory(IPooledObjectPolicy<GrpcChannel> poli
         new InvalidOperationException($"{Target}.Create did not make a channel: {error.Message}", error);
 
     public bool IsGood(GrpcChannel channel) => policy.Return(channel);
-
-    public void Dispose()
-    {
-        // The policy is the user's.
-    }
 }

@@ -5,19 +5,13 @@ internal sealed class PoolWork(ChannelPoolOptions options, PoolingInvokerLog log
 {
     private static ExecutionContext? _emptyContext;
 
-    public void Begin(Func<Task> work) => options.Queue(() => CompleteAsync(
-        async () =>
-        {
-            await work().ConfigureAwait(false);
-            return true;
-        },
-        done: null).Observe());
+    public void Begin(Func<Task> work) => Queue(work, log.MaintenanceFailed);
 
     /// <summary>Does work for a caller that waits for its outcome.</summary>
     public Task<T> DoAsync<T>(Func<Task<T>> work)
     {
         var done = new TaskCompletionSource<T>(TaskCreationOptions.RunContinuationsAsynchronously);
-        options.Queue(() => CompleteAsync(work, done).Observe());
+        Queue(async () => done.SetResult(await work().ConfigureAwait(false)), done.SetException);
         return done.Task.WaitAsync(CancellationToken.None);
     }
 
@@ -34,21 +28,17 @@ internal sealed class PoolWork(ChannelPoolOptions options, PoolingInvokerLog log
         ExecutionContext.Run(_emptyContext!, static run => ((Action)run!)(), run);
     }
 
-    private async Task CompleteAsync<T>(Func<Task<T>> work, TaskCompletionSource<T>? done)
+    private void Queue(Func<Task> work, Action<Exception> failed) => options.Queue(() => RunAsync(work, failed).Observe());
+
+    private static async Task RunAsync(Func<Task> work, Action<Exception> failed)
     {
         try
         {
-            var result = await work().ConfigureAwait(false);
-            done?.SetResult(result);
+            await work().ConfigureAwait(false);
         }
         catch (Exception exception) // It reaches the caller that waits, or the log.
         {
-            if (done is null)
-            {
-                log.MaintenanceFailed(exception);
-            }
-
-            done?.SetException(exception);
+            failed(exception);
         }
     }
 }

@@ -7,14 +7,11 @@ namespace PoolingInvoker;
 /// see the request and its last response, and what they add for one server is not sent to another. A stream of requests is not sent again: it
 /// gets the redirect for its answer.
 /// </summary>
-/// <param name="inner">The next handler.</param>
-/// <param name="redirections">How many are followed.</param>
 internal class RedirectHandler(HttpMessageHandler inner, int redirections) : DelegatingHandler(inner)
 {
     protected static readonly AsyncLocal<bool> IsStream = new();
 
-    /// <summary>Takes the redirects from a handler before its first request: it follows them for all requests or for none.</summary>
-    /// <returns>How many it would have followed.</returns>
+    /// <summary>Takes the redirects from a handler, which follows them for all requests or for none, and says how many it would follow.</summary>
     public static int TakeFrom(SocketsHttpHandler handler)
     {
         var redirections = handler.AllowAutoRedirect ? handler.MaxAutomaticRedirections : 0;

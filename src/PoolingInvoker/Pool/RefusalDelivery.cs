@@ -30,7 +30,6 @@ internal sealed class RefusalDelivery : ICriticalNotifyCompletion
 
 #pragma warning disable CA1822 // The shape is that of an awaitable.
     public bool IsCompleted => false;
-
     public RefusalDelivery GetAwaiter() => this;
 
     public void GetResult()
@@ -39,7 +38,6 @@ internal sealed class RefusalDelivery : ICriticalNotifyCompletion
 #pragma warning restore CA1822
 
     public void OnCompleted(Action continuation) => UnsafeOnCompleted(continuation);
-
     public void UnsafeOnCompleted(Action continuation) => ThreadPool.UnsafeQueueUserWorkItem(Deliver, continuation, preferLocal: true);
 
     private void Deliver(Action continuation)

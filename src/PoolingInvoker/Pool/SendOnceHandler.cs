@@ -16,7 +16,7 @@ internal sealed class SendOnceHandler : RedirectHandler
 
     /// <param name="inner">The outermost handler of the channel.</param>
     /// <param name="transport">The innermost one, before its first request.</param>
-    /// <param name="redirections">How many redirects are followed here; null where another handler does that.</param>
+    /// <param name="redirections">How many redirects are followed; null where another handler follows them.</param>
     /// <param name="refusals">Hands out the responses that end a call.</param>
     public SendOnceHandler(HttpMessageHandler inner, SocketsHttpHandler transport, int? redirections, RefusalDelivery refusals)
         : base(inner, redirections ?? 0)

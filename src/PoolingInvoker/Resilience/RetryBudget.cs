@@ -13,7 +13,6 @@ internal sealed class RetryBudget(int maxTokens, double tokenRatio)
     private long _tokens = maxTokens * Unit;
 
     public bool AllowsRetry => Interlocked.Read(ref _tokens) > _max / 2;
-
     public void Failed() => Add(-Unit);
 
     public void Succeeded()

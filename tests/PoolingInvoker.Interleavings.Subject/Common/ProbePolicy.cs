@@ -42,11 +42,6 @@ internal sealed class ProbePolicy : IChannelFactory
 
     public bool IsGood(GrpcChannel channel) => OnReturn(channel);
 
-    public void Dispose()
-    {
-        // There is nothing to close.
-    }
-
     private sealed class Transport(ProbePolicy policy) : HttpMessageHandler
     {
         public bool IsDisposed { get; private set; }

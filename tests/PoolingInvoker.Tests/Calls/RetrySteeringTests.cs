@@ -216,7 +216,10 @@ public sealed class RetrySteeringTests : ScriptedCalls
         Assert.Equal(2, backoff.Count);
         Assert.Equal(TimeSpan.Zero, backoff[0]);
         Assert.InRange(backoff[1], TimeSpan.FromMilliseconds(1), TimeSpan.FromSeconds(1));
-        Assert.Equal(3, Server.Requests.Skip(4).Select(static request => request.Channel).Distinct().Count());
+        var attempts = Server.Requests.Skip(4).Select(static request => request.Channel).ToList();
+        Assert.Equal(3, attempts.Count);
+        Assert.NotEqual(attempts[0], attempts[1]);
+        Assert.NotEqual(attempts[1], attempts[2]);
     }
 
     private static string? HeaderOf(HttpRequestMessage request) =>
