@@ -42,7 +42,7 @@ internal sealed class CallEnvironment
 
         Require(!options.ServiceDescriptors.Contains(null!), "ServiceDescriptors contains null.");
         _idempotency = new MethodIdempotency(options.IsIdempotent, options.ServiceDescriptors, pool.State.Log);
-        Require(
+        ChannelPoolOptions.Require(
             options.RetryThrottling is null or { MaxTokens: > 0, TokenRatio: >= 0.001 },
             $"RetryThrottling has MaxTokens {options.RetryThrottling?.MaxTokens} and TokenRatio {options.RetryThrottling?.TokenRatio}. MaxTokens must be at least 1 and TokenRatio at least 0.001; set RetryThrottling to null to turn it off.");
         Budget = options.RetryThrottling is { MaxTokens: { } maxTokens, TokenRatio: { } tokenRatio } ? Budgets.GetValue(pool, _ => new RetryBudget(maxTokens, tokenRatio)) : null;

@@ -68,12 +68,17 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
     /// <param name="holder">What the application holds of the call, which stays until it has the headers.</param>
     public abstract Task<Metadata> GetResponseHeadersAsync(object holder);
 
-    public Status GetStatus() => Told is { } told ? told.GetStatus()
-        : IsToldDisposed ? CallErrors.Disposed
-        : Attempt is { IsAbandoned: false } && !HasFailed ? throw CallErrors.NoStatus
-        : EndedByToken is null && IsPoolDisposed && Attempt is null ? CallErrors.Disposed
-        : EndedByToken is not null || IsEndedByCaller ? EndedByCallerWith
-        : throw CallErrors.NoStatus;
+    public Status GetStatus()
+    {
+        var attempt = Attempt;
+        return Told is { } told ? told.GetStatus()
+            : Attempt != attempt ? GetStatus() // it is the end, perhaps
+            : IsToldDisposed ? CallErrors.Disposed
+            : attempt is { IsAbandoned: false } && !HasFailed ? throw CallErrors.NoStatus
+            : EndedByToken is null && IsPoolDisposed && attempt is null ? CallErrors.Disposed
+            : EndedByToken is not null || IsEndedByCaller ? EndedByCallerWith
+            : throw CallErrors.NoStatus;
+    }
 
     public Metadata GetTrailers() => Told is { } told ? told.GetTrailers() : throw CallErrors.NoTrailers;
 

@@ -139,11 +139,11 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         Attempt?.Dispose();
     }
 
-    /// <summary>What a failure is to the call. One that shows that the pool was disposed under it may be Internal on the channel.</summary>
+    /// <summary>What a failure is to the call. Where the pool was disposed under it a channel says so in several ways.</summary>
     [return: NotNullIfNotNull(nameof(failure))]
     protected Exception? AsEndOfCall(Exception? failure) =>
-        failure is RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: ObjectDisposedException }
-            && IsPoolDisposed && !IsEndedByCaller
+        failure is RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: { } cause } && IsPoolDisposed && !IsEndedByCaller
+            && (cause is ObjectDisposedException || (HasOneResponse && CallFaults.Judge(failure).Origin == FaultOrigin.Channel))
             ? new RpcException(CallErrors.Disposed)
             : failure;
 

@@ -3,22 +3,15 @@ using Grpc.Net.Client;
 
 namespace PoolingInvoker;
 
-/// <summary>
-/// The right to run one call on a channel of the pool. It is given back by <see cref="Dispose"/>; a second one does nothing.
-/// </summary>
+/// <summary>The right to run one call on a channel of the pool. It is given back by <see cref="Dispose"/>; a second one does nothing.</summary>
 public sealed class ChannelLease : IDisposable
 {
     private readonly ChannelPicker _picker;
     private PooledChannel? _channel;
 
     // Under the lock of the pool.
-    internal ChannelLease(ChannelPicker picker, PooledChannel channel, bool isStream)
-    {
-        _picker = picker;
-        _channel = channel;
-        IsStream = isStream;
-        Looks = channel.Looks;
-    }
+    internal ChannelLease(ChannelPicker picker, PooledChannel channel, bool isStream) =>
+        (_picker, _channel, IsStream, Looks) = (picker, channel, isStream, channel.Looks);
 
     /// <summary>Gets the channel. It is shared with other leases, and belongs to the pool: do not dispose it.</summary>
     /// <exception cref="ObjectDisposedException">The lease has been given back.</exception>
@@ -36,15 +29,7 @@ public sealed class ChannelLease : IDisposable
     /// <exception cref="ObjectDisposedException">The lease has been given back.</exception>
     public ConnectivityState? ConnectivityState => Pooled.ConnectivityState;
 
-    internal PooledChannel Pooled
-    {
-        get
-        {
-            var channel = Volatile.Read(ref _channel);
-            ObjectDisposedException.ThrowIf(channel is null, this);
-            return channel;
-        }
-    }
+    internal PooledChannel Pooled => Volatile.Read(ref _channel) ?? throw new ObjectDisposedException(GetType().FullName);
 
     /// <summary>Gives the lease back.</summary>
     public void Dispose() => Return(LeaseOutcome.Unknown);
