@@ -64,13 +64,13 @@ internal static partial class SurfaceTable
         return wrong;
     }
 
-    // What a write under way fails with, when the server ends the call, is a race on a bare channel too.
+    // What a write under way fails with, when the server or the channel ends the call, is a race on a bare channel too.
     private static string Race(SurfaceRow row, string told) =>
-        row is { Member: SurfaceCall.LargeWrite, Moment: Moment.Before, End.By: Cause.Server }
+        row is { Member: SurfaceCall.LargeWrite, Moment: Moment.Before, End.By: Cause.Server or Cause.ChannelDisposed }
             ? FailedWrite().Replace(told, "a failure of the write, or the status of the call", 1)
             : told;
 
-    [GeneratedRegex(@"^(RpcException (Cancelled ''|OK|FailedPrecondition|Unavailable)|(Http)?IOException)[^;]*")]
+    [GeneratedRegex(@"^(RpcException (Cancelled '(gRPC call disposed\.)?'|OK|FailedPrecondition|Unavailable)|(Http)?IOException)[^;]*")]
     private static partial Regex FailedWrite();
 
     private static int IndexOf(SurfaceEnd end) => SurfaceEnd.All.TakeWhile(one => one != end).Count();

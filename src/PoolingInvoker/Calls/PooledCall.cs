@@ -143,7 +143,7 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
     [return: NotNullIfNotNull(nameof(failure))]
     protected Exception? AsEndOfCall(Exception? failure) =>
         failure is RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: { } cause } && IsPoolDisposed && !IsEndedByCaller
-            && (cause is ObjectDisposedException || (HasOneResponse && CallFaults.Judge(failure).Origin == FaultOrigin.Channel))
+            && (cause is ObjectDisposedException || (HasOneResponse && cause is HttpRequestException or IOException))
             ? new RpcException(CallErrors.Disposed)
             : failure;
 
