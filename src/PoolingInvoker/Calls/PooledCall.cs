@@ -139,10 +139,11 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         Attempt?.Dispose();
     }
 
-    /// <summary>What a failure is to the call. Where the pool was disposed under it a channel says so in several ways.</summary>
+    /// <summary>What a failure is to the call. Where the call, or the pool under it, was disposed a channel says so in several ways.</summary>
     [return: NotNullIfNotNull(nameof(failure))]
     protected Exception? AsEndOfCall(Exception? failure) =>
-        failure is RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: { } cause } && IsPoolDisposed && !IsEndedByCaller
+        failure is RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: { } cause }
+            && ((IsPoolDisposed && !IsEndedByCaller) || (IsDisposed && HasOneResponse))
             && (cause is ObjectDisposedException || (HasOneResponse && cause is HttpRequestException or IOException))
             ? new RpcException(CallErrors.Disposed)
             : failure;
