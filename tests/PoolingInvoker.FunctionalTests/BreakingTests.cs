@@ -7,20 +7,15 @@ using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.Time.Testing;
 using PoolingInvoker.Protos;
 using PoolingInvoker.Testing;
+using static PoolingInvoker.FunctionalTests.ServerFrames;
 
 namespace PoolingInvoker.FunctionalTests;
 
 /// <summary>What servers and users may do and seldom do, over a pool and over a bare channel.</summary>
 public sealed class BreakingTests
 {
-    private static readonly byte[] Settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    private static readonly byte[] SettingsAck = [0, 0, 0, 4, 1, 0, 0, 0, 0];
     private static readonly byte[] NoMoreStreams = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]; // GOAWAY that excludes all
     private static readonly byte[] GoingSoon = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7F, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0]; // GOAWAY that excludes none yet
-
-    // :status 200, content-type: application/grpc; an empty message; grpc-status: 0
-    private static readonly byte[] Headers = [0x88, 0x0F, 0x10, 0x10, .. "application/grpc"u8];
-    private static readonly byte[] Trailers = [0x00, 0x0B, .. "grpc-status"u8, 0x01, .. "0"u8];
 
     public static TheoryData<string, bool> Misconfigurations
     {
@@ -225,19 +220,6 @@ public sealed class BreakingTests
             var ends = await Task.WhenAll(Enumerable.Range(0, 10).Select(_ => Outcome.OfAsync(() => client.User.RenameAsync(new RenameRequest()).ResponseAsync)));
             Assert.All(ends, static end => Assert.Equal(StatusCode.OK, end.Status));
         }
-    }
-
-    private static byte[] Reply(byte stream) => [.. Frame(1, 4, stream, Headers), .. Frame(0, 0, stream, new byte[5]), .. Frame(1, 5, stream, Trailers)];
-
-    private static byte[] Frame(byte type, byte flags, byte stream, byte[] payload) => [0, 0, (byte)payload.Length, type, flags, 0, 0, 0, stream, .. payload];
-
-    private static async Task<byte[]> ReadFrameAsync(NetworkStream stream)
-    {
-        var header = new byte[9];
-        await stream.ReadExactlyAsync(header);
-        var payload = new byte[(header[0] << 16) | (header[1] << 8) | header[2]];
-        await stream.ReadExactlyAsync(payload);
-        return [.. header, .. payload];
     }
 
     private sealed class TokenHandler(HttpMessageHandler inner, Action sends) : DelegatingHandler(inner)

@@ -3,6 +3,7 @@ using System.Net.Sockets;
 using Microsoft.Extensions.Time.Testing;
 using PoolingInvoker.Protos;
 using PoolingInvoker.Testing;
+using static PoolingInvoker.FunctionalTests.ServerFrames;
 
 namespace PoolingInvoker.FunctionalTests;
 
@@ -12,14 +13,6 @@ namespace PoolingInvoker.FunctionalTests;
 /// </summary>
 public sealed class StrictServerTests
 {
-    private static readonly byte[] Settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    private static readonly byte[] SettingsAck = [0, 0, 0, 4, 1, 0, 0, 0, 0];
-
-    // :status 200, content-type: application/grpc; an empty message; grpc-status: 0
-    private static readonly byte[] Headers = [0x88, 0x0F, 0x10, 0x10, .. "application/grpc"u8];
-    private static readonly byte[] Trailers = [0x00, 0x0B, .. "grpc-status"u8, 0x01, .. "0"u8];
-    private static readonly byte[] Reply = [.. Frame(1, 4, 1, Headers), .. Frame(0, 0, 1, new byte[5]), .. Frame(1, 5, 1, Trailers)];
-
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
@@ -41,7 +34,7 @@ public sealed class StrictServerTests
                 }
                 else if (frame is [_, _, _, 0, 1, ..]) // the end of the request
                 {
-                    await stream.WriteAsync((byte[])[.. Reply, .. Settings, .. Ping(3)]);
+                    await stream.WriteAsync((byte[])[.. Reply(stream: 1), .. Settings, .. Ping(3)]);
                 }
             }
         });
@@ -110,15 +103,4 @@ public sealed class StrictServerTests
     }
 
     private static byte[] Ping(byte number) => Frame(6, 0, 0, [0, 0, 0, 0, 0, 0, 0, number]);
-
-    private static byte[] Frame(byte type, byte flags, byte stream, byte[] payload) => [0, 0, (byte)payload.Length, type, flags, 0, 0, 0, stream, .. payload];
-
-    private static async Task<byte[]> ReadFrameAsync(NetworkStream stream)
-    {
-        var header = new byte[9];
-        await stream.ReadExactlyAsync(header);
-        var payload = new byte[(header[0] << 16) | (header[1] << 8) | header[2]];
-        await stream.ReadExactlyAsync(payload);
-        return [.. header, .. payload];
-    }
 }
