@@ -258,7 +258,11 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             var (wire, plaintext, socket) = await _dialer.DialAsync(elsewhere, stop.Token).ConfigureAwait(false);
             connection = new ConnectionStream(plaintext, this, wire) { Socket = socket };
             await connection.OpenAsync(time, stop.Token).ConfigureAwait(false);
-            _ = elsewhere is null || connection.Take();
+            if (elsewhere is not null)
+            {
+                connection.Take();
+            }
+
             Interlocked.Increment(ref _connectionsMade);
             _connections.TryAdd(connection, 0);
             connection.Watch();

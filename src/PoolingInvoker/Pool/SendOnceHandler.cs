@@ -11,7 +11,6 @@ namespace PoolingInvoker;
 internal sealed class SendOnceHandler : RedirectHandler
 {
     private readonly bool _tells; // those below it which requests are a stream
-    private readonly bool _follows;
     private readonly RefusalDelivery _refusals;
 
     /// <param name="inner">The outermost handler of the channel.</param>
@@ -21,7 +20,7 @@ internal sealed class SendOnceHandler : RedirectHandler
     public SendOnceHandler(HttpMessageHandler inner, SocketsHttpHandler transport, int? redirections, RefusalDelivery refusals)
         : base(inner, redirections ?? 0)
     {
-        (_follows, _refusals) = (redirections > 0, refusals);
+        _refusals = refusals;
         _tells = redirections is null || transport.Credentials is not null;
         transport.Credentials = transport.Credentials is { } credentials ? new CredentialsOfOthers(credentials) : null;
     }
@@ -29,7 +28,7 @@ internal sealed class SendOnceHandler : RedirectHandler
     protected override async Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
     {
         // Grpc.Net.Client has a type of its own for the content of streams.
-        var follows = _follows;
+        var follows = true;
         if (request.Content is { } content && content.GetType().Name.StartsWith("PushStreamContent", StringComparison.Ordinal))
         {
             follows = false;
