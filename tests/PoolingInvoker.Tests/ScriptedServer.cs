@@ -131,6 +131,9 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
     /// <summary>No answer until the call is cancelled.</summary>
     public ScriptedServer ThenHang() => Then(NoResponse, Task.CompletedTask);
 
+    /// <summary>Headers, and no message until the call is cancelled, which the transport then tells as its own failure.</summary>
+    public ScriptedServer ThenHangAndAbort() => Then(static _ => Task.FromResult(Reply(new StreamContent(new AbortedStream()))));
+
     /// <summary>No answer until the call is cancelled, and no request is taken: a write waits.</summary>
     public ScriptedServer ThenTakeNothing() => Then(NoResponse, new TaskCompletionSource().Task);
 
@@ -258,6 +261,15 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
         {
             await taken(sent.Begin()).WaitAsync(cancellationToken);
             sent.Add(buffer.Span);
+        }
+    }
+
+    private sealed class AbortedStream : MemoryStream
+    {
+        public override async ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken = default)
+        {
+            await Task.Delay(Timeout.InfiniteTimeSpan, TimeProvider.System, cancellationToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+            throw new IOException("The request was aborted.");
         }
     }
 

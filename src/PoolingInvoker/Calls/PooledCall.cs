@@ -103,7 +103,7 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
             budget.Failed();
         }
 
-        return AsEndOfCall(failure);
+        return AsEndOfCall(failure, attempt);
     }
 
     public virtual bool TryCommit(CallAttempt attempt) => attempt == Attempt && attempt.TryCommit();
@@ -139,14 +139,16 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         Attempt?.Dispose();
     }
 
-    /// <summary>What a failure is to the call. Where the call, or the pool under it, was disposed a channel says so in several ways.</summary>
+    /// <summary>
+    /// What a failure is to the call. A response that is ended from this side may stumble over that on its channel: then the status of the attempt
+    /// counts. A stream whose pool was disposed may be Internal there.
+    /// </summary>
     [return: NotNullIfNotNull(nameof(failure))]
-    protected Exception? AsEndOfCall(Exception? failure) =>
-        failure is RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: { } cause }
-            && ((IsPoolDisposed && !IsEndedByCaller) || (IsDisposed && HasOneResponse))
-            && (cause is ObjectDisposedException || (HasOneResponse && cause is HttpRequestException or IOException))
-            ? new RpcException(CallErrors.Disposed)
-            : failure;
+    protected Exception? AsEndOfCall(Exception? failure, CallAttempt attempt) =>
+        failure is not RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: { } cause } || !(IsPoolDisposed || IsEndedByCaller) ? failure
+        : HasOneResponse && attempt.IsOver() && attempt.GetStatus() is { StatusCode: StatusCode.Cancelled } status ? new RpcException(status)
+        : cause is ObjectDisposedException && !IsEndedByCaller ? new RpcException(CallErrors.Disposed)
+        : failure;
 
     // The fast path is an attempt that is started already, and nothing of Polly. A stream shows its failures to who reads it.
     private async Task<TResponse> RunAsync()

@@ -222,7 +222,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     {
         if (met is not ObjectDisposedException)
         {
-            return AsEndOfCall(met);
+            return AsEndOfCall(met, attempt);
         }
 
         if (HasEndedOn(attempt))
