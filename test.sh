@@ -46,6 +46,9 @@ bring() {
     need grpcio "/usr/bin/python3 -c 'import grpc, google.protobuf'" python3-grpcio python3-protobuf &&
     need grpc++ 'command -v g++ && command -v protoc && command -v grpc_cpp_plugin && pkg-config --exists grpc++ protobuf' \
       g++ pkg-config protobuf-compiler protobuf-compiler-grpc libgrpc++-dev libprotobuf-dev &&
+    need chromium 'command -v chromium' chromium fonts-dejavu-core &&
+    need unzip 'command -v unzip' unzip &&
+    need curl 'command -v curl' curl &&
     need clang 'command -v clang && [ -e /usr/include/zlib.h ]' clang zlib1g-dev
 }
 
@@ -70,10 +73,13 @@ run_tests_side_by_side() {
   cat "$results/second.log"
 }
 
-# The contract on the older runtime that the library supports: the program brings it along.
-contract_on_net8() {
-  step dotnet publish tests/PoolingInvoker.ContractTests -p:TestTargetFramework=net8.0 --use-current-runtime --self-contained --artifacts-path artifacts/net8.0
-  artifacts/net8.0/publish/PoolingInvoker.ContractTests/release/PoolingInvoker.ContractTests -result-trx "$results/PoolingInvoker.ContractTests.net8.0.trx" || status=1
+# The contract, clients of the client factory, and the page, on the older runtime that the libraries support: the programs bring it along.
+on_net8() {
+  local project
+  for project in ContractTests DependencyInjectionTests AspNetCoreTests; do
+    step dotnet publish "tests/PoolingInvoker.$project" -p:TestTargetFramework=net8.0 --use-current-runtime --self-contained --artifacts-path artifacts/net8.0
+    "artifacts/net8.0/publish/PoolingInvoker.$project/release/PoolingInvoker.$project" -result-trx "$results/PoolingInvoker.$project.net8.0.trx" || status=1
+  done
 }
 
 coverage() {
@@ -93,13 +99,16 @@ if $all; then
   bring || { printf '\n0 passed, 1 failed\n'; exit 1; }
   step tests/PoolingInvoker.RotationTests/Servers/build.sh
   step dotnet build PoolingInvoker.sln --configuration Debug
-  step dotnet build src/PoolingInvoker --configuration Release
+  step dotnet build src/PoolingInvoker.AspNetCore --configuration Release # and the others that it is made of
   step dotnet format PoolingInvoker.sln --verify-no-changes --no-restore
-  run_tests 'Tests Interleavings ContractTests FunctionalTests FaultTests DropInTests RotationTests' \
-    --collect "XPlat Code Coverage" --settings coverage.runsettings || status=1
-  contract_on_net8
+  mkdir -p "$results"
+  run_tests_side_by_side 'FunctionalTests FaultTests DropInTests DependencyInjectionTests TelemetryTests BrowserTests' \
+    'Tests Interleavings ContractTests AspNetCoreTests DocsTests' --collect "XPlat Code Coverage" --settings coverage.runsettings
+  run_tests RotationTests --collect "XPlat Code Coverage" --settings coverage.runsettings || status=1
+  on_net8
   coverage
   step tests/PoolingInvoker.NativeTests/run.sh
+  step tests/PoolingInvoker.PackageTests/run.sh
   # A further step: one that writes a .trx file into $results is counted, and any other sets status=1 where it fails.
 else
   # Less of what grows with the time it is given; Budget.cs and SoakTests say what these are.
@@ -107,7 +116,7 @@ else
   export SOAK_UNARY=4000 SOAK_STREAMS=800
   step dotnet build PoolingInvoker.Fast.slnf --configuration Debug -p:PlantBugs=false
   mkdir -p "$results"
-  run_tests_side_by_side 'FunctionalTests DropInTests FaultTests' 'Tests Interleavings ContractTests' --filter 'Tier!=all'
+  run_tests_side_by_side 'FunctionalTests DropInTests DependencyInjectionTests FaultTests TelemetryTests' 'Tests Interleavings ContractTests AspNetCoreTests DocsTests' --filter 'Tier!=all'
 fi
 
 # Each results file has a line <Counters total="3" executed="3" passed="3" failed="0" …>.

@@ -4,7 +4,7 @@ using PoolingInvoker.Protos;
 namespace PoolingInvoker.Demo;
 
 /// <summary>Callers that call one method, each again when it has its answer, and what comes of it. The method is idempotent.</summary>
-internal sealed class CallLoad(User.UserClient users)
+internal sealed class CallLoad(Func<int, User.UserClient> clientOf)
 {
     public const int Callers = 32;
 
@@ -14,9 +14,15 @@ internal sealed class CallLoad(User.UserClient users)
 
     private readonly ConcurrentQueue<TimeSpan> _latencies = new();
     private readonly ConcurrentDictionary<string, int> _answers = new();
+    private readonly ConcurrentDictionary<(int Caller, string Server), byte> _met = new();
     private volatile string? _lastServer;
     private int _failed;
     private Exception? _firstError;
+
+    public CallLoad(User.UserClient users)
+        : this(_ => users)
+    {
+    }
 
     public int Calls => _latencies.Count + Failed;
 
@@ -28,6 +34,9 @@ internal sealed class CallLoad(User.UserClient users)
     public string? LastServer => _lastServer;
 
     public int ServersReached => _answers.Count;
+
+    /// <summary>How many servers a caller has had answers from, on average.</summary>
+    public double ServersACaller => _met.Count / (double)Callers;
 
     public int AnswersOf(string server) => _answers.GetValueOrDefault(server);
 
@@ -43,6 +52,7 @@ internal sealed class CallLoad(User.UserClient users)
 
     private async Task CallAsync(int id, CancellationToken stop)
     {
+        var users = clientOf(id);
         var request = new GetNameRequest { Id = id, DelayMs = ServerDelayMs };
         for (var made = 0; made < MaxCallsPerCaller && !stop.IsCancellationRequested; made++)
         {
@@ -53,6 +63,7 @@ internal sealed class CallLoad(User.UserClient users)
                 var reply = await users.GetNameAsync(request, deadline: DateTime.UtcNow + Patience, cancellationToken: CancellationToken.None);
                 _latencies.Enqueue(TimeProvider.System.GetElapsedTime(started));
                 _answers.AddOrUpdate(reply.Origin.Server, 1, static (_, count) => count + 1);
+                _met.TryAdd((id, reply.Origin.Server), 0);
                 _lastServer = reply.Origin.Server;
             }
             catch (Exception exception)

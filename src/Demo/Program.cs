@@ -1,5 +1,4 @@
 using System.Runtime.InteropServices;
-using PoolingInvoker;
 using PoolingInvoker.Demo;
 using PoolingInvoker.Demo.Servers;
 using PoolingInvoker.Demo.Web;
@@ -38,19 +37,21 @@ static async Task<int> ServeAsync(CommandLine.Serve serve)
 static async Task<int> ShowAsync(IReadOnlyList<Uri> running, CancellationToken stop)
 {
     await using var servers = await ServerFleet.StartAsync(running);
-    await using var front = WebFront.Build(servers.Address);
+    var settings = Path.Combine(AppContext.BaseDirectory, "appsettings.json");
+    await using var front = WebFront.Build(servers, settings);
     await front.StartAsync(stop);
 
     var address = front.Urls.Single();
     Console.WriteLine($"""
         A web front, with {string.Join(", ", servers.Names)} behind it. Ctrl+C stops it.
-          {address}/          a page with a live picture of the pool
+          {address}/          a bare channel and the pool side by side, and what to do to the servers
+          {address}/pools/    a live picture of the pool, as any app can have it
           {address}/users/1   a call, and /users/2 another
           {address}/pool      the statistics of the pool
+        The options of the pool are in {settings}, and may be changed there.
         """);
 
-    var pool = front.Services.GetRequiredService<PoolingCallInvoker>().Pool;
-    await LivePicture.DrawAsync(pool, front.Services.GetRequiredService<LastReplies>(), stop);
+    await LivePicture.DrawAsync(WebFront.PoolOf(front.Services), front.Services.GetRequiredService<LastReplies>(), stop);
     await front.StopAsync(CancellationToken.None);
     return 0;
 }

@@ -18,20 +18,24 @@ internal static class Tour
     {
         using var channel = GrpcChannel.ForAddress(servers.Address);
         var size = 2 * servers.Names.Count; // a balancer that takes turns then reaches all of them, twice
-        await using var invoker = PoolingCallInvoker.ForAddress(
-            servers.Address,
-            new PoolingCallInvokerOptions { Pool = { MinPoolSize = size, MaxPoolSize = 2 * size, DrainTimeout = TimeSpan.FromSeconds(5) } });
+        var options = new PoolingCallInvokerOptions { Pool = { MinPoolSize = size, MaxPoolSize = 2 * size, DrainTimeout = TimeSpan.FromSeconds(5) } };
+        await using var invoker = PoolingCallInvoker.ForAddress(servers.Address, options);
+        await using var keyedInvoker = PoolingCallInvoker.ForAddress(servers.Address, options);
 
         var bare = new CallLoad(new User.UserClient(channel));
         var pooled = new CallLoad(new User.UserClient(invoker));
-        Console.WriteLine($"{CallLoad.Callers} callers call through a bare channel, and {CallLoad.Callers} through the pool, the same {servers.Names.Count} servers.");
+        var keyed = new CallLoad(caller => new User.UserClient(keyedInvoker.WithAffinity($"caller-{caller}")));
+        await keyedInvoker.ConnectAsync(stop);
+        Console.WriteLine(
+            $"{CallLoad.Callers} callers call through a bare channel, {CallLoad.Callers} through the pool, and {CallLoad.Callers} through a pool with a key each, "
+            + $"the same {servers.Names.Count} servers.");
         if (!servers.CanKill)
         {
             Console.WriteLine("The servers were given with --servers and are not ours to kill: the run goes without that.");
         }
 
         using var over = CancellationTokenSource.CreateLinkedTokenSource(stop);
-        var calling = Task.WhenAll(bare.RunAsync(over.Token), pooled.RunAsync(over.Token));
+        var calling = Task.WhenAll(bare.RunAsync(over.Token), pooled.RunAsync(over.Token), keyed.RunAsync(over.Token));
         string story;
         try
         {
@@ -43,7 +47,7 @@ internal static class Tour
             await calling;
         }
 
-        return TourReport.Write(servers, bare, pooled, invoker.Pool.GetStatistics(), story);
+        return TourReport.Write(servers, bare, (pooled, invoker.Pool.GetStatistics()), (keyed, keyedInvoker.Pool.GetStatistics()), story);
     }
 
     // Returns what has happened, to be told under the table.

@@ -21,6 +21,15 @@ public readonly record struct ChannelPoolStatistics
     /// <summary>Gets the number of calls that wait for room on a channel.</summary>
     public int CallsWaiting { get; init; }
 
+    /// <summary>Gets how many channels the pool keeps: <see cref="ChannelPoolOptions.MinPoolSize"/>, or more where it has more endpoints.</summary>
+    public int MinPoolSize { get; init; }
+
+    /// <summary>Gets how many channels there are at the most: <see cref="ChannelPoolOptions.MaxPoolSize"/>, which may change.</summary>
+    public int MaxPoolSize { get; init; }
+
+    /// <summary>Gets the number of leases taken so far: one for each attempt of a call, and those that are explicit.</summary>
+    public long LeasesTaken { get; init; }
+
     /// <summary>Gets the number of channels made so far.</summary>
     public long ChannelsCreated { get; init; }
 
@@ -30,8 +39,20 @@ public readonly record struct ChannelPoolStatistics
     /// <summary>Gets how many channels were given up because nothing came from them any more, nor an answer to a probe.</summary>
     public long ChannelsGivenUp { get; init; }
 
+    /// <summary>Gets the number of attempts of calls with a key (<see cref="PoolingCallInvoker.WithAffinity"/>) that have had a channel.</summary>
+    public long AffinityCalls { get; init; }
+
+    /// <summary>
+    /// Gets how many of <see cref="AffinityCalls"/> went to another channel than that of their key, because it was full, much busier than the
+    /// others, silent, failing or being replaced, or because the attempt before had been on it.
+    /// </summary>
+    public long AffinityMoves { get; init; }
+
     /// <summary>Gets the number of attempts that were not the first of their call.</summary>
     public long Retries { get; init; }
+
+    /// <summary>Gets how many of <see cref="Retries"/> were hedges: made beside an attempt of the call, and not after it.</summary>
+    public long Hedges { get; init; }
 
     /// <summary>Gets the number of leases whose call object was dropped without an end and collected, and that were taken back.</summary>
     public long LeaksReclaimed { get; init; }

@@ -5,7 +5,7 @@ namespace PoolingInvoker;
 /// <summary>One channel of a <see cref="ChannelPool"/> at one moment.</summary>
 public readonly record struct PooledChannelSnapshot
 {
-    /// <summary>Gets the number of the channel. They are counted from 1, and none is used again.</summary>
+    /// <summary>Gets the number of the channel. They are counted from 1, those included that could not be made, and none is used again.</summary>
     public int Id { get; init; }
 
     /// <summary>Gets what becomes of the channel.</summary>
@@ -19,6 +19,9 @@ public readonly record struct PooledChannelSnapshot
 
     /// <summary>Gets the number of leases on the channel.</summary>
     public int CallsInFlight { get; init; }
+
+    /// <summary>Gets the priority of the endpoint (<see cref="ChannelAddress.Priority"/>); 0 if it has none.</summary>
+    public int Priority { get; init; }
 
     /// <summary>Gets how many calls the channel takes at a time: what its server announces, or <see cref="ChannelPoolOptions.MaxConcurrentCallsPerChannel"/> if that is less.</summary>
     public int Capacity { get; init; }

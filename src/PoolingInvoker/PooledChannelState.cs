@@ -1,8 +1,11 @@
 namespace PoolingInvoker;
 
-/// <summary>What becomes of a channel of a <see cref="ChannelPool"/>.</summary>
+/// <summary>What becomes of a channel of a <see cref="ChannelPool"/>, in the order of its life.</summary>
 public enum PooledChannelState
 {
+    /// <summary>It is being connected, and primed, and takes no call yet. Becomes Active, or is disposed if that fails.</summary>
+    Connecting,
+
     /// <summary>It takes calls.</summary>
     Active,
 
@@ -17,7 +20,4 @@ public enum PooledChannelState
 
     /// <summary>It is disposed, or about to be by the thread that closed it.</summary>
     Closed,
-
-    /// <summary>It is being connected, and primed, and takes no call yet. Becomes Active, or is disposed if that fails.</summary>
-    Connecting,
 }

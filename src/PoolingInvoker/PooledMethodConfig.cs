@@ -11,7 +11,7 @@ namespace PoolingInvoker;
 public sealed class PooledMethodConfig
 {
     /// <summary>Gets the methods, as in <c>new MethodName { Service = "user.v1.User", Method = "GetName" }</c>.</summary>
-    public ICollection<MethodName> Names { get; } = new Collection<MethodName>();
+    public IList<MethodName> Names { get; } = new Collection<MethodName>();
 
     /// <summary>Gets or sets when and how often these methods are sent again.</summary>
     /// <value>The default value is <see langword="null"/>: as the invoker's.</value>
@@ -28,7 +28,7 @@ public sealed class PooledMethodConfig
     /// <value>The default value is <see langword="null"/>: no hedging.</value>
     public ChannelHedgingStrategyOptions? Hedging { get; set; }
 
-    /// <summary>Gets or sets whether these methods are safe to run twice. It has the last word.</summary>
-    /// <value>The default value is <see langword="null"/>: as the invoker and the .proto say.</value>
-    public bool? IsIdempotent { get; set; }
+    /// <summary>Gets or sets whether these methods are safe to run twice. It comes before <see cref="PoolingCallInvokerOptions.IsIdempotent"/> and the .proto.</summary>
+    /// <value>The default value is <see langword="null"/>: as these say.</value>
+    public bool? Idempotent { get; set; }
 }

@@ -8,26 +8,31 @@ namespace PoolingInvoker;
 /// A call invoker for generated clients that leases a channel of a pool for each call and gives it back when the call is over,
 /// replaces channels that fail, and sends a call again on another channel where that is safe.
 /// </summary>
-/// <remarks>
-/// Make one for an address and keep it: it is as costly, and as safe to share, as a <c>GrpcChannel</c>.
-/// </remarks>
+/// <remarks>Make one for an address and keep it: it is as costly, and as safe to share, as a <c>GrpcChannel</c>.</remarks>
 /// <example><code>
 /// await using var invoker = PoolingCallInvoker.ForAddress("http://users:5000");
 /// var client = new User.UserClient(invoker);
 /// </code></example>
 public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposable
 {
-    private readonly CallEnvironment _environment;
+    private const string OwnOptions = "Pool is set, but the pool exists already, with the options that it was made with. Set them where it is made.";
+
+    private readonly object _updating = new();
+    private volatile CallEnvironment _environment;
     private readonly bool _ownsPool;
     private PooledChannelBase? _channel;
 
     /// <summary>Makes an invoker over a pool that exists, and stays with who made it: disposing the invoker does not dispose it.</summary>
     /// <param name="pool">The pool.</param>
-    /// <param name="options">The options, or <see langword="null"/> for the defaults. <see cref="PoolingCallInvokerOptions.Pool"/> is not used.</param>
-    /// <exception cref="ArgumentException">An option is not valid.</exception>
+    /// <param name="options">The options, or <see langword="null"/> for the defaults.</param>
+    /// <exception cref="ArgumentException">An option is not valid, or <see cref="PoolingCallInvokerOptions.Pool"/> is set: the pool has the options that it was made with.</exception>
     public PoolingCallInvoker(ChannelPool pool, PoolingCallInvokerOptions? options = null)
         : this(pool, options ?? new PoolingCallInvokerOptions(), ownsPool: false)
     {
+        ChannelPoolOptions.Require(
+            options?.HasOtherPoolThan(pool) != true,
+            OwnOptions,
+            nameof(options));
     }
 
     private PoolingCallInvoker(ChannelPool pool, PoolingCallInvokerOptions options, bool ownsPool)
@@ -54,15 +59,26 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
     public static PoolingCallInvoker ForAddresses(IEnumerable<string> addresses, PoolingCallInvokerOptions? options = null) =>
         Over(pool => ChannelPool.ForAddresses(addresses, pool), options);
 
+    /// <summary>Makes an invoker over a pool of its own, whose channels are spread over several addresses, each of which has its share of the calls.</summary>
+    /// <inheritdoc cref="ChannelPool.ForAddresses{TAddress}(IEnumerable{TAddress}, ChannelPoolOptions?)" path="/param|/typeparam|/exception"/>
+    public static PoolingCallInvoker ForAddresses<TAddress>(IEnumerable<TAddress> addresses, PoolingCallInvokerOptions? options = null)
+        where TAddress : ChannelAddress =>
+        Over(pool => ChannelPool.ForAddresses(addresses, pool), options);
+
     /// <summary>Makes an invoker over a pool of its own, whose channels are spread over the endpoints that a service has.</summary>
     /// <inheritdoc cref="ChannelPool.ForService(string, Func{CancellationToken, ValueTask{ServiceEndpointSource}}, ChannelPoolOptions?)" path="/param|/exception"/>
     public static PoolingCallInvoker ForService(string address, Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve, PoolingCallInvokerOptions? options = null) =>
         Over(pool => ChannelPool.ForService(address, resolve, pool), options);
 
+    /// <summary>Makes an invoker over a pool of its own, whose channels are spread over the addresses that a service has, each of which keeps its own name.</summary>
+    /// <inheritdoc cref="ChannelPool.ForAddresses(string, Func{CancellationToken, ValueTask{ServiceEndpointSource}}, ChannelPoolOptions?)" path="/param|/exception"/>
+    public static PoolingCallInvoker ForAddresses(string service, Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve, PoolingCallInvokerOptions? options = null) =>
+        Over(pool => ChannelPool.ForAddresses(service, resolve, pool), options);
+
     private static PoolingCallInvoker Over(Func<ChannelPoolOptions, ChannelPool> newPool, PoolingCallInvokerOptions? options)
     {
         options ??= new PoolingCallInvokerOptions();
-        var pool = newPool(options.Pool ?? throw new ArgumentException("Pool is null. Leave it as it is for the defaults.", nameof(options)));
+        var pool = newPool(options.Pool);
         try
         {
             return new PoolingCallInvoker(pool, options, ownsPool: true);
@@ -71,6 +87,26 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
         {
             pool.Dispose();
             throw;
+        }
+    }
+
+    /// <summary>
+    /// Goes on with other options: what <see cref="ChannelPool.UpdateOptions"/> takes of <see cref="PoolingCallInvokerOptions.Pool"/>, if the pool is the
+    /// invoker's own, and all that is said of calls. Those that have begun go on with what they began with. What changes is told as by the pool, in one event.
+    /// </summary>
+    /// <param name="options">All options, those included that do not change.</param>
+    /// <exception cref="ArgumentException">An option is not valid, or <see cref="PoolingCallInvokerOptions.Pool"/> is set and the pool another's. Nothing has changed.</exception>
+    /// <exception cref="ObjectDisposedException">The pool is disposed.</exception>
+    public void UpdateOptions(PoolingCallInvokerOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        ChannelPoolOptions.Require(_ownsPool || !options.HasOtherPoolThan(Pool), OwnOptions, nameof(options));
+        lock (_updating)
+        {
+            var pool = _ownsPool ? options.Pool.ValidatedCopy() : null;
+            var changed = new CallEnvironment(Pool, options);
+            Pool.Update(pool, OptionChanges.Between(_environment.Values, changed.Values));
+            _environment = changed;
         }
     }
 
@@ -83,43 +119,86 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
     /// </summary>
     public ChannelBase AsChannel() => _channel ??= new PooledChannelBase(this);
 
-    /// <inheritdoc/>
-    public override TResponse BlockingUnaryCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request) =>
-        new UnaryCall<TRequest, TResponse>(_environment, method, GivenOptions.Of(host, options), request).Start().GetAwaiter().GetResult();
-
-    /// <inheritdoc/>
-    public override AsyncUnaryCall<TResponse> AsyncUnaryCall<TRequest, TResponse>(
-        Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
+    /// <summary>
+    /// Makes an invoker whose calls have a key: those with the same key go to the same channel while that lives, and to the same endpoint, for
+    /// servers that keep a session or a cache. <c>new User.UserClient(invoker.WithAffinity(sessionId))</c> costs next to nothing: make one
+    /// where it is needed.
+    /// </summary>
+    /// <remarks>
+    /// It is a preference: where the channel is full, much busier than the others (<see cref="ChannelPoolOptions.AffinityLoadFactor"/>), silent or
+    /// being replaced the call goes to the next in an order of the key's own, and so does a retry. The order of endpoints is the same for all
+    /// clients.
+    /// </remarks>
+    /// <param name="key">The key. With an empty one calls go anywhere, whatever <see cref="PoolingCallInvokerOptions.AffinityKey"/> says.</param>
+    public CallInvoker WithAffinity(string key)
     {
-        var call = new UnaryCall<TRequest, TResponse>(_environment, method, GivenOptions.Of(host, options), request);
-        return new(call.Start(), GetHeaders, GetStatus, GetTrailers, EndCall, call);
+        ArgumentNullException.ThrowIfNull(key);
+        return new AffinityCallInvoker(this, ChannelAffinity.KeyOf(key));
     }
 
     /// <inheritdoc/>
+    public override TResponse BlockingUnaryCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request) =>
+        BlockingUnaryCall(method, request, Given(method, host, options, request));
+
+    /// <inheritdoc/>
+    public override AsyncUnaryCall<TResponse> AsyncUnaryCall<TRequest, TResponse>(
+        Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request) =>
+        AsyncUnaryCall(method, request, Given(method, host, options, request));
+
+    /// <inheritdoc/>
     public override AsyncClientStreamingCall<TRequest, TResponse> AsyncClientStreamingCall<TRequest, TResponse>(
-        Method<TRequest, TResponse> method, string? host, CallOptions options)
+        Method<TRequest, TResponse> method, string? host, CallOptions options) =>
+        AsyncClientStreamingCall(method, Given(method, host, options, request: null));
+
+    /// <inheritdoc/>
+    public override AsyncServerStreamingCall<TResponse> AsyncServerStreamingCall<TRequest, TResponse>(
+        Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request) =>
+        AsyncServerStreamingCall(method, request, Given(method, host, options, request));
+
+    /// <inheritdoc/>
+    public override AsyncDuplexStreamingCall<TRequest, TResponse> AsyncDuplexStreamingCall<TRequest, TResponse>(
+        Method<TRequest, TResponse> method, string? host, CallOptions options) =>
+        AsyncDuplexStreamingCall(method, Given(method, host, options, request: null));
+
+    internal TResponse BlockingUnaryCall<TRequest, TResponse>(Method<TRequest, TResponse> method, TRequest request, GivenOptions given)
+        where TRequest : class
+        where TResponse : class =>
+        new UnaryCall<TRequest, TResponse>(_environment, method, given, request).Start().GetAwaiter().GetResult();
+
+    internal AsyncUnaryCall<TResponse> AsyncUnaryCall<TRequest, TResponse>(Method<TRequest, TResponse> method, TRequest request, GivenOptions given)
+        where TRequest : class
+        where TResponse : class
     {
-        var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.ClientStreaming, method, GivenOptions.Of(host, options), request: null);
+        var call = new UnaryCall<TRequest, TResponse>(_environment, method, given, request);
+        return new(call.Start(), GetHeaders, GetStatus, GetTrailers, EndCall, call);
+    }
+
+    internal AsyncClientStreamingCall<TRequest, TResponse> AsyncClientStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, GivenOptions given)
+        where TRequest : class
+        where TResponse : class
+    {
+        var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.ClientStreaming, method, given, request: null);
         var response = call.Start();
         var handle = new CallHandle(call);
         return new(new LeasedStreamWriter<TRequest, TResponse>(call, handle), response, GetHeaders, GetStatus, GetTrailers, EndCall, handle);
     }
 
-    /// <inheritdoc/>
-    public override AsyncServerStreamingCall<TResponse> AsyncServerStreamingCall<TRequest, TResponse>(
-        Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request)
+    internal AsyncServerStreamingCall<TResponse> AsyncServerStreamingCall<TRequest, TResponse>(
+        Method<TRequest, TResponse> method, TRequest request, GivenOptions given)
+        where TRequest : class
+        where TResponse : class
     {
-        var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.ServerStreaming, method, GivenOptions.Of(host, options), request);
+        var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.ServerStreaming, method, given, request);
         _ = call.Start();
         var handle = new CallHandle(call);
         return new(new LeasedStreamReader<TRequest, TResponse>(call, handle), GetHeaders, GetStatus, GetTrailers, EndCall, handle);
     }
 
-    /// <inheritdoc/>
-    public override AsyncDuplexStreamingCall<TRequest, TResponse> AsyncDuplexStreamingCall<TRequest, TResponse>(
-        Method<TRequest, TResponse> method, string? host, CallOptions options)
+    internal AsyncDuplexStreamingCall<TRequest, TResponse> AsyncDuplexStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, GivenOptions given)
+        where TRequest : class
+        where TResponse : class
     {
-        var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.DuplexStreaming, method, GivenOptions.Of(host, options), request: null);
+        var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.DuplexStreaming, method, given, request: null);
         _ = call.Start();
         var handle = new CallHandle(call);
         var (requests, responses) = (new LeasedStreamWriter<TRequest, TResponse>(call, handle), new LeasedStreamReader<TRequest, TResponse>(call, handle));
@@ -137,6 +216,11 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
             Pool.Dispose();
         }
     }
+
+    internal GivenOptions Given(IMethod method, string? host, CallOptions options, ulong key) => _environment.Given(method, host, options, key);
+
+    private GivenOptions Given(IMethod method, string? host, CallOptions options, object? request) =>
+        Given(method, host, options, _environment.KeyOf(method, request));
 
     private sealed class PooledChannelBase(PoolingCallInvoker invoker) : ChannelBase(invoker.Pool.Target)
     {

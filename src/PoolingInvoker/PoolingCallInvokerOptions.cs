@@ -1,7 +1,6 @@
 using System.Collections.ObjectModel;
 using Google.Protobuf.Reflection;
 using Grpc.Core;
-using Grpc.Net.Client.Configuration;
 using Polly;
 
 namespace PoolingInvoker;
@@ -9,14 +8,16 @@ namespace PoolingInvoker;
 /// <summary>How a <see cref="PoolingCallInvoker"/> pools, and when it sends a call again.</summary>
 public sealed class PoolingCallInvokerOptions
 {
-    /// <summary>
-    /// Gets or sets the options of the pool. They are not used by an invoker over a pool that exists already.
-    /// </summary>
-    public ChannelPoolOptions Pool { get; set; } = new();
+    private ChannelPoolOptions? _pool; // null until somebody looks at it, or sets it
 
-    /// <summary>
-    /// Gets or sets when and how often a call is sent again on another channel. <c>Retry.MaxRetryAttempts = 0</c> turns it off.
-    /// </summary>
+    /// <summary>Gets or sets the options of the pool. For an invoker over a pool that exists already they are an error: it has its own.</summary>
+    public ChannelPoolOptions Pool
+    {
+        get => _pool ??= new();
+        set => _pool = value ?? throw new ArgumentException("Pool is null. Leave it as it is for the defaults.", nameof(value));
+    }
+
+    /// <summary>Gets or sets when and how often a call is sent again. <c>Retry.MaxRetryAttempts = 0</c> turns it off.</summary>
     /// <remarks>Not used when <see cref="ConfigurePipeline"/> is set.</remarks>
     public ChannelRetryStrategyOptions Retry { get; set; } = new();
 
@@ -27,7 +28,7 @@ public sealed class PoolingCallInvokerOptions
     /// <remarks>
     /// Whatever the pipeline asks for, a call that may have reached a server is not sent again unless its method is idempotent, nor is a
     /// call that is committed (its first message is delivered, its headers are read, or its requests outgrew the buffer), nor one whose
-    /// server asked not to, nor any when <see cref="RetryThrottling"/> has no tokens left: the pipeline then gets the outcome of the last
+    /// server asked not to, nor any when <see cref="ChannelPoolOptions.RetryThrottling"/> has no tokens left: the pipeline then gets the outcome of the last
     /// attempt once more. For a stream the pipeline is over when it is committed.
     /// </remarks>
     /// <value>The default value is <see langword="null"/>.</value>
@@ -43,7 +44,7 @@ public sealed class PoolingCallInvokerOptions
     public Action<ResiliencePipelineBuilderBase>? ConfigureTelemetry { get; set; }
 
     /// <summary>
-    /// Gets or sets which methods are safe to run twice. It has the last word over the <c>idempotency_level</c> of the .proto.
+    /// Gets or sets which methods are safe to run twice. It comes before the <c>idempotency_level</c> of the .proto, and <see cref="PooledMethodConfig.Idempotent"/> before it.
     /// It is asked after the first failure of a method, and as a rule once.
     /// </summary>
     /// <value>
@@ -57,22 +58,20 @@ public sealed class PoolingCallInvokerOptions
     /// <c>options.ServiceDescriptors.Add(User.Descriptor)</c>. The others are found through their messages.
     /// </summary>
     /// <value>Empty by default.</value>
-    public ICollection<ServiceDescriptor> ServiceDescriptors { get; } = [];
+    public IList<ServiceDescriptor> ServiceDescriptors { get; } = [];
 
     /// <summary>
-    /// Gets what holds for single methods in place of <see cref="Retry"/> and <see cref="ConfigurePipeline"/>.
+    /// Gets or sets a function that gives the key of a call, from its method and its request (<see langword="null"/> for a call that streams its
+    /// requests): <c>(_, request) =&gt; request is GetNameRequest get ? $"{get.Id}" : null</c>. Calls with the same key go to the same channel while that lives, and
+    /// to the same endpoint, as those of <see cref="PoolingCallInvoker.WithAffinity"/> do, whose key comes first. A call whose key is
+    /// <see langword="null"/> or empty goes anywhere. It is asked once a call, on the thread of the caller; what it throws is thrown by the call.
     /// </summary>
+    /// <value>The default value is <see langword="null"/>.</value>
+    public Func<IMethod, object?, string?>? AffinityKey { get; set; }
+
+    /// <summary>Gets what holds for single methods in place of <see cref="Retry"/> and <see cref="ConfigurePipeline"/>.</summary>
     /// <value>Empty by default.</value>
-    public ICollection<PooledMethodConfig> MethodConfigs { get; } = new Collection<PooledMethodConfig>();
-
-    /// <summary>
-    /// Gets or sets the budget of retries and hedges of the whole pool, so that a server in trouble is not buried under them (gRFC A6). A
-    /// failed attempt that another one could follow takes one token, a call that succeeds gives <c>TokenRatio</c> back, and while no more
-    /// than half of <c>MaxTokens</c> are left no call is sent again. So in the long run there is a retry for each five calls that succeed, and
-    /// a burst of 500 before that. A request that never left costs nothing. Invokers over the same pool share the budget of the first.
-    /// </summary>
-    /// <value>The default value is 1,000 tokens with a ratio of 0.2. At least 1, and at least 0.001. <see langword="null"/> turns it off.</value>
-    public RetryThrottlingPolicy? RetryThrottling { get; set; } = new() { MaxTokens = 1_000, TokenRatio = 0.2 };
+    public IList<PooledMethodConfig> MethodConfigs { get; } = new Collection<PooledMethodConfig>();
 
     /// <summary>
     /// Gets or sets how many bytes of requests a client stream or duplex call keeps for another attempt. One that has written more is
@@ -81,10 +80,6 @@ public sealed class PoolingCallInvokerOptions
     /// <value>The default value is 1 MiB. Zero keeps nothing.</value>
     public long MaxRetryBufferPerCallSize { get; set; } = 1024 * 1024;
 
-    /// <summary>
-    /// Gets or sets how many bytes of requests all calls over the pool keep together. A call for which there is no space is committed.
-    /// Invokers over the same pool share the space of the first. Each request counts for 128 bytes more than it has.
-    /// </summary>
-    /// <value>The default value is 16 MiB. Zero keeps nothing.</value>
-    public long MaxRetryBufferSize { get; set; } = 16 * 1024 * 1024;
+    /// <summary>Whether it has options for a pool that are not those with which this one was made.</summary>
+    internal bool HasOtherPoolThan(ChannelPool pool) => _pool is not null && _pool != pool.State.Options.Given;
 }

@@ -7,6 +7,10 @@ namespace PoolingInvoker;
 /// Puts a pool under a call invoker that exists already: <c>existing.Intercept(new PoolingInterceptor(pooled))</c> makes its calls
 /// through the pool, and no longer on the channel of <c>existing</c>. What was put on it before, such as interceptors, is passed by.
 /// </summary>
+/// <remarks>
+/// It is not for a client of <c>AddGrpcClient</c>: channel options, HTTP handlers and what else is configured below it would be lost. The
+/// <c>AddChannelPool</c> of the package PoolingInvoker.Extensions.DependencyInjection keeps them.
+/// </remarks>
 /// <param name="invoker">The invoker that makes the calls. It stays with who made it.</param>
 public sealed class PoolingInterceptor(PoolingCallInvoker invoker) : Interceptor
 {

@@ -9,7 +9,9 @@ namespace PoolingInvoker.Benchmarks;
 [ThreadingDiagnoser]
 public class LeaseBenchmarks
 {
+    private readonly string[] _keys = [.. Enumerable.Range(0, 10_000).Select(static number => $"session-{number}")];
     private ChannelPool _pool = null!;
+    private uint _next;
 
     [Params(4, 1_000)]
     public int Channels { get; set; }
@@ -25,9 +27,15 @@ public class LeaseBenchmarks
     public void CleanUp() => _pool.Dispose();
 
     [Benchmark]
-    public bool LeaseAndReturn()
+    public bool LeaseAndReturn() => LeaseAndReturn(key: 0);
+
+    /// <summary>The same for a call with a key, from the text of the key on.</summary>
+    [Benchmark]
+    public bool LeaseByKeyAndReturn() => LeaseAndReturn(ChannelAffinity.KeyOf(_keys[_next++ % _keys.Length]));
+
+    private bool LeaseAndReturn(ulong key)
     {
-        var leased = _pool.Picker.TryLease(isStream: false, out var lease);
+        var leased = _pool.Picker.TryLease(new LeaseRequest(LeaseKind.Call, Key: key), out var lease);
         lease!.Return(LeaseOutcome.Answered);
         return leased;
     }

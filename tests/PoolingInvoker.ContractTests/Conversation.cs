@@ -125,7 +125,7 @@ public sealed class Conversation(
                 await _cancellation.CancelAsync();
             }
 
-            await Step("response", () => blocking);
+            await Step("response", () => ResponseAsync(blocking, scenario));
             return;
         }
 
@@ -204,10 +204,7 @@ public sealed class Conversation(
     {
         if (call.Response is not null)
         {
-            // Ended by the caller between the headers and the response, the call on a bare channel ends as one that is disposed or cancelled,
-            // or stumbles over a response that is: which, depends on how far it has come.
-            var endedInBetween = scenario.Dispose == Point.AfterHeaders || scenario.Cancel == Point.AfterHeaders;
-            await Step("response", endedInBetween ? () => EndedByCaller(call.Response) : () => call.Response);
+            await Step("response", () => ResponseAsync(call.Response, scenario));
             return;
         }
 
@@ -290,10 +287,15 @@ public sealed class Conversation(
 
     private string Describe(Status status) => $"{status.StatusCode} '{status.Detail}'{Causes(status.DebugException)}";
 
+    // Ended by the caller between the headers and the response, the call on a bare channel ends as one that is disposed or cancelled,
+    // or stumbles over a response that is: which, depends on how far it has come.
+    private Task<string> ResponseAsync(Task<string> response, Scenario scenario) =>
+        scenario.Dispose == Point.AfterHeaders || scenario.Cancel == Point.AfterHeaders ? EndedByCaller(response) : response;
+
     private async Task<string> EndedByCaller(Task<string> response)
     {
         var exception = await Assert.ThrowsAsync<RpcException>(() => response);
-        return exception is { StatusCode: StatusCode.Cancelled } or { StatusCode: StatusCode.Internal, Status.DebugException: not null }
+        return exception is { StatusCode: StatusCode.Cancelled } or { StatusCode: StatusCode.Internal or StatusCode.Unavailable, Status.DebugException: not null }
             ? "ended by the caller"
             : Describe(exception);
     }

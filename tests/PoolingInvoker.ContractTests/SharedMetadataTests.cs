@@ -53,7 +53,7 @@ public sealed class SharedMetadataTests(ContractServer server) : IClassFixture<C
 
     private PoolingCallInvoker NewPool() => PoolingCallInvoker.ForAddress(
         server.Address,
-        new PoolingCallInvokerOptions { IsIdempotent = static _ => true, RetryThrottling = null, Retry = { Delay = TimeSpan.Zero } });
+        new PoolingCallInvokerOptions { IsIdempotent = static _ => true, Pool = { RetryThrottling = null }, Retry = { Delay = TimeSpan.Zero } });
 
     private static Task<string[]> TenantsOfAsync(CallInvoker invoker, MethodType kind, string ending) => TenantsOfAsync(invoker, kind, ending, Tenants);
 

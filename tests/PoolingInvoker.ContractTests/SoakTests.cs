@@ -22,17 +22,19 @@ public sealed class SoakTests(ContractServer server, ITestOutputHelper output) :
     private static readonly Method<string, string> Duplex = new(MethodType.DuplexStreaming, "contract", "Duplex", Text, Text);
 
     private readonly ConcurrentDictionary<string, int> _ends = new();
-    private readonly ConcurrentQueue<Exception> _unobserved = new();
 
+    // The bare channels of other tests connect through a type of Grpc.Net.Client that those of the pool do without.
     [Fact]
-    public async Task RandomEndings_LeaveNothingBehind()
+    public Task RandomEndings_LeaveNothingBehind() => Unobserved.LeavesNothingUnobservedAsync(
+        LeaveNothingBehindAsync, static exception => exception.ToString().Contains("Grpc.Net.Client.Balancer", StringComparison.Ordinal));
+
+    private async Task LeaveNothingBehindAsync()
     {
         var unary = Setting("SOAK_UNARY", 20_000);
         var streams = Setting("SOAK_STREAMS", 4_000);
         var seed = Setting("SOAK_SEED", Random.Shared.Next());
         output.WriteLine($"seed {seed}");
 
-        TaskScheduler.UnobservedTaskException += OnUnobserved;
         await using var invoker = PoolingCallInvoker.ForAddress(server.Address, new PoolingCallInvokerOptions
         {
             Pool = { MinPoolSize = 2, MaxPoolSize = 8, MaxConcurrentCallsPerChannel = 24 },
@@ -50,18 +52,14 @@ public sealed class SoakTests(ContractServer server, ITestOutputHelper output) :
             return invoker.Pool.GetStatistics() is { CallsInFlight: 0, CallsWaiting: 0 };
         });
         var late = Memory();
-        TaskScheduler.UnobservedTaskException -= OnUnobserved;
 
         var statistics = invoker.Pool.GetStatistics();
         output.WriteLine($"{unary} unary calls and {streams} streams: {string.Join(", ", _ends.OrderByDescending(static end => end.Value).Select(static end => $"{end.Key} {end.Value}"))}");
         output.WriteLine($"{statistics}");
         output.WriteLine($"memory {early / 1024:N0} KiB after a tenth, {late / 1024:N0} KiB at the end");
-        Assert.Empty(_unobserved);
         Assert.InRange(statistics.Channels + statistics.DrainingChannels, 1, 8);
         Assert.True(late - early < 4 * 1024 * 1024, $"The memory grew from {early:N0} to {late:N0} bytes.");
     }
-
-    private void OnUnobserved(object? sender, UnobservedTaskExceptionEventArgs arguments) => _unobserved.Enqueue(arguments.Exception);
 
     private async Task RunAsync(PoolingCallInvoker invoker, int seed, int unary, int streams)
     {

@@ -40,7 +40,7 @@ internal sealed class FaultRow : IAsyncDisposable
     private readonly FaultServer? _server;
     private readonly bool _overPool;
     private readonly List<IAsyncDisposable> _parts = [];
-    private readonly X509Certificate2 _certificate = EndpointServer.NewCertificate(Fault.Host);
+    private readonly X509Certificate2 _certificate = TestCertificate.New(Fault.Host);
     private readonly TaskCompletionSource _strike = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private FaultServer? _victim;
     private int _toCome;

@@ -75,7 +75,7 @@ public sealed class EndpointTests
     [Fact]
     public async Task WithTls_TheCertificateIsThatOfTheName_AndSoIsTheServerName()
     {
-        using var certificate = EndpointServer.NewCertificate("users.test");
+        using var certificate = TestCertificate.New("users.test");
         var servers = await EndpointServer.StartSeveralAsync(2, certificate);
         var port = servers[0].EndPoint.Port;
         using var policy = new AddressChannelPolicy(new Uri($"dns:///users.test:{port}"), Options(Trusting(certificate), static options => options.Credentials = ChannelCredentials.SecureSsl));
@@ -94,7 +94,7 @@ public sealed class EndpointTests
     [Fact]
     public async Task WithTls_ACertificateForAnotherName_IsRefused()
     {
-        using var certificate = EndpointServer.NewCertificate("others.test");
+        using var certificate = TestCertificate.New("others.test");
         await using var server = await EndpointServer.StartAsync("127.0.0.3", certificate: certificate);
         using var policy = new AddressChannelPolicy(new Uri("https://users.test"), Options(Trusting(certificate)), pins: true);
         using var channel = policy.Create(new ChannelEndpoint(server.EndPoint)).Channel;
@@ -125,7 +125,7 @@ public sealed class EndpointTests
     [Fact]
     public async Task CallCredentials_AreAskedForTheService_AsByABareChannel()
     {
-        using var certificate = EndpointServer.NewCertificate("users.test");
+        using var certificate = TestCertificate.New("users.test");
         await using var server = await EndpointServer.StartAsync("127.0.0.2", certificate: certificate);
         List<string> urls = [];
         var credentials = ChannelCredentials.Create(ChannelCredentials.SecureSsl, CallCredentials.FromInterceptor((context, _) =>
@@ -327,7 +327,7 @@ public sealed class EndpointTests
     [Fact]
     public async Task AServiceWithTls_IsFound()
     {
-        using var certificate = EndpointServer.NewCertificate("users");
+        using var certificate = TestCertificate.New("users");
         await using var server = await EndpointServer.StartAsync("127.0.0.3", certificate: certificate);
         var configuration = new ConfigurationBuilder().AddInMemoryCollection(new Dictionary<string, string?> { ["services:users:https:0"] = $"https://{server.EndPoint}" }).Build();
         await using var services = new ServiceCollection().AddSingleton<IConfiguration>(configuration).AddServiceDiscovery().BuildServiceProvider();

@@ -1,6 +1,7 @@
 using Grpc.Core;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 using PoolingInvoker.Protos;
+using PoolingInvoker.Testing;
 
 namespace PoolingInvoker.FunctionalTests;
 
@@ -48,7 +49,7 @@ public sealed class HandshakeTests(ITestOutputHelper output)
 
     private static async Task<(int Connections, long Retries, Outcome[] Ends)> RunAsync(bool overPool, string what, bool atATime)
     {
-        using var certificate = EndpointServer.NewCertificate("localhost");
+        using var certificate = TestCertificate.New("localhost");
         await using var plain = what == "no ALPN" ? null : await HttpServer.StartAsync(static context => HttpServer.ReplyAsync(context, []), new HttpServer.Setup
         {
             Certificate = what.Contains("certificate", StringComparison.Ordinal) || what.EndsWith("TLS", StringComparison.Ordinal) ? certificate : null,

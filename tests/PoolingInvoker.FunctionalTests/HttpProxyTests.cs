@@ -20,7 +20,7 @@ public sealed class HttpProxyTests(ITestOutputHelper output)
     [InlineData(true)]
     public async Task WithTls_TheProxyIsAskedForTheAddress(bool overPool)
     {
-        using var certificate = EndpointServer.NewCertificate("localhost");
+        using var certificate = TestCertificate.New("localhost");
         await using var server = await EndpointServer.StartAsync("127.0.0.1", certificate: certificate);
         await using var proxy = new ConnectProxy();
         var address = new Uri($"https://localhost:{server.EndPoint.Port}");
@@ -40,7 +40,7 @@ public sealed class HttpProxyTests(ITestOutputHelper output)
     [Fact]
     public async Task OfAList_TheProxyIsAskedForEachAddress()
     {
-        using var certificate = EndpointServer.NewCertificate("localhost");
+        using var certificate = TestCertificate.New("localhost");
         await using var one = await EndpointServer.StartAsync("127.0.0.1", certificate: certificate);
         await using var two = await EndpointServer.StartAsync("127.0.0.1", certificate: certificate);
         await using var proxy = new ConnectProxy();
@@ -66,7 +66,7 @@ public sealed class HttpProxyTests(ITestOutputHelper output)
     [Fact]
     public async Task OfANameWithEndpoints_TheProxyIsAskedForTheEndpoint_AndAllElseIsByTheName()
     {
-        using var certificate = EndpointServer.NewCertificate("users.test");
+        using var certificate = TestCertificate.New("users.test");
         var servers = await EndpointServer.StartSeveralAsync(2, certificate);
         var port = servers[0].EndPoint.Port;
         await using var proxy = new ConnectProxy();
@@ -111,7 +111,7 @@ public sealed class HttpProxyTests(ITestOutputHelper output)
     [Fact]
     public async Task WithoutAProxy_AChannelOfHttp11GoesToItsEndpoint_ByTheName()
     {
-        using var certificate = EndpointServer.NewCertificate("users.test");
+        using var certificate = TestCertificate.New("users.test");
         await using var server = await EndpointServer.StartAsync("127.0.0.9", certificate: certificate);
         var options = new ChannelPoolOptions { ConfigureChannel = static channel => channel.HttpVersion = HttpVersion.Version11 };
         using var policy = new AddressChannelPolicy(new Uri($"https://users.test:{server.EndPoint.Port}"), options, pins: true);
@@ -123,7 +123,7 @@ public sealed class HttpProxyTests(ITestOutputHelper output)
     [Fact]
     public async Task TheProxyResolvesANameThatOnlyItKnows()
     {
-        using var certificate = EndpointServer.NewCertificate("users.invalid");
+        using var certificate = TestCertificate.New("users.invalid");
         await using var server = await EndpointServer.StartAsync("127.0.0.1", certificate: certificate);
         await using var proxy = new ConnectProxy { Target = server.EndPoint };
         await using var client = TestClient.Create(overPool: true, new Uri("https://users.invalid"), Through(proxy, certificate));
@@ -137,7 +137,7 @@ public sealed class HttpProxyTests(ITestOutputHelper output)
     [InlineData("by default")]
     public async Task CredentialsForTheProxy_AreSentWhenItAsks(string which)
     {
-        using var certificate = EndpointServer.NewCertificate("localhost");
+        using var certificate = TestCertificate.New("localhost");
         await using var server = await EndpointServer.StartAsync("127.0.0.1", certificate: certificate);
         await using var proxy = new ConnectProxy { Credentials = "ann:secret" };
         await using var client = TestClient.Create(overPool: true, new Uri($"https://localhost:{server.EndPoint.Port}"), handler =>
@@ -190,7 +190,7 @@ public sealed class HttpProxyTests(ITestOutputHelper output)
     [Fact]
     public async Task TheProxyOfTheEnvironment_IsUsed()
     {
-        using var certificate = EndpointServer.NewCertificate("localhost");
+        using var certificate = TestCertificate.New("localhost");
         await using var server = await EndpointServer.StartAsync("127.0.0.1", certificate: certificate);
         await using var proxy = new ConnectProxy();
         var authority = $"localhost:{server.EndPoint.Port}";

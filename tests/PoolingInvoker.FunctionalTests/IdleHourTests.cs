@@ -29,7 +29,7 @@ public sealed class IdleHourTests
             {
                 MinPoolSize = min,
                 MaxConcurrentCallsPerChannel = 10,
-                PrimeAsync = primes ? PrimeAsync : null,
+                PrimeCallback = primes ? PrimeCallback : null,
                 TimeProvider = time,
             },
         });
@@ -64,7 +64,7 @@ public sealed class IdleHourTests
             AssertPrimed();
         }
 
-        async Task PrimeAsync(CallInvoker channel, CancellationToken cancellationToken)
+        async Task PrimeCallback(CallInvoker channel, CancellationToken cancellationToken)
         {
             await new User.UserClient(channel).GetNameAsync(new GetNameRequest(), cancellationToken: cancellationToken);
             Assert.True(primed.TryAdd(channel, true), "A channel was primed twice.");

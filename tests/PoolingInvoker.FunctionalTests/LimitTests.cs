@@ -57,6 +57,21 @@ public sealed class LimitTests
     }
 
     [Fact]
+    public async Task AColdPool_BelowAHandlerOfTheUsers_KeepsTheLimit()
+    {
+        await using var server = new RawServer(maxStreams: Limit) { Holds = true };
+        await using var invoker = NewInvoker(server, static pool => pool.ConfigureChannel = static options => options.HttpHandler = new PassingHandler(options.HttpHandler!));
+        var calls = Call(invoker, 4 * Limit);
+        await Waiting.Until(() => server.Connections.Sum(static connection => connection.Open) == 4 * Limit);
+        foreach (var connection in server.Connections)
+        {
+            await connection.AnswerAsync();
+        }
+
+        await Task.WhenAll(calls).Soon();
+    }
+
+    [Fact]
     public async Task AServerThatAnnouncesNothing_SetsNoLimit()
     {
         await using var server = new RawServer(maxStreams: null) { Holds = true };
@@ -193,11 +208,11 @@ public sealed class LimitTests
         await server.Connections[0].GoAwayAsync();
         await Waiting.Until(() => invoker.Pool.GetStatistics().Channels == 1);
         await Waiting.Until(() => events.Count(static one => one.Kind == ChannelPoolEventKind.Closed) == 1);
-        Assert.Contains("GOAWAY", Assert.Single(events, static one => one.Kind == ChannelPoolEventKind.Retired).Reason, StringComparison.Ordinal);
+        Assert.Contains("GOAWAY", Assert.Single(events, static one => one.Kind == ChannelPoolEventKind.Retired).Message, StringComparison.Ordinal);
 
         await server.Connections[1].GoAwayAsync();
         await Waiting.Until(() => events.Count(static one => one.Kind == ChannelPoolEventKind.Closed) == 2);
-        Assert.Contains("GOAWAY", Assert.Single(events, static one => one.Kind == ChannelPoolEventKind.Replaced).Reason, StringComparison.Ordinal);
+        Assert.Contains("GOAWAY", Assert.Single(events, static one => one.Kind == ChannelPoolEventKind.Replaced).Message, StringComparison.Ordinal);
         Assert.Equal(1, invoker.Pool.GetStatistics().Channels);
         server.Holds = false;
         await Task.WhenAll(Call(invoker, 1)).Soon();
@@ -214,6 +229,8 @@ public sealed class LimitTests
     // Calls that are not sent twice.
     private static List<Task> Call(PoolingCallInvoker invoker, int count) =>
         [.. Enumerable.Range(0, count).Select(_ => new User.UserClient(invoker).RenameAsync(new RenameRequest()).ResponseAsync)];
+
+    private sealed class PassingHandler(HttpMessageHandler inner) : DelegatingHandler(inner);
 
     private sealed class Policy : Microsoft.Extensions.ObjectPool.IPooledObjectPolicy<GrpcChannel>
     {

@@ -16,7 +16,7 @@ public sealed class PrimeTests
         var time = new FakeTimeProvider(TimeProvider.System.GetUtcNow());
         using var pool = ChannelPool.ForAddress(server.Address, new ChannelPoolOptions
         {
-            PrimeAsync = async (invoker, cancellationToken) =>
+            PrimeCallback = async (invoker, cancellationToken) =>
             {
                 await new User.UserClient(invoker).GetNameAsync(new GetNameRequest(), cancellationToken: cancellationToken);
                 Interlocked.Increment(ref primed);

@@ -12,6 +12,7 @@ public sealed class ServerProcess : IAsyncDisposable
     private readonly string _journal;
     private readonly IReadOnlyList<string> _within;
     private Process _process;
+    private bool _isKilled;
 
     private ServerProcess(string name, string journal, IReadOnlyList<string> within, Process process, Uri address)
     {
@@ -50,10 +51,14 @@ public sealed class ServerProcess : IAsyncDisposable
         _process.Kill();
         await _process.WaitForExitAsync().Soon();
         _process.Dispose();
+        _isKilled = true;
     }
 
-    public async Task RestartAsync() =>
+    public async Task RestartAsync()
+    {
         (_process, _) = await StartAsync(_name, new IPEndPoint(IPAddress.Parse(Address.Host), Address.Port), _journal, _within);
+        _isKilled = false;
+    }
 
     /// <summary>Has the process stand still (SIGSTOP): its sockets stay open, and nothing answers.</summary>
     public Task StopAsync() => SignalAsync("STOP");
@@ -69,7 +74,7 @@ public sealed class ServerProcess : IAsyncDisposable
 
     public async ValueTask DisposeAsync()
     {
-        await KillAsync();
+        await (_isKilled ? Task.CompletedTask : KillAsync());
         File.Delete(_journal);
     }
 

@@ -234,7 +234,7 @@ public sealed class SilentChannelTests(ITestOutputHelper output) : IAsyncLifetim
     public async Task AProbeOfTheUsersOwn_IsAskedInPlaceOfThePing()
     {
         var asked = 0;
-        await using var invoker = NewInvoker(options => options.Probe = async (probed, cancellationToken) =>
+        await using var invoker = NewInvoker(options => options.ProbeCallback = async (probed, cancellationToken) =>
         {
             Interlocked.Increment(ref asked);
             await new User.UserClient(probed).GetProfileAsync(new GetProfileRequest(), cancellationToken: cancellationToken);

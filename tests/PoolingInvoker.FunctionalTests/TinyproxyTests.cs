@@ -12,7 +12,7 @@ public sealed class TinyproxyTests
     [Fact]
     public async Task CallsGoThroughIt_OnOneConnectionAChannel()
     {
-        using var certificate = EndpointServer.NewCertificate("localhost");
+        using var certificate = TestCertificate.New("localhost");
         await using var server = await EndpointServer.StartAsync("127.0.0.1", certificate: certificate);
         var log = new ConcurrentQueue<string>();
         await using var proxy = await TinyproxyProcess.StartAsync("ann", "secret", log.Enqueue);

@@ -68,7 +68,7 @@ public sealed class UsersTransportTests(ITestOutputHelper output)
 
         async Task<(string Statuses, string Cause, int Connections, int Wrapped)> RunAsync(bool overPool, bool withTls)
         {
-            using var certificate = EndpointServer.NewCertificate("localhost");
+            using var certificate = TestCertificate.New("localhost");
             await using var server = await EndpointServer.StartAsync("127.0.0.1", certificate: withTls ? certificate : null);
             var wrapper = new Wrapper();
             await using var client = TestClient.Create(overPool, new Uri($"{(withTls ? "https" : "http")}://localhost:{server.EndPoint.Port}"), handler =>
@@ -110,8 +110,8 @@ public sealed class UsersTransportTests(ITestOutputHelper output)
 
         async Task<(Outcome End, string Seen, int Connections)> RunAsync(bool overPool)
         {
-            using var certificate = EndpointServer.NewCertificate("localhost");
-            using var own = EndpointServer.NewCertificate("client.test");
+            using var certificate = TestCertificate.New("localhost");
+            using var own = TestCertificate.New("client.test");
             var seen = new ConcurrentQueue<string>();
             await using var server = await HttpServer.StartAsync(
                 context =>
@@ -155,7 +155,7 @@ public sealed class UsersTransportTests(ITestOutputHelper output)
 
         async Task<string> RunAsync(bool overPool)
         {
-            using var certificate = EndpointServer.NewCertificate("localhost");
+            using var certificate = TestCertificate.New("localhost");
             await using var server = await EndpointServer.StartAsync("127.0.0.1", certificate: certificate);
             string? host = null;
             await using var client = TestClient.Create(

@@ -21,7 +21,7 @@ server.MapGrpcService<RefusingUserService>();
 await server.StartAsync();
 
 // All but ImportNames are idempotent by their .proto.
-var import = new PooledMethodConfig { IsIdempotent = true };
+var import = new PooledMethodConfig { Idempotent = true };
 import.Names.Add(new MethodName { Service = "user.v1.User", Method = "ImportNames" });
 var options = new PoolingCallInvokerOptions { MethodConfigs = { import } };
 await using var invoker = PoolingCallInvoker.ForAddress(server.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.Single(), options);

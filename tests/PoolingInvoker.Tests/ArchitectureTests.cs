@@ -9,7 +9,7 @@ public sealed partial class ArchitectureTests
     private static readonly string Library = Path.Combine(Path.GetDirectoryName(ThisFile())!, "..", "..", "src", "PoolingInvoker");
 
     // Of the root, the options and what is told of the pool are data that everybody may know.
-    private static readonly string[] Data = ["ChannelPoolOptions", "ChannelPoolStatistics", "ChannelPoolEvent", "ChannelPoolEventKind", "PooledChannelState", "PooledChannelSnapshot", "ConnectionFact", "PoolingCallInvokerOptions", "ChannelRetryStrategyOptions", "ChannelHedgingStrategyOptions", "PooledMethodConfig"];
+    private static readonly string[] Data = ["ChannelAddress", "ChannelPoolOptions", "ChannelPoolStatistics", "ChannelPoolEvent", "ChannelPoolEventKind", "ChannelPoolEventReason", "ChannelPoolExhaustedException", "PooledChannelState", "PooledChannelSnapshot", "ConnectionFact", "PoolingCallInvokerOptions", "ChannelRetryStrategyOptions", "ChannelHedgingStrategyOptions", "PooledMethodConfig"];
 
     [Theory]
     [InlineData("Diagnostics", "Calls", "Pool", "Resilience", "")]

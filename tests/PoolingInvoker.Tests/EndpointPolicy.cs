@@ -37,11 +37,6 @@ internal sealed class EndpointPolicy(TimeProvider time) : IChannelFactory
         return (channel, null);
     }
 
-    public void Dispose()
-    {
-        // There is nothing to close.
-    }
-
     public Task ConnectAsync(CallInvoker invoker, CancellationToken cancellationToken)
     {
         var endpoint = _made!;

@@ -1,5 +1,8 @@
+using System.Net.Sockets;
 using Grpc.Core;
 using Grpc.Net.Client;
+using Grpc.Net.Client.Configuration;
+using Polly;
 using PoolingInvoker.Protos;
 using PoolingInvoker.Testing;
 
@@ -44,6 +47,8 @@ public sealed class OptionsTests
         { "MinPoolSize is -1. It must be at least 0.", static options => options.MinPoolSize = -1 },
         { "MinPoolSize (5) is larger than MaxPoolSize (4). Lower the one or raise the other.", static options => (options.MinPoolSize, options.MaxPoolSize) = (5, 4) },
         { "MaxConcurrentCallsPerChannel is 0. It must be at least 1, or null for the default.", static options => options.MaxConcurrentCallsPerChannel = 0 },
+        { "AffinityLoadFactor is 0.9. It must be at least 1, or double.PositiveInfinity to keep calls with a key together whatever their number.", static options => options.AffinityLoadFactor = 0.9 },
+        { "AffinityLoadFactor is NaN. It must be at least 1, or double.PositiveInfinity to keep calls with a key together whatever their number.", static options => options.AffinityLoadFactor = double.NaN },
         { "MaxCallsWaiting is -1. It must be at least 0.", static options => options.MaxCallsWaiting = -1 },
         { "AcquireTimeout is -00:00:01. It must be from zero to 24.20:31:23.6470000, or Timeout.InfiniteTimeSpan to wait without limit.", static options => options.AcquireTimeout = TimeSpan.FromSeconds(-1) },
         { "AcquireTimeout is 25.00:00:00. It must be from zero to 24.20:31:23.6470000, or Timeout.InfiniteTimeSpan to wait without limit.", static options => options.AcquireTimeout = TimeSpan.FromDays(25) },
@@ -51,6 +56,7 @@ public sealed class OptionsTests
         { "PooledChannelLifetime is 00:00:00. It must be positive, or Timeout.InfiniteTimeSpan to turn it off.", static options => options.PooledChannelLifetime = TimeSpan.Zero },
         { "PooledChannelIdleTimeout is -00:00:01. It must be positive, or Timeout.InfiniteTimeSpan to turn it off.", static options => options.PooledChannelIdleTimeout = TimeSpan.FromSeconds(-1) },
         { "LeakDetectionThreshold is -00:00:01. It must be positive, or zero to turn leak detection off.", static options => options.LeakDetectionThreshold = TimeSpan.FromSeconds(-1) },
+        { "MaxRetryBufferSize is -1. It must be at least 0.", static options => options.MaxRetryBufferSize = -1 },
         { "TimeProvider is null. Leave it at TimeProvider.System for the clock of the machine.", static options => options.TimeProvider = null! },
     };
 
@@ -64,14 +70,79 @@ public sealed class OptionsTests
         Assert.Equal(message, Assert.Throws<ArgumentException>(() => new ChannelPool(new StubPolicy(), options)).Message);
     }
 
-    [Fact]
-    public void ARetryThatPollyDoesNotTake()
+    public static TheoryData<string, Action<ChannelRetryStrategyOptions>> BadRetries { get; } = new()
     {
-        var options = new PoolingCallInvokerOptions { Retry = { MaxRetryAttempts = -1 } };
-        var exception = Assert.ThrowsAny<Exception>(() => PoolingCallInvoker.ForAddress("http://users:5000", options));
-        Assert.Contains("MaxRetryAttempts", exception.Message, StringComparison.Ordinal);
+        { "Retry.MaxRetryAttempts is -1. It must be at least 0, which turns the retry off.", static retry => retry.MaxRetryAttempts = -1 },
+        { "Retry.BackoffType is 7, which is none. Leave it as it is for Exponential.", static retry => retry.BackoffType = (DelayBackoffType)7 },
+        { "Retry.Delay is -00:00:01. It must be from 0 to 1 day.", static retry => retry.Delay = TimeSpan.FromSeconds(-1) },
+        { "Retry.Delay is 2.00:00:00. It must be from 0 to 1 day.", static retry => retry.Delay = TimeSpan.FromDays(2) },
+        { "Retry.MaxDelay is -00:00:01. It must be from 0 to 1 day, or null for no bound.", static retry => retry.MaxDelay = TimeSpan.FromSeconds(-1) },
+        { "Retry.MaxDelay is 2.00:00:00. It must be from 0 to 1 day, or null for no bound.", static retry => retry.MaxDelay = TimeSpan.FromDays(2) },
+        { "Retry.Randomizer is null. Leave it as it is for random jitter.", static retry => retry.Randomizer = null! },
+        { "Retry.ShouldHandle is null. Leave it as it is for the preset.", static retry => retry.ShouldHandle = null! },
+    };
+
+    [Theory]
+    [MemberData(nameof(BadRetries), DisableDiscoveryEnumeration = true)]
+    public void ARetryThatPollyDoesNotTake(string message, Action<ChannelRetryStrategyOptions> spoil)
+    {
+        var options = new PoolingCallInvokerOptions();
+        spoil(options.Retry);
+        Assert.StartsWith(message, Assert.Throws<ArgumentException>(() => PoolingCallInvoker.ForAddress("http://users:5000", options)).Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("dns:///users:5000")]
+    [InlineData("https+http://users")]
+    public void AnAddressOfAList_WithAnotherScheme_PointsToForAddress(string address) => Assert.Equal(
+        $"The address '{address}' has no scheme that the pool can dial. It must begin with 'http://' or 'https://', as in 'http://users:5000'; ForAddress takes 'dns:///', too. (Parameter 'address')",
+        Assert.Throws<ArgumentException>(() => PoolingCallInvoker.ForAddresses([address])).Message);
+
+    [Fact]
+    public void AMistakeInAMethodConfig_SaysOfWhichOne()
+    {
+        static string MistakeOf(PooledMethodConfig config) =>
+            Assert.Throws<ArgumentException>(() => PoolingCallInvoker.ForAddress("http://users:5000", new PoolingCallInvokerOptions { MethodConfigs = { config } })).Message;
+        var name = new MethodName { Service = "user.v1.User", Method = "GetName" };
+        Assert.StartsWith(
+            "MethodConfigs[user.v1.User/GetName]: Retry.MaxRetryAttempts is -1. It must be at least 0",
+            MistakeOf(new PooledMethodConfig { Names = { name }, Retry = new ChannelRetryStrategyOptions { MaxRetryAttempts = -1 } }),
+            StringComparison.Ordinal);
+        Assert.StartsWith(
+            "MethodConfigs[user.v1.User/GetName, user.v1.User/]: Hedging.MaxHedgedAttempts is 11.",
+            MistakeOf(new PooledMethodConfig { Names = { name, new MethodName { Service = "user.v1.User" } }, Hedging = new ChannelHedgingStrategyOptions { MaxHedgedAttempts = 11 } }),
+            StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void APartThatIsMissing()
+    {
         Assert.Contains("Retry is null", Assert.Throws<ArgumentException>(() => PoolingCallInvoker.ForAddress("http://users:5000", new PoolingCallInvokerOptions { Retry = null! })).Message, StringComparison.Ordinal);
         Assert.Contains("Pool is null", Assert.Throws<ArgumentException>(() => PoolingCallInvoker.ForAddress("http://users:5000", new PoolingCallInvokerOptions { Pool = null! })).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void APipelineOfOnesOwn_NeedsNoRetry()
+    {
+        using var invoker = PoolingCallInvoker.ForAddress("http://users:5000", new PoolingCallInvokerOptions { Retry = null!, ConfigurePipeline = static _ => { } });
+    }
+
+    /// <summary>A retry of which each number is at the end of its range: Polly takes it when it is first needed.</summary>
+    [Theory]
+    [InlineData(0, 0)]
+    [InlineData(1, int.MaxValue)]
+    public async Task ARetryAtTheEndsOfItsRanges_IsTakenByPolly(int days, int attempts)
+    {
+        var options = new PoolingCallInvokerOptions
+        {
+            Retry = { Delay = TimeSpan.FromDays(days), MaxDelay = TimeSpan.FromDays(days), MaxRetryAttempts = Math.Max(1, attempts), Randomizer = static () => 0.5 },
+            IsIdempotent = static _ => true,
+            Pool = { ConfigureHandler = static handler => handler.ConnectCallback = static (_, _) => throw new SocketException((int)SocketError.ConnectionRefused) },
+        };
+        await using var invoker = PoolingCallInvoker.ForAddress("http://users:5000", options);
+        var exception = await Assert.ThrowsAsync<RpcException>(async () =>
+            await new User.UserClient(invoker).GetNameAsync(new GetNameRequest(), deadline: DateTime.UtcNow.AddSeconds(10)));
+        Assert.Equal(StatusCode.Unavailable, exception.StatusCode);
     }
 
     [Fact]
@@ -167,6 +238,37 @@ public sealed class OptionsTests
         }
 
         Assert.True(pool.TryAcquire(out _));
+    }
+
+    [Fact]
+    public void OptionsForAPoolThatExistsAlready_AreAnError_UnlessTheyAreItsOwn()
+    {
+        var options = new PoolingCallInvokerOptions { Pool = { MaxPoolSize = 2 } };
+        using var pool = new ChannelPool(new StubPolicy(), options.Pool);
+        Assert.Same(pool, new PoolingCallInvoker(pool, options).Pool);
+        var exception = Assert.Throws<ArgumentException>(() => new PoolingCallInvoker(pool, new PoolingCallInvokerOptions { Pool = { RetryThrottling = null } }));
+        Assert.Equal("Pool is set, but the pool exists already, with the options that it was made with. Set them where it is made. (Parameter 'options')", exception.Message);
+        Assert.Throws<ArgumentException>(() => new PoolingCallInvoker(pool, new PoolingCallInvokerOptions { Pool = new ChannelPoolOptions() }));
+    }
+
+    [Fact]
+    public void AName_IsInTheLogAndInEvents_AndIsTheTargetByDefault()
+    {
+        using var log = new RecordingLoggerFactory();
+        var told = new List<ChannelPoolEvent>();
+        var options = new ChannelPoolOptions { Name = "users", LoggerFactory = log, OnEvent = told.Add, Queue = InlineWork.Queue };
+        using (var pool = ChannelPool.ForAddress("http://localhost:5000", options))
+        {
+            Assert.True(pool.TryAcquire(out var lease));
+            lease.Dispose();
+            Assert.Equal("users", pool.Name);
+        }
+
+        Assert.Equal(["users", "users"], told.Select(static one => one.PoolName));
+        Assert.NotEmpty(log.Entries);
+        Assert.All(log.Entries, static entry => Assert.StartsWith("users: ", entry.Message, StringComparison.Ordinal));
+        using var other = ChannelPool.ForAddress("http://localhost:5000");
+        Assert.Equal("localhost:5000", other.Name);
     }
 
     [Fact]

@@ -12,7 +12,7 @@ namespace PoolingInvoker.Tests;
 
 /// <summary>
 /// What answers below the channels of a test: one HTTP exchange after another, as the test scripts them. It is also the policy that
-/// makes the channels, each over a handler of its own, which cannot tell its state.
+/// makes the channels, each over a handler of its own, which cannot tell its state. Like a real handler it wants no context of a caller.
 /// </summary>
 internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
 {
@@ -39,7 +39,7 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
     /// <summary>Nothing before <paramref name="until"/>, and then these messages.</summary>
     public ScriptedServer ThenReplyAfter(Task until, params IMessage[] messages) => Then(async token =>
     {
-        await until.WaitAsync(token);
+        await until.WaitAsync(token).ConfigureAwait(false);
         return Reply(messages);
     });
 
@@ -47,7 +47,7 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
     public ScriptedServer ThenReplyAfterRequests(params IMessage[] messages) => Then(
         async (sending, _) =>
         {
-            await sending;
+            await sending.ConfigureAwait(false);
             return Reply(messages);
         },
         Task.CompletedTask);
@@ -62,10 +62,10 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
 
             async Task WriteAsync(PipeWriter writer)
             {
-                await writer.WriteAsync(Frames([before]), CancellationToken.None);
-                await pause;
-                await writer.WriteAsync(Frames([after]), CancellationToken.None);
-                await writer.CompleteAsync();
+                await writer.WriteAsync(Frames([before]), CancellationToken.None).ConfigureAwait(false);
+                await pause.ConfigureAwait(false);
+                await writer.WriteAsync(Frames([after]), CancellationToken.None).ConfigureAwait(false);
+                await writer.CompleteAsync().ConfigureAwait(false);
             }
         },
         takesRequests ? Task.CompletedTask : pause);
@@ -86,7 +86,7 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
     /// <summary>A status after <paramref name="until"/>.</summary>
     public ScriptedServer ThenStatusAfter(Task until, StatusCode status, params (string Name, string Value)[] trailers) => Then(async token =>
     {
-        await until.WaitAsync(token);
+        await until.WaitAsync(token).ConfigureAwait(false);
         return TrailersOnly(status, trailers);
     });
 
@@ -114,7 +114,7 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
     public ScriptedServer ThenBreakWhen(Task when, Exception? failure = null, Func<int, Task>? taken = null) => Then(
         async (_, token) =>
         {
-            await when.WaitAsync(token);
+            await when.WaitAsync(token).ConfigureAwait(false);
             throw failure ?? Broken();
         },
         taken ?? (static _ => Task.CompletedTask));
@@ -123,7 +123,7 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
     public ScriptedServer ThenReplyAfter(Task until, Func<int, Task> taken, params IMessage[] messages) => Then(
         async (_, token) =>
         {
-            await until.WaitAsync(token);
+            await until.WaitAsync(token).ConfigureAwait(false);
             return Reply(messages);
         },
         taken);
@@ -141,7 +141,7 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
     public ScriptedServer ThenBreakUnderTheWriter(Task until) => Then(
         async (_, token) =>
         {
-            await until.WaitAsync(token);
+            await until.WaitAsync(token).ConfigureAwait(false);
             throw Broken();
         },
         Task.FromException(new IOException("broken")));
@@ -169,7 +169,7 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
 
     private static async Task<HttpResponseMessage> NoResponse(Task sending, CancellationToken cancellationToken)
     {
-        await Task.Delay(Timeout.InfiniteTimeSpan, TimeProvider.System, cancellationToken);
+        await Task.Delay(Timeout.InfiniteTimeSpan, TimeProvider.System, cancellationToken).ConfigureAwait(false);
         throw new InvalidOperationException();
     }
 
@@ -240,7 +240,7 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
             var sending = SendBodyAsync(request.Content!, new Connection(exchange.Taken, sent), sent, cancellationToken);
             try
             {
-                return await exchange.Answer(sending, cancellationToken);
+                return await exchange.Answer(sending, cancellationToken).ConfigureAwait(false);
             }
             finally
             {
@@ -250,7 +250,7 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
 
         private static async Task SendBodyAsync(HttpContent content, Connection connection, SentRequest sent, CancellationToken cancellationToken)
         {
-            await content.CopyToAsync(connection, cancellationToken);
+            await content.CopyToAsync(connection, cancellationToken).ConfigureAwait(false);
             sent.Complete();
         }
     }
@@ -259,7 +259,7 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
     {
         public override async ValueTask WriteAsync(ReadOnlyMemory<byte> buffer, CancellationToken cancellationToken = default)
         {
-            await taken(sent.Begin()).WaitAsync(cancellationToken);
+            await taken(sent.Begin()).WaitAsync(cancellationToken).ConfigureAwait(false);
             sent.Add(buffer.Span);
         }
     }
@@ -276,6 +276,6 @@ internal sealed class ScriptedServer : IPooledObjectPolicy<GrpcChannel>
     private sealed class BreakingStream(byte[] content) : MemoryStream(content)
     {
         public override async ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken = default) =>
-            await base.ReadAsync(buffer, cancellationToken) is var read && (read > 0 || buffer.Length == 0) ? read : throw new HttpIOException(HttpRequestError.ResponseEnded);
+            await base.ReadAsync(buffer, cancellationToken).ConfigureAwait(false) is var read && (read > 0 || buffer.Length == 0) ? read : throw new HttpIOException(HttpRequestError.ResponseEnded);
     }
 }

@@ -6,12 +6,13 @@ namespace PoolingInvoker.Demo.Servers;
 
 /// <summary>
 /// A load balancer as they stand before many servers: it spreads connections, in turn, and knows nothing of the calls on them.
-/// A backend that does not take a connection is passed over.
+/// A backend that does not take a connection is passed over. The way to each can be blocked: connections stand, and nothing comes through them, as
+/// with a server that hangs or a network that drops all packets.
 /// </summary>
 public sealed class L4Balancer : IAsyncDisposable
 {
     private readonly TcpListener _listener = new(IPAddress.Loopback, 0);
-    private readonly DnsEndPoint[] _backends;
+    private volatile Backend[] _backends;
     private readonly ConcurrentDictionary<Socket, byte> _sockets = new();
     private readonly Task _accepting;
     private int _next;
@@ -20,7 +21,7 @@ public sealed class L4Balancer : IAsyncDisposable
 
     public L4Balancer(params IEnumerable<Uri> backends)
     {
-        _backends = [.. backends.Select(static backend => new DnsEndPoint(backend.IdnHost, backend.Port))];
+        _backends = [.. backends.Select(static backend => new Backend(backend))];
         _listener.Start(512);
         Address = new Uri($"http://127.0.0.1:{((IPEndPoint)_listener.LocalEndpoint).Port}");
         _accepting = AcceptAsync();
@@ -33,8 +34,20 @@ public sealed class L4Balancer : IAsyncDisposable
 
     public int PeakConnections => Volatile.Read(ref _peakConnections);
 
+    /// <summary>Spreads connections over one more.</summary>
+    public void Add(Uri backend) => _backends = [.. _backends, new Backend(backend)];
+
+    /// <summary>Lets nothing through to a backend, and nothing from it.</summary>
+    public void Block(Uri backend) => Find(backend).Block();
+
+    /// <summary>Lets through what has waited, and all that follows.</summary>
+    public void Unblock(Uri backend) => Find(backend).Unblock();
+
+    public bool IsBlocked(Uri backend) => Find(backend).IsBlocked;
+
     public async ValueTask DisposeAsync()
     {
+        Array.ForEach(_backends, static backend => backend.Unblock());
         _listener.Dispose();
         await _accepting;
         foreach (var socket in _sockets.Keys)
@@ -63,8 +76,9 @@ public sealed class L4Balancer : IAsyncDisposable
         using (client)
         {
             client.NoDelay = true;
-            using var backend = await ConnectAsync();
-            if (backend is null)
+            var (to, backend) = await ConnectAsync();
+            using var socket = backend;
+            if (to is null || backend is null)
             {
                 client.LingerState = new LingerOption(enable: true, seconds: 0); // a reset, as from a balancer without a backend
                 return;
@@ -76,8 +90,8 @@ public sealed class L4Balancer : IAsyncDisposable
             await using (var clientStream = new NetworkStream(client))
             await using (var backendStream = new NetworkStream(backend))
             {
-                var up = clientStream.CopyToAsync(backendStream);
-                var down = backendStream.CopyToAsync(clientStream);
+                var up = to.PassAsync(clientStream, backendStream);
+                var down = to.PassAsync(backendStream, clientStream);
                 await Task.WhenAny(up, down);
 
                 // One side has gone: so does the other.
@@ -92,15 +106,17 @@ public sealed class L4Balancer : IAsyncDisposable
         }
     }
 
-    private async Task<Socket?> ConnectAsync()
+    private async Task<(Backend? To, Socket? Socket)> ConnectAsync()
     {
-        for (var tried = 0; tried < _backends.Length; tried++)
+        var backends = _backends;
+        for (var tried = 0; tried < backends.Length; tried++)
         {
             var backend = new Socket(SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
             try
             {
-                await backend.ConnectAsync(_backends[(uint)Interlocked.Increment(ref _next) % _backends.Length]);
-                return backend;
+                var to = backends[(uint)Interlocked.Increment(ref _next) % backends.Length];
+                await backend.ConnectAsync(to.EndPoint);
+                return (to, backend);
             }
             catch (SocketException)
             {
@@ -108,8 +124,11 @@ public sealed class L4Balancer : IAsyncDisposable
             }
         }
 
-        return null;
+        return (null, null);
     }
+
+    private Backend Find(Uri address) => Array.Find(_backends, backend => backend.Address == address)
+        ?? throw new ArgumentException($"There is no backend {address}.", nameof(address));
 
     private static void InterlockedMax(ref int location, int value)
     {
@@ -117,6 +136,35 @@ public sealed class L4Balancer : IAsyncDisposable
         while (seen < value)
         {
             seen = Interlocked.CompareExchange(ref location, value, seen) is var actual && actual == seen ? value : actual;
+        }
+    }
+
+    private sealed class Backend(Uri address)
+    {
+        private volatile TaskCompletionSource? _blocked;
+
+        public Uri Address => address;
+
+        public DnsEndPoint EndPoint { get; } = new(address.IdnHost, address.Port);
+
+        public bool IsBlocked => _blocked is not null;
+
+        public void Block() => Interlocked.CompareExchange(ref _blocked, new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously), null);
+
+        public void Unblock() => Interlocked.Exchange(ref _blocked, null)?.SetResult();
+
+        public async Task PassAsync(NetworkStream from, NetworkStream to)
+        {
+            var buffer = new byte[64 * 1024];
+            while (await from.ReadAsync(buffer) is var read and > 0)
+            {
+                while (_blocked is { } blocked)
+                {
+                    await blocked.Task;
+                }
+
+                await to.WriteAsync(buffer.AsMemory(0, read));
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ public sealed class ServerJournal(string serverName, string? file) : IDisposable
     private readonly StreamWriter? _writer = file is null
         ? null
         : new StreamWriter(new FileStream(file, FileMode.Append, FileAccess.Write, FileShare.ReadWrite)) { AutoFlush = true };
-    private readonly Lock _lock = new();
+    private readonly object _lock = new();
     private int _calls;
     private int _peakCalls;
     private int _connections;

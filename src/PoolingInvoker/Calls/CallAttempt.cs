@@ -3,18 +3,19 @@ using Grpc.Core;
 namespace PoolingInvoker;
 
 /// <summary>One try of a call: a lease, the call on the leased channel, and the gate through which the lease goes back.</summary>
-internal abstract class CallAttempt(PooledChannel? channel, object? lease)
+internal abstract class CallAttempt(PooledChannel? channel, object? lease) : IBreakableCall
 {
     private const int Open = 0;
     private const int Committed = 1;
     private const int Abandoned = 2;
+    private const int Broken = -1;
 
     // Between two looks at a call that the channel has yet to end. Each look throws.
     public static readonly TimeSpan FirstPause = TimeSpan.FromMilliseconds(1);
 
     private static readonly TimeSpan LongestPause = TimeSpan.FromSeconds(1);
 
-    private readonly int _mark = channel?.Transport?.Mark ?? 0; // of what has happened to the connections of the channel
+    private int _mark = channel?.Transport?.Mark ?? 0; // of what has happened to the connections of the channel, or to the call itself
     private object? _lease = lease; // a ChannelLease, or the call, which stands for the lease of its first attempt; null when it is back
     private int _state = lease is null ? Committed : Open;
 
@@ -25,7 +26,12 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
     /// <summary>Whether the loop has ended the attempt, which says nothing of the call: another one may come.</summary>
     public bool IsAbandoned => Volatile.Read(ref _state) == Abandoned;
 
-    public abstract Task<Metadata> ResponseHeadersAsync { get; }
+    /// <summary>Whether the pool has ended the call, as it gave up the channel, over a transport of the user's own.</summary>
+    public bool IsBroken => Volatile.Read(ref _mark) == Broken;
+
+    public Task<Metadata> ResponseHeadersAsync => IsBroken && FailureOf(InnerHeadersAsync) is { } failure ? Task.FromException<Metadata>(failure) : InnerHeadersAsync;
+    protected abstract Task<Metadata> InnerHeadersAsync { get; }
+
     public abstract Status GetStatus();
     public abstract Metadata GetTrailers();
     public abstract void Dispose();
@@ -66,6 +72,15 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
         }
     }
 
+    public void Break()
+    {
+        if (!IsOver())
+        {
+            Volatile.Write(ref _mark, Broken);
+            DisposeQuietly();
+        }
+    }
+
     /// <summary>Whether the channel has ended the call, also if nobody reads it. A call that is not over throws inside.</summary>
     public virtual bool IsOver()
     {
@@ -102,6 +117,12 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
     public CallFault Judge(Exception failure, PooledCall call) =>
         CallFaults.JudgeOnce(failure, channel?.Transport?.FactSince(_mark) ?? ConnectionFact.Unknown, call.Options.Headers, this);
 
+    /// <summary>What the task of a call on the channel has failed with, if it has. What the pool has broken ends in one way, whatever the channel says of that.</summary>
+    public Exception? FailureOf(Task task) =>
+        task.Failure() is var failure && IsBroken && failure is not (null or ObjectDisposedException) && IsOver() && GetStatus() is { StatusCode: not StatusCode.OK } status
+            ? new RpcException(status)
+            : failure;
+
     /// <summary>The channel has ended the call, with this failure or in good order.</summary>
     public void Release(Exception? failure, PooledCall call) => Release(failure is null ? LeaseOutcome.Answered : Judge(failure, call) switch
     {
@@ -118,9 +139,13 @@ internal abstract class CallAttempt(PooledChannel? channel, object? lease)
     public void Release(LeaseOutcome outcome, Exception? error = null)
     {
         var lease = Interlocked.Exchange(ref _lease, null);
+        channel?.Breakable?.Remove(this);
         (lease as ChannelLease)?.Return(outcome, error);
         (lease as PooledCall)?.Picker.Return(lease!, channel!, outcome, error);
     }
+
+    protected Status AsGivenUp(Status status) =>
+        status.StatusCode == StatusCode.Cancelled && IsBroken ? CallErrors.GivenUp(channel!.Breakable!.BrokenBecause!) : status;
 
     public virtual void EndedUnread() => Release(LeaseOutcome.Unknown);
 }
@@ -131,7 +156,7 @@ internal abstract class CallAttempt<TResponse>(PooledChannel channel, object lea
     /// <summary>The response; of a stream of responses whatever commits the call, or its failure.</summary>
     public abstract Task<TResponse> Deciding { get; }
     public TResponse Response => Deciding.GetAwaiter().GetResult();
-    public Exception? Failure => Deciding.Failure();
+    public Exception? Failure => FailureOf(Deciding);
 }
 
 /// <summary>What a call has ended with that got no attempt, or whose end is not that of one; null is a success.</summary>
@@ -140,7 +165,7 @@ internal sealed class EndedCall(Exception? exception, PooledChannel? channel) : 
     /// <summary>What a reader or a writer meets.</summary>
     public Exception Exception => exception ?? new RpcException(Status.DefaultSuccess);
 
-    public override Task<Metadata> ResponseHeadersAsync =>
+    protected override Task<Metadata> InnerHeadersAsync =>
         exception is null ? Task.FromResult<Metadata>([]) : Task.FromException<Metadata>(exception);
 
     public override Status GetStatus() => exception switch

@@ -11,36 +11,39 @@ namespace PoolingInvoker;
 /// succeeds does not have to pass through it: the first attempt can run outside, and its outcome be handed to the pipeline when it is a
 /// failure.
 /// </summary>
-internal sealed record CallPlan(ResiliencePipeline? Pipeline, bool OnFailureOnly, ResiliencePipeline<object>? Hedging, bool? IsIdempotent);
+internal sealed record CallPlan(Lazy<ResiliencePipeline>? Pipeline, bool OnFailureOnly, ResiliencePipeline<object>? Hedging, bool? IsIdempotent);
 
 /// <summary>Joins calls and Polly: builds the pipelines, and tells their predicates which call they are asked about.</summary>
 internal static class CallResilience
 {
     private static readonly ResiliencePropertyKey<PooledCall> Call = new("PoolingInvoker.Call");
 
-    public static CallPlan Plan(PoolingCallInvokerOptions options, TimeProvider time, PooledMethodConfig? config = null)
+    public static CallPlan Plan(PoolingCallInvokerOptions options, ChannelPool pool, PooledMethodConfig? config = null)
     {
         var ownsRetry = config is { Retry: not null } or { ConfigurePipeline: not null };
         var configurePipeline = ownsRetry ? config!.ConfigurePipeline : options.ConfigurePipeline;
         var retry = configurePipeline is not null ? null : config?.Retry ?? options.Retry;
         Require(!ownsRetry || config!.Hedging is null, "A method config has Hedging and Retry or ConfigurePipeline. A method is either hedged or retried: set one of them.");
         Require(configurePipeline is not null || retry is not null, "Retry is null. To turn the retry off set Retry.MaxRetryAttempts to 0.");
-        Require(retry is null or { ShouldHandle: not null }, "Retry.ShouldHandle is null. Leave it as it is for the preset.");
-        var pipeline = Prepared(new ResiliencePipelineBuilder(), options, time);
-        configurePipeline?.Invoke(pipeline);
-        if (retry is { MaxRetryAttempts: not 0 })
+        if (retry is not null)
         {
-            pipeline.AddRetry(Guard(retry));
+            Check(retry, Require);
         }
 
-        var hedging = config?.Hedging is { } hedge ? Prepared(new ResiliencePipelineBuilder<object>(), options, time).AddHedging(Guard(hedge)).Build() : null;
+        Require(
+            config?.Hedging is null or { MaxHedgedAttempts: >= 1 and <= 10 },
+            $"Hedging.MaxHedgedAttempts is {config?.Hedging?.MaxHedgedAttempts}. It must be from 1 to 10.");
+        var hedging = config?.Hedging is { } hedge ? Prepared(new ResiliencePipelineBuilder<object>(), options, pool).AddHedging(Guard(hedge)).Build() : null;
         return new CallPlan(
-            retry is { MaxRetryAttempts: 0 } ? null : pipeline.Build(),
+            retry is null ? new Lazy<ResiliencePipeline>(Configured(configurePipeline!, options, pool))
+            : retry.MaxRetryAttempts > 0 ? Retrying(retry, options, pool)
+            : null,
             OnFailureOnly: retry is { MaxRetryAttempts: 0 } || retry?.ShouldHandle == ChannelRetryStrategyOptions.Preset,
             hedging,
-            config?.IsIdempotent);
+            config?.Idempotent);
 
-        static void Require(bool isValid, string message) => ChannelPoolOptions.Require(isValid, message, nameof(options));
+        void Require(bool isValid, string message) =>
+            ChannelPoolOptions.Require(isValid, config is null ? message : $"{CallOptionValues.NameOf(config)}: {message}", nameof(options));
     }
 
     public static void Attach(ResilienceContext context, PooledCall call) => context.Properties.Set(Call, call);
@@ -56,10 +59,39 @@ internal static class CallResilience
     public static TimeSpan? DelayBeforeRetry(RetryDelayGeneratorArguments<object> arguments) =>
         arguments.Context.Properties.TryGetValue(Call, out var call) ? call.DelayBeforeRetry(arguments.Outcome.Exception, arguments.AttemptNumber) : null;
 
-    private static TBuilder Prepared<TBuilder>(TBuilder builder, PoolingCallInvokerOptions options, TimeProvider time)
+    private static ResiliencePipeline Configured(Action<ResiliencePipelineBuilder> configure, PoolingCallInvokerOptions options, ChannelPool pool)
+    {
+        var pipeline = Prepared(new ResiliencePipelineBuilder(), options, pool);
+        configure(pipeline);
+        return pipeline.Build();
+    }
+
+    // Most processes begin without a retry: Polly is a sixth of what the pool adds to a first answer.
+    private static Lazy<ResiliencePipeline> Retrying(ChannelRetryStrategyOptions retry, PoolingCallInvokerOptions options, ChannelPool pool)
+    {
+        var guarded = Guard(retry);
+        return options.ConfigureTelemetry is null ? new Lazy<ResiliencePipeline>(Build) : new Lazy<ResiliencePipeline>(Build());
+
+        ResiliencePipeline Build() => Prepared(new ResiliencePipelineBuilder(), options, pool).AddRetry(guarded).Build();
+    }
+
+    // What Polly says of these does not name the option.
+    private static void Check(ChannelRetryStrategyOptions retry, Action<bool, string> Require)
+    {
+        Require(retry.ShouldHandle is not null, "Retry.ShouldHandle is null. Leave it as it is for the preset.");
+        Require(retry.MaxRetryAttempts >= 0, $"Retry.MaxRetryAttempts is {retry.MaxRetryAttempts}. It must be at least 0, which turns the retry off.");
+        Require(Enum.IsDefined(retry.BackoffType), $"Retry.BackoffType is {retry.BackoffType}, which is none. Leave it as it is for Exponential.");
+        Require(IsDelay(retry.Delay), $"Retry.Delay is {retry.Delay}. It must be from 0 to 1 day.");
+        Require(retry.MaxDelay is not { } longest || IsDelay(longest), $"Retry.MaxDelay is {retry.MaxDelay}. It must be from 0 to 1 day, or null for no bound.");
+        Require(retry.Randomizer is not null, "Retry.Randomizer is null. Leave it as it is for random jitter.");
+
+        static bool IsDelay(TimeSpan delay) => delay >= TimeSpan.Zero && delay <= TimeSpan.FromDays(1);
+    }
+
+    private static TBuilder Prepared<TBuilder>(TBuilder builder, PoolingCallInvokerOptions options, ChannelPool pool)
         where TBuilder : ResiliencePipelineBuilderBase
     {
-        (builder.Name, builder.TimeProvider) = ("PoolingInvoker", time);
+        (builder.Name, builder.InstanceName, builder.TimeProvider) = ("PoolingInvoker", pool.Name, pool.State.Time);
         options.ConfigureTelemetry?.Invoke(builder);
         return builder;
     }

@@ -4,7 +4,7 @@ using Grpc.Core;
 namespace PoolingInvoker;
 
 /// <summary>What a caller gave beside the request, as it was when the call was started. Most calls give nothing, and share one.</summary>
-internal sealed class GivenOptions(string? host, CallOptions options)
+internal class GivenOptions(string? host, CallOptions options)
 {
     private const string PreviousAttemptsHeader = "grpc-previous-rpc-attempts"; // gRFC A6
 
@@ -12,12 +12,22 @@ internal sealed class GivenOptions(string? host, CallOptions options)
 
     public string? Host => host;
     public CallOptions Options => options;
+    public virtual ulong Key => 0; // what the pool knows of the key of the call, if it has one
+    public virtual CallTrace? Trace => null; // of the call, where somebody listens
 
-    public static GivenOptions Of(string? host, CallOptions options) =>
-        host is null && options is { Headers: null, Deadline: null, WriteOptions: null, Credentials: null, PropagationToken: null, IsWaitForReady: false }
-            && !options.CancellationToken.CanBeCanceled
-            ? Nothing
-            : new GivenOptions(host, options.Headers is { Count: > 0 } headers ? options.WithHeaders(Copy(headers)) : options);
+    public static GivenOptions Of(string? host, CallOptions options, ulong key, CallTrace? trace)
+    {
+        if (options.Headers is { Count: > 0 } headers)
+        {
+            key = AffinityHeader.KeyIn(headers) ?? key;
+            options = options.WithHeaders(Copy(headers)); // the caller may use its object again
+        }
+
+        return key != 0 || trace is not null ? new MarkedOptions(host, options, key, trace)
+            : host is null && options is { Headers: null, Deadline: null, WriteOptions: null, Credentials: null, PropagationToken: null, IsWaitForReady: false }
+                && !options.CancellationToken.CanBeCanceled ? Nothing
+            : new GivenOptions(host, options);
+    }
 
     public static TimeSpan DueTime(DateTime? deadline, TimeProvider time)
     {
@@ -40,13 +50,13 @@ internal sealed class GivenOptions(string? host, CallOptions options)
         return previousAttempts > 0 ? attempt.WithHeaders(Copy(attempt.Headers, previousAttempts)) : attempt;
     }
 
-    // The caller may use its object again. An enumerator of Metadata is an object of its own.
+    // An enumerator of Metadata is an object of its own.
     private static Metadata Copy(Metadata? headers, int previousAttempts = 0)
     {
         var copy = new Metadata();
         for (var i = 0; i < headers?.Count; i++)
         {
-            if (previousAttempts == 0 || headers[i].Key != PreviousAttemptsHeader)
+            if (headers[i].Key is var name && name != AffinityHeader.Name && (previousAttempts == 0 || name != PreviousAttemptsHeader))
             {
                 copy.Add(headers[i]);
             }
@@ -58,5 +68,11 @@ internal sealed class GivenOptions(string? host, CallOptions options)
         }
 
         return copy;
+    }
+
+    private sealed class MarkedOptions(string? host, CallOptions options, ulong key, CallTrace? trace) : GivenOptions(host, options)
+    {
+        public override ulong Key => key;
+        public override CallTrace? Trace => trace;
     }
 }

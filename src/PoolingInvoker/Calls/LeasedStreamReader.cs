@@ -1,4 +1,4 @@
-using System.Runtime.ExceptionServices;
+using System.Runtime.CompilerServices;
 using Grpc.Core;
 
 namespace PoolingInvoker;
@@ -30,19 +30,21 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
         return _first = ReadFirstAsync(cancellationToken);
     }
 
+    [AsyncMethodBuilder(typeof(FailingTaskMethodBuilder<>))]
     private async Task<bool> ReadAsync(StreamAttempt<TResponse> attempt, CancellationToken cancellationToken)
     {
         var reading = attempt.ReadAsync(cancellationToken);
         await ((Task)reading).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-        if (reading.Failure() is not { } failure)
+        if (attempt.FailureOf(reading) is not { } failure)
         {
             return Seen(attempt, reading);
         }
 
         attempt.MetFailure(failure);
-        return Failed(attempt, failure, call.IsDisposed || call.IsPoolDisposed);
+        return await new FailureOf<bool>(call.EndOf(attempt, failure, call.IsDisposed || call.IsPoolDisposed));
     }
 
+    [AsyncMethodBuilder(typeof(FailingTaskMethodBuilder<>))]
     private async Task<bool> ReadFirstAsync(CancellationToken cancellationToken)
     {
         // Later is in the midst of this read, whether the channel has seen it by then or not.
@@ -52,7 +54,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
         {
             var reading = attempt.ReadAsync(cancellationToken);
             await ((Task)reading).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-            var failure = reading.Failure();
+            var failure = attempt.FailureOf(reading);
             var isLast = failure is null ? call.TryCommit(attempt) : EndsWith(attempt, failure);
             if (!isLast && await call.NextAttemptAsync(attempt, cancellationToken).ConfigureAwait(false) is { } next)
             {
@@ -62,10 +64,11 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
 
             if (failure is not null)
             {
-                return Failed(attempt, failure, wasDisposed);
+                return await new FailureOf<bool>(call.EndOf(attempt, failure, wasDisposed));
             }
 
             attempt.Answered(); // the headers, which say so too, may not have been seen yet
+            _first = null; // a stream may last long, and what this read took is kept no longer
             return Seen(attempt, reading);
         }
     }
@@ -84,16 +87,6 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
         var mayMoveOn = !attempt.IsCommitted && (attempt.IsAbandoned || call.MayMoveOn(failure));
         attempt.MetFailure(failure);
         return !mayMoveOn && call.TryCommit(attempt);
-    }
-
-    private bool Failed(StreamAttempt<TResponse> attempt, Exception failure, bool wasDisposed)
-    {
-        if (call.EndOf(attempt, failure, wasDisposed) is { } end)
-        {
-            ExceptionDispatchInfo.Throw(end);
-        }
-
-        return false;
     }
 
     private bool Seen(StreamAttempt<TResponse> attempt, Task<bool> reading)

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Grpc.Core;
 
 namespace PoolingInvoker;
@@ -31,8 +32,15 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TReq
 
         if (call.FinalStream is { RequestStream: { } stream, Replayed.IsCompleted: true } attempt)
         {
-            var writing = stream.WriteAsync(new ReplayableRequest(message, writeOptions: null, keepsBytes: false), cancellationToken);
-            return writing.IsCompletedSuccessfully ? writing : WriteAsync(writing, attempt);
+            try
+            {
+                var writing = stream.WriteAsync(new ReplayableRequest(message, writeOptions: null, keepsBytes: false), cancellationToken);
+                return writing.IsCompletedSuccessfully ? writing : WriteAsync(writing, attempt);
+            }
+            catch (ObjectDisposedException) when (call.EndOfWrites(attempt) is { } end)
+            {
+                return Task.FromException(end);
+            }
         }
 
         call.ThrowIfDisposed();
@@ -49,17 +57,12 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TReq
             : Task.FromException(new InvalidOperationException("Can't complete the client stream writer because the previous write is in progress."));
     }
 
-    private async Task WriteAsync(Task writing, StreamAttempt<TResponse> attempt)
+    [AsyncMethodBuilder(typeof(FailingTaskMethodBuilder<>))]
+    private async Task<bool> WriteAsync(Task writing, StreamAttempt<TResponse> attempt)
     {
-        try
-        {
-            await writing.ConfigureAwait(false);
-            GC.KeepAlive(handle);
-        }
-        catch (ObjectDisposedException) when (call.HasEndedOn(attempt))
-        {
-            throw attempt.NewEndException();
-        }
+        await writing.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        GC.KeepAlive(handle);
+        return await new FailureOf<bool>(attempt.FailureOf(writing) is var failure && failure is ObjectDisposedException ? call.EndOfWrites(attempt) ?? failure : failure);
     }
 
     private async Task WriteUncommittedAsync(TRequest message, CancellationToken cancellationToken)
@@ -76,8 +79,13 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TReq
                 await current.RequestStream!.WriteAsync(request, cancellationToken).ConfigureAwait(false);
                 attempt = call.Keep(request, current, hadHeaders) ? null : await call.NextAttemptAsync(current, cancellationToken).ConfigureAwait(false);
             }
+            catch (ObjectDisposedException) when (call.IsEndedByToken)
+            {
+                throw call.EndOfWrites(current)!;
+            }
             catch (Exception exception)
-                when (!current.IsCommitted && (current.IsAbandoned || call.HasEndedOn(current) || current.Judge(exception, call).IsTransient))
+                when (current.IsBroken
+                    || (!current.IsCommitted && (current.IsAbandoned || call.HasEndedOn(current) || current.Judge(exception, call).IsTransient)))
             {
                 // What the application has done wrong, such as a message that cannot be written, does not end the call. What the loop judges is
                 // the end of the attempt, which can say more than the writer met; behind the headers it sees no end.
@@ -91,6 +99,11 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TReq
                 }
 
                 attempt = await call.NextAttemptAsync(current, cancellationToken).ConfigureAwait(false);
+                if (attempt is null && current.IsBroken)
+                {
+                    throw current.NewEndException();
+                }
+
                 if (attempt is null)
                 {
                     throw;
@@ -98,6 +111,7 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TReq
             }
         }
 
+        _writing = Task.CompletedTask; // a stream may last long, and what this write took is kept no longer
         GC.KeepAlive(handle);
     }
 }

@@ -25,7 +25,7 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
     public object? Request => request;
     public GivenOptions Given => given;
     public CallOptions Options => given.Options;
-    public bool IsStream => Kind != MethodType.Unary;
+    public LeaseKind LeaseKind => Kind == MethodType.Unary ? LeaseKind.Call : LeaseKind.Stream;
     public bool HasOneResponse => Kind is MethodType.Unary or MethodType.ClientStreaming;
     public bool IsHedged => Plan.Hedging is not null && Kind == MethodType.Unary && !Options.IsWaitForReady && IsIdempotent;
 
@@ -87,6 +87,13 @@ internal abstract class PooledCall(CallEnvironment environment, IMethod method, 
         Volatile.Write(ref _isDisposed, true);
         Interlocked.MemoryBarrier(); // whoever starts an attempt looks whether this is so
     }
+
+    /// <summary>The channel has ended an attempt.</summary>
+    public void TraceEnd(CallAttempt attempt, Exception? failure) => Given.Trace?.AttemptEnded(attempt, Traced(failure));
+
+    // Where the channel throws OperationCanceledException its caller may have ended the call by a deadline.
+    protected Exception? Traced(Exception? failure) =>
+        failure is OperationCanceledException && IsEndedByCaller ? new RpcException(EndedByCallerWith) : failure;
 
     public virtual void Reclaim()
     {

@@ -1,5 +1,5 @@
 using System.Diagnostics.CodeAnalysis;
-using System.Runtime.ExceptionServices;
+using System.Runtime.CompilerServices;
 using Grpc.Core;
 
 namespace PoolingInvoker;
@@ -29,6 +29,20 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
     /// <summary>Starts the call. What a bare channel would throw at once is thrown here.</summary>
     public Task<TResponse> Start()
     {
+        using var traced = Given.Trace?.Enter();
+        try
+        {
+            return StartUntraced();
+        }
+        catch (Exception exception) when (Given.Trace is not null)
+        {
+            Given.Trace.Completed(exception, Channel?.Id, Channel?.Endpoint, goesOnWith: null);
+            throw;
+        }
+    }
+
+    private Task<TResponse> StartUntraced()
+    {
         // A bare channel checks it when it starts the call, which may be later here.
         if (Options.Deadline is { Kind: not DateTimeKind.Utc } deadline && deadline != DateTime.MaxValue && deadline != DateTime.MinValue)
         {
@@ -38,7 +52,7 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         Pool.State.ThrowIfDisposed();
         ChannelLease? lease = null; // a unary call stands for its own
         if (Plan.OnFailureOnly && !IsHedged && !Options.IsWaitForReady
-            && (IsStream ? Picker.TryLease(isStream: true, out lease) ? lease.Pooled : null : Picker.TryLease(this)) is { } channel)
+            && (LeaseKind == LeaseKind.Stream ? Picker.TryLease(new LeaseRequest(LeaseKind, Key: Given.Key), out lease) ? lease.Pooled : null : Picker.TryLease(this, Given.Key)) is { } channel)
         {
             try
             {
@@ -51,9 +65,13 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         }
 
         var response = RunAsync();
-        Volatile.Write(ref _response, response);
-        Interlocked.MemoryBarrier(); // it may have been completed meanwhile
-        ObserveCancelled();
+        if (HasOneResponse) // else it does not fail
+        {
+            Volatile.Write(ref _response, response);
+            Interlocked.MemoryBarrier(); // it may have been completed meanwhile
+            ObserveCancelled();
+        }
+
         return response;
     }
 
@@ -63,13 +81,16 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         var attempt = NewAttempt(channel, lease);
         try
         {
+            using var traced = Given.Trace?.AttemptBegins(attempt, channel.Id, channel.Endpoint, IsHedged);
             StartOn(channel.CallInvoker, attempt, Given.ForAttempt(channel, previousAttempts));
+            channel.Breakable?.Add(attempt);
             return attempt;
         }
         catch (Exception exception)
         {
             // A channel that is disposed was disposed behind the pool's back.
             attempt.Release(exception is ObjectDisposedException ? LeaseOutcome.ChannelFailed : LeaseOutcome.Unknown);
+            TraceEnd(attempt, exception);
             throw;
         }
     }
@@ -91,6 +112,7 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         if (HasOneResponse)
         {
             attempt.Release(failure, this); // a stream of responses ends later than its first message
+            TraceEnd(attempt, failure);
         }
 
         if (failure is null)
@@ -146,11 +168,19 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
     [return: NotNullIfNotNull(nameof(failure))]
     protected Exception? AsEndOfCall(Exception? failure, CallAttempt attempt) =>
         failure is not RpcException { StatusCode: not StatusCode.Cancelled, Status.DebugException: { } cause } || !(IsPoolDisposed || IsEndedByCaller) ? failure
-        : HasOneResponse && attempt.IsOver() && attempt.GetStatus() is { StatusCode: StatusCode.Cancelled } status ? new RpcException(status)
+        : HasOneResponse && attempt.IsOver() && attempt.GetStatus() is { StatusCode: StatusCode.Cancelled } status ? EndOf(attempt, status)
         : cause is ObjectDisposedException && !IsEndedByCaller ? new RpcException(CallErrors.Disposed)
         : failure;
 
+    private RpcException EndOf(CallAttempt attempt, Status status)
+    {
+        var end = new RpcException(status);
+        attempt.Judge(end, this); // so that the call has ended with this attempt, which its writer asks
+        return end;
+    }
+
     // The fast path is an attempt that is started already, and nothing of Polly. A stream shows its failures to who reads it.
+    [AsyncMethodBuilder(typeof(FailingTaskMethodBuilder<>))]
     private async Task<TResponse> RunAsync()
     {
         Exception? failure = null;
@@ -171,12 +201,7 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         }
 
         Complete(failure);
-        if (failure is not null && HasOneResponse)
-        {
-            ExceptionDispatchInfo.Throw(failure);
-        }
-
-        return response!;
+        return failure is not null && HasOneResponse ? await new FailureOf<TResponse>(failure) : response!;
     }
 
     // No more attempts are made. The call has ended with the attempt that ended with this failure, wherever a pipeline may have kept it; or
@@ -201,6 +226,11 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         SetCompleted(isCancelled: failure is OperationCanceledException or RpcException { StatusCode: StatusCode.Cancelled or StatusCode.DeadlineExceeded });
         Volatile.Read(ref _loop)?.AttemptChanged();
         ObserveCancelled();
+        if (Given.Trace is { } trace)
+        {
+            var goesOn = !HasOneResponse && Attempt is { IsCommitted: true } and not EndedCall;
+            trace.Completed(Traced(failure), Channel?.Id, Channel?.Endpoint, goesOn ? Attempt : null);
+        }
     }
 
     // Whoever has cancelled a call, or let its deadline pass, need not look at how it ended: so it is on a bare channel.
@@ -212,6 +242,7 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
         }
     }
 
+    [AsyncMethodBuilder(typeof(FailingTaskMethodBuilder<>))]
     private async Task<Metadata> ReadHeadersAsync(object holder)
     {
         CallAttempt? attempt = null;
@@ -233,7 +264,8 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
                 : Attempt is { IsCommitted: true }))
             {
                 GC.KeepAlive(holder);
-                return await headers.ConfigureAwait(false);
+                headers = attempt.ResponseHeadersAsync;
+                return headers.Failure() is { } failure ? await new FailureOf<Metadata>(failure) : await headers.ConfigureAwait(false);
             }
         }
     }

@@ -28,17 +28,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
     private ChannelPool Pool => call.Pool;
     private CancellationToken StopToken => _stop!.Token;
 
-    public void Stop()
-    {
-        try
-        {
-            Volatile.Read(ref _stop)?.Cancel();
-        }
-        catch (AggregateException)
-        {
-            // Of a callback that a strategy of the user's has registered.
-        }
-    }
+    public void Stop() => Volatile.Read(ref _stop)?.CancelQuietly(); // a strategy of the user's may have its token
 
     /// <summary>Completes when there is another attempt than this one, or the call is completed.</summary>
     public Task ChangedAsync(CallAttempt? attempt)
@@ -101,7 +91,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
 
         if (call.Plan.Pipeline is { } pipeline && (!call.Plan.OnFailureOnly || (failure is not null && call.MayBeRetried(failure))))
         {
-            _last = await pipeline.ExecuteOutcomeAsync(
+            _last = await pipeline.Value.ExecuteOutcomeAsync(
                 static (context, loop) => loop.ExecuteAsync(context.CancellationToken), context, this).ConfigureAwait(false);
         }
     }
@@ -134,7 +124,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
                 return _last;
             }
 
-            Pool.CountRetry();
+            Pool.State.Metrics.Tally.CountRetry(isHedge: false);
             _previousAttempts += _last.Exception is { } failure && CallFaults.Judge(failure).NeverLeft ? 0 : 1;
         }
 
@@ -188,7 +178,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
         var previousAttempts = Interlocked.Increment(ref _previousAttempts) - 1;
         if (last is not null)
         {
-            Pool.CountRetry();
+            Pool.State.Metrics.Tally.CountRetry(isHedge: true);
         }
 
         // The server may ask for a pause.
@@ -212,7 +202,8 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
         {
             // A call that waits for ready waits for its deadline alone.
             var timeout = call.Options.IsWaitForReady ? Timeout.InfiniteTimeSpan : Pool.State.Options.AcquireTimeout;
-            lease = await call.Picker.AcquireAsync(timeout, call.IsStream, avoid, cancellationToken).ConfigureAwait(false);
+            var key = hedge is null || previousAttempts < 2 ? call.Given.Key : 0; // a further hedge would come upon the first one again
+            lease = await call.Picker.AcquireAsync(timeout, new LeaseRequest(call.LeaseKind, avoid, key), cancellationToken).ConfigureAwait(false);
             attempt = call.StartAttempt(lease.Pooled, lease, previousAttempts);
             if (hedge is null)
             {

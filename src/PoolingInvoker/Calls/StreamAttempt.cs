@@ -11,13 +11,10 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
 
     private CallCompletion? _watch;
 
-    // The call on the channel: one of these.
-    public AsyncClientStreamingCall<ReplayableRequest, TResponse>? Client { get; set; }
-    public AsyncServerStreamingCall<TResponse>? Server { get; set; }
-    public AsyncDuplexStreamingCall<ReplayableRequest, TResponse>? Duplex { get; set; }
+    public IDisposable? Inner { get; set; } // the call on the channel: one of the next three
 
     public override Task<TResponse> Deciding => _deciding?.Task ?? Client!.ResponseAsync;
-    public override Task<Metadata> ResponseHeadersAsync =>
+    protected override Task<Metadata> InnerHeadersAsync =>
         Client?.ResponseHeadersAsync ?? Server?.ResponseHeadersAsync ?? Duplex!.ResponseHeadersAsync;
     public IClientStreamWriter<ReplayableRequest>? RequestStream => Client?.RequestStream ?? Duplex?.RequestStream;
     public IAsyncStreamReader<TResponse>? ResponseStream => Server?.ResponseStream ?? Duplex?.ResponseStream;
@@ -25,7 +22,11 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     public Task Replayed { get; set; } = Task.CompletedTask; // the requests of earlier attempts
     public bool HasHeaders { get; private set; } // what ends a stream of responses later is known to its reader alone
 
-    public override Status GetStatus() => Client?.GetStatus() ?? Server?.GetStatus() ?? Duplex!.GetStatus();
+    private AsyncClientStreamingCall<ReplayableRequest, TResponse>? Client => Inner as AsyncClientStreamingCall<ReplayableRequest, TResponse>;
+    private AsyncServerStreamingCall<TResponse>? Server => Inner as AsyncServerStreamingCall<TResponse>;
+    private AsyncDuplexStreamingCall<ReplayableRequest, TResponse>? Duplex => Inner as AsyncDuplexStreamingCall<ReplayableRequest, TResponse>;
+
+    public override Status GetStatus() => AsGivenUp(Client?.GetStatus() ?? Server?.GetStatus() ?? Duplex!.GetStatus());
     public override Metadata GetTrailers() => Client?.GetTrailers() ?? Server?.GetTrailers() ?? Duplex!.GetTrailers();
 
     public void Started()
@@ -76,7 +77,9 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
 
     public void Release(Exception? exception)
     {
-        Release(Failure ?? exception, call);
+        var failure = Failure ?? exception;
+        Release(failure, call);
+        call.TraceEnd(this, failure);
         Volatile.Read(ref _watch)?.Dispose();
     }
 
@@ -85,15 +88,13 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     {
         try
         {
-            Client?.Dispose();
-            Server?.Dispose();
-            Duplex?.Dispose();
+            Inner?.Dispose();
         }
         finally
         {
             if (_deciding is not null)
             {
-                var disposed = new RpcException(CallErrors.Cancelled(CancellationToken.None));
+                var disposed = new RpcException(AsGivenUp(CallErrors.Cancelled(CancellationToken.None)));
                 Release(disposed);
                 _deciding.TrySetException(disposed);
             }
@@ -103,6 +104,7 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     public override void EndedUnread()
     {
         base.EndedUnread();
+        call.TraceEnd(this, GetStatus() is { StatusCode: not StatusCode.OK } status ? new RpcException(status) : null);
         _deciding!.TrySetException(new RpcException(GetStatus()));
     }
 
@@ -130,7 +132,7 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
             await RefusalDelivery.OverAsync(Channel!.Transport?.Refusals, Deciding).ConfigureAwait(false);
         }
 
-        if (headers.Failure() is { } failure)
+        if (FailureOf(headers) is { } failure)
         {
             // Statement order is important: a channel may be disposed on its last return, and would end the call with that.
             await IsSoonOverAsync().ConfigureAwait(false);

@@ -54,19 +54,12 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     protected override void StartOn(CallInvoker channel, CallAttempt<TResponse> attempt, CallOptions options)
     {
         var (stream, method) = ((StreamAttempt<TResponse>)attempt, (Method<TRequest, TResponse>)Method);
-        switch (Kind)
+        stream.Inner = Kind switch
         {
-            case MethodType.ClientStreaming:
-                stream.Client = channel.AsyncClientStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options);
-                break;
-            case MethodType.ServerStreaming:
-                stream.Server = channel.AsyncServerStreamingCall(method, Given.Host, options, (TRequest)Request!);
-                break;
-            default:
-                stream.Duplex = channel.AsyncDuplexStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options);
-                break;
-        }
-
+            MethodType.ClientStreaming => channel.AsyncClientStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options),
+            MethodType.ServerStreaming => channel.AsyncServerStreamingCall(method, Given.Host, options, (TRequest)Request!),
+            _ => channel.AsyncDuplexStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options),
+        };
         stream.Started();
         if (stream.RequestStream is { } requests && WriteOptions != requests.WriteOptions)
         {
@@ -90,10 +83,11 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         }
     }
 
-    /// <summary>A call that was disposed before it had a channel takes no more; one that has a channel asks that.</summary>
+    /// <summary>A disposed call that has nothing on a channel takes no more. What a call on a channel takes, that call says.</summary>
     public void ThrowIfDisposed()
     {
-        if ((IsDisposed || IsPoolDisposed) && _endedByToken is null && Channel is null)
+        var isDisposed = Channel is null ? IsDisposed || IsPoolDisposed : IsDisposed && Attempt is EndedCall;
+        if (isDisposed && _endedByToken is null)
         {
             IsToldDisposed = true;
             throw new ObjectDisposedException(GetType().FullName);
@@ -133,7 +127,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
         {
             return current.RequestStream!.CompleteAsync();
         }
-        catch (ObjectDisposedException) when (current.IsAbandoned || HasEndedOn(current))
+        catch (ObjectDisposedException) when (current.IsAbandoned || EndOfWrites(current) is not null)
         {
             return Task.CompletedTask; // they are completed on the next attempt, if there is one
         }
@@ -141,7 +135,12 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
 
     /// <summary>Whether a call that meets a disposed channel had ended before: to the application it is over, and not disposed.</summary>
     public bool HasEndedOn(StreamAttempt<TResponse> attempt) =>
-        !IsDisposed && attempt.IsReleased && attempt.IsOver() && attempt.GetStatus().StatusCode != StatusCode.Cancelled;
+        !IsDisposed && (attempt.IsReleased || attempt.IsBroken) && attempt.IsOver() && attempt.GetStatus().StatusCode != StatusCode.Cancelled;
+
+    public bool IsEndedByToken => _endedByToken is not null;
+
+    /// <summary>What a writer meets that has met a disposed channel, unless the application has disposed the call: then null.</summary>
+    public RpcException? EndOfWrites(StreamAttempt<TResponse> attempt) => _endedByToken ?? (HasEndedOn(attempt) ? attempt.NewEndException() : null);
 
     /// <summary>
     /// A request is through to this attempt: it is kept for another one, or else this attempt is the call from now on. False if another
@@ -238,7 +237,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     {
         if (!IsDisposed && Attempt is { IsReleased: false })
         {
-            Pool.CountReclaimedLeak();
+            Pool.State.Metrics.Tally.CountReclaimedLeak();
             Pool.State.Log.LeakReclaimed(Method.FullName);
         }
 

@@ -26,8 +26,8 @@ internal sealed class UnaryAttempt<TResponse>(PooledChannel channel, object leas
     public AsyncUnaryCall<TResponse> Inner { get; set; } = null!;
 
     public override Task<TResponse> Deciding => Inner.ResponseAsync;
-    public override Task<Metadata> ResponseHeadersAsync => Inner.ResponseHeadersAsync;
-    public override Status GetStatus() => Inner.GetStatus();
+    protected override Task<Metadata> InnerHeadersAsync => Inner.ResponseHeadersAsync;
+    public override Status GetStatus() => AsGivenUp(Inner.GetStatus());
     public override Metadata GetTrailers() => Inner.GetTrailers();
     public override void Dispose() => Inner.Dispose();
 }

@@ -4,7 +4,7 @@ using Microsoft.Extensions.Logging;
 namespace PoolingInvoker;
 
 /// <summary>What the pool writes into the log: a diary of its channels, each event with its reason.</summary>
-internal sealed class PoolingInvokerLog(ILoggerFactory? factory)
+internal sealed class PoolingInvokerLog(ILoggerFactory? factory, string poolName)
 {
     private readonly ILogger? _logger = factory?.CreateLogger("PoolingInvoker.ChannelPool");
     public void Created(object channel, string reason) =>
@@ -21,6 +21,11 @@ internal sealed class PoolingInvokerLog(ILoggerFactory? factory)
         Write(LogLevel.Debug, new EventId(17, "CallRefused"), null, "A call was refused: {Reason}", reason);
     public void LimitAnnounced(object channel, int streams) =>
         Write(LogLevel.Debug, new EventId(18, "LimitAnnounced"), null, "Channel {Channel}: its server takes {Streams} streams at a time.", channel, streams);
+    public void PriorityChanged(string reason) =>
+        Write(LogLevel.Information, new EventId(24, "PriorityChanged"), null, "{Reason}.", reason);
+
+    public void AffinityMoved(string reason) =>
+        Write(LogLevel.Debug, new EventId(21, "AffinityMoved"), null, "{Reason}.", reason);
     public void LimitUnknown(string reason, int capacity) =>
         Write(LogLevel.Information, new EventId(19, "LimitUnknown"), null, "What the servers allow cannot be seen, because {Reason}. A channel takes {Capacity} calls at a time.", reason, capacity);
     public void PolicyThrew(object channel, Exception exception) =>
@@ -47,6 +52,14 @@ internal sealed class PoolingInvokerLog(ILoggerFactory? factory)
         Write(LogLevel.Warning, new EventId(15, "ServiceConfigRetries"), null, "Pool.ConfigureChannel sets a ServiceConfig with retries or hedges. They run below those of the pool, on one channel: the attempts multiply, and they do not ask whether a method is idempotent.");
     public void ResolutionFailed(string target, Exception exception) =>
         Write(LogLevel.Warning, new EventId(20, "ResolutionFailed"), exception, "The endpoints of {Target} could not be resolved. Those that are known stay.", target);
+    public void OptionsChanged(string changes) =>
+        Write(LogLevel.Information, new EventId(30, "OptionsChanged"), null, "The options have changed: {Changes}.", changes);
+    public void OptionsKept(string changes) =>
+        Write(LogLevel.Warning, new EventId(31, "OptionsKept"), null, "These options stay as they are until the pool is made anew, as they cannot change while it is at work: {Changes}.", changes);
+    public void MethodUnknown(string method, string methods) =>
+        Write(LogLevel.Warning, new EventId(32, "MethodUnknown"), null, "MethodConfigs names {Method}, which its service does not have: that config holds for no call of it. The service has {Methods}.", method, methods);
+    public void ServiceNotNamed(string named, string service) =>
+        Write(LogLevel.Information, new EventId(33, "ServiceNotNamed"), null, "MethodConfigs names {Named}, of which no call has come so far, and not {Service}, of which this is the first. A service is named with its package, as in user.v1.User.", named, service);
 
     // A log that cannot be written costs no lease, and ends no process. The delegates that a generator makes are static, and what fails in a
     // static constructor - out of descriptors, say - has failed for good.
@@ -55,7 +68,10 @@ internal sealed class PoolingInvokerLog(ILoggerFactory? factory)
         try
         {
 #pragma warning disable CA1848, CA2254 // As above; and the message is what the caller says.
-            _logger?.Log(level, id, exception, message, arguments);
+            if (_logger is not null && _logger.IsEnabled(level))
+            {
+                _logger.Log(level, id, exception, "{Pool}: " + message, [poolName, .. arguments]);
+            }
 #pragma warning restore CA1848, CA2254
         }
         catch // There is nowhere left to say so.

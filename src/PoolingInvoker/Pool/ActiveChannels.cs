@@ -1,5 +1,4 @@
 using System.Collections;
-using System.Diagnostics;
 
 namespace PoolingInvoker;
 
@@ -7,47 +6,48 @@ namespace PoolingInvoker;
 /// The channels that count against the size of the pool, in the order of their <see cref="ChannelStanding"/>. A pick looks at two of them,
 /// however many there are, and where these go to one endpoint at a few more. Guarded by the lock of the pool.
 /// </summary>
-internal sealed class ActiveChannels(Random random, ChannelTarget target) : IReadOnlyList<PooledChannel>
+internal sealed class ActiveChannels(Random random, ChannelTarget target) : IEnumerable<PooledChannel>
 {
     // Where channels to another endpoint are as many, or half as many, one is found nearly always.
     private const int OtherEndpointTries = 8;
 
-    private readonly List<PooledChannel> _channels = [];
-    private readonly int[] _ends = new int[(int)ChannelStanding.Full]; // where each standing ends; the rest is full
+    private const int DrawsAtEndpoint = 16;
 
-    public int Count => _channels.Count;
-    public bool HasRoom => _ends[(int)ChannelStanding.Doubtful] > 0;
-    public int Good => _ends[(int)ChannelStanding.Streams]; // how many are good. They come first
+    public ChannelTarget Target { get; set; } = target;
+    public List<PooledChannel>[] ByStanding { get; } = [.. Enum.GetValues<ChannelStanding>().Select(static _ => new List<PooledChannel>())];
+    public int Count { get; private set; }
+    public int Version { get; private set; } // changes when a channel comes or goes, and with the weights
+    public bool HasRoom => Count > CountOf(ChannelStanding.Full);
+    public int Good => Count - CountOf(ChannelStanding.Full) - CountOf(ChannelStanding.Doubtful) - CountOf(ChannelStanding.DoubtfulStandby); // how many are good. They come first
     public int Calls { get; private set; } // the leases of calls and of streams that may be short
     public int Streams { get; private set; } // the leases of streams that last
     public int Spare => CountOf(ChannelStanding.Spare); // how many channels have been set aside
     public int OfStreams => CountOf(ChannelStanding.Streams); // how many channels carry streams that last, and have room
-    public int OfCalls => Count - Spare - OfStreams; // how many channels calls are spread over
+    public int OnStandby => CountOf(ChannelStanding.Standby); // how many channels go to a priority that gets no calls
+    public int Aside => Spare + OnStandby;
+    public int OfCalls => Count - Aside - OfStreams; // how many channels calls are spread over
 
     // Whether another channel would be of use.
-    public bool AreCrowded => Calls > target.LoadOf(OfCalls) || Streams > target.LoadOf(OfStreams);
+    public bool AreCrowded => Calls > Target.LoadOf(OfCalls) || Streams > Target.LoadOf(OfStreams);
 
-    public PooledChannel this[int index] => _channels[index];
-
-    public IEnumerator<PooledChannel> GetEnumerator() => _channels.GetEnumerator();
+    public IEnumerator<PooledChannel> GetEnumerator() => ByStanding.SelectMany(static channels => channels).GetEnumerator();
     IEnumerator IEnumerable.GetEnumerator() => GetEnumerator();
 
     public void Add(PooledChannel channel)
     {
         channel.State = PooledChannelState.Active;
-        channel.Index = _channels.Count;
-        _channels.Add(channel);
+        Count++;
+        Version++;
+        Place(channel);
         Tally(channel, 1);
-        Update(channel);
     }
 
     public void Remove(PooledChannel channel)
     {
-        Move(channel, ChannelStanding.Full);
-        Swap(channel.Index, _channels.Count - 1);
-        _channels.RemoveAt(_channels.Count - 1);
         Tally(channel, -1);
-        channel.Index = -1;
+        Displace(channel);
+        Count--;
+        Version++;
     }
 
     public void Leased(PooledChannel channel, bool isStream)
@@ -87,12 +87,16 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
         Update(channel);
     }
 
+    /// <summary>Keys have another order of the channels.</summary>
+    public void OrderChanged() => Version++;
+
     /// <summary>Is called after each change of what the standing of a channel depends on.</summary>
     public void Update(PooledChannel channel)
     {
-        if (channel.Index >= 0)
+        if (channel.Index >= 0 && channel.Place != channel.Standing)
         {
-            Move(channel, channel.Standing);
+            Displace(channel);
+            Place(channel);
         }
     }
 
@@ -100,34 +104,44 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
     /// The better of two distinct channels, drawn at random from the good ones, or if there are none from the doubtful ones. Calls keep
     /// away from channels with streams that last, and streams keep to those. <paramref name="avoid"/> is the last resort.
     /// </summary>
-    public PooledChannel? Pick(bool isStream, PooledChannel? avoid)
+    public PooledChannel? Pick(bool isStream, PooledChannel? avoid, CallShare? at = null)
     {
-        var picked = isStream ? PickForStream(avoid) : PickForCall(avoid);
-        return picked ?? Draw(ChannelStanding.Doubtful, avoid) ?? (avoid is { Index: >= 0, HasRoom: true } ? avoid : null);
+        var picked = at is null ? null : isStream ? PickForStream(avoid, at) : PickForCall(avoid, at);
+        picked ??= isStream ? PickForStream(avoid) : PickForCall(avoid);
+        return picked
+            ?? Draw(ChannelStanding.Standby, avoid, at: null)
+            ?? Draw(ChannelStanding.Doubtful, avoid, at: null)
+            ?? Draw(ChannelStanding.DoubtfulStandby, avoid, at: null)
+            ?? (avoid is { Index: >= 0, HasRoom: true } ? avoid : null);
     }
 
-    private PooledChannel? PickForCall(PooledChannel? avoid) =>
-        (Calls >= target.LoadOf(OfCalls) ? Draw(ChannelStanding.Spare, avoid) : null)
-        ?? Draw(ChannelStanding.Calls, avoid)
-        ?? Draw(ChannelStanding.Spare, avoid)
-        ?? Draw(ChannelStanding.Streams, avoid);
+    private PooledChannel? PickForCall(PooledChannel? avoid, CallShare? at = null) =>
+        (Calls >= Target.LoadOf(OfCalls) ? Draw(ChannelStanding.Spare, avoid, at) : null)
+        ?? Draw(ChannelStanding.Calls, avoid, at)
+        ?? Draw(ChannelStanding.Spare, avoid, at)
+        ?? Draw(ChannelStanding.Streams, avoid, at);
 
-    private PooledChannel? PickForStream(PooledChannel? avoid) =>
-        Draw(ChannelStanding.Streams, avoid) is { } among && among.Streams < target.LoadOfEach(OfStreams) ? among : PickForCall(avoid);
+    private PooledChannel? PickForStream(PooledChannel? avoid, CallShare? at = null) =>
+        Draw(ChannelStanding.Streams, avoid, at) is { } among && among.Streams < Target.LoadOfEach(OfStreams) ? among : PickForCall(avoid, at);
 
-    private PooledChannel? Draw(ChannelStanding standing, PooledChannel? avoid)
+    private PooledChannel? Draw(ChannelStanding standing, PooledChannel? avoid, CallShare? at)
     {
-        var (start, end) = (Start(standing), _ends[(int)standing]);
-        if (end - start < 2)
+        var channels = ByStanding[(int)standing];
+        if (at is not null)
         {
-            return end > start && _channels[start] != avoid ? _channels[start] : null;
+            return DrawAt(channels, avoid, at);
         }
 
-        var first = random.Next(start, end);
-        var second = random.Next(start, end - 1);
+        if (channels.Count < 2)
+        {
+            return channels.Count == 1 && channels[0] != avoid ? channels[0] : null;
+        }
+
+        var first = random.Next(0, channels.Count);
+        var second = random.Next(0, channels.Count - 1);
         second += second >= first ? 1 : 0;
-        var a = _channels[first];
-        var b = _channels[second];
+        var a = channels[first];
+        var b = channels[second];
         if (a == avoid || b == avoid)
         {
             return a == avoid ? b : a;
@@ -137,8 +151,29 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
         var better = Better(a, b);
         for (var tries = 0; tries < OtherEndpointTries && a.Server is { HasOthers: true } server && b.Server == server; tries++)
         {
-            b = _channels[random.Next(start, end)];
+            b = channels[random.Next(0, channels.Count)];
             better = b != avoid ? Better(better, b) : better;
+        }
+
+        return better;
+    }
+
+    // Channels are even over the endpoints, by their weight: two of one are found soon, as a rule.
+    private PooledChannel? DrawAt(List<PooledChannel> channels, PooledChannel? avoid, CallShare at)
+    {
+        PooledChannel? better = null;
+        for (var (tries, found) = (0, 0); tries < DrawsAtEndpoint && found < 2 && channels.Count > 0; tries++)
+        {
+            if (channels[random.Next(0, channels.Count)] is var drawn && at.Has(drawn) && drawn != avoid)
+            {
+                better = better is null ? drawn : Better(better, drawn);
+                found++;
+            }
+        }
+
+        for (var i = 0; better is null && i < channels.Count; i++)
+        {
+            better = at.Has(channels[i]) && channels[i] != avoid ? channels[i] : null;
         }
 
         return better;
@@ -150,7 +185,7 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
     // a failure weighs as much as its capacity.
     private long Weight(PooledChannel channel, PooledChannel other) =>
         (channel.Server is { } server && server != other.Server ? server.Leases : channel.Leases)
-        + (channel.LongStreams * target.StreamWeight)
+        + (channel.LongStreams * Target.StreamWeight)
         + (channel.Health > ChannelHealth.Healthy ? (long)channel.Capacity : 0);
 
     private void Tally(PooledChannel channel, int sign)
@@ -166,35 +201,25 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IRea
         }
     }
 
-    private int Start(ChannelStanding standing) => standing == 0 ? 0 : _ends[(int)standing - 1];
-    private int CountOf(ChannelStanding standing) => _ends[(int)standing] - Start(standing);
+    private int CountOf(ChannelStanding standing) => ByStanding[(int)standing].Count;
 
-    // From standing to standing: at each boundary it changes places with the one that stands there.
-    private void Move(PooledChannel channel, ChannelStanding standing)
+    private void Place(PooledChannel channel)
     {
-        var current = 0;
-        while (current < _ends.Length && channel.Index >= _ends[current])
-        {
-            current++;
-        }
-
-        for (; current < (int)standing; current++)
-        {
-            Swap(channel.Index, --_ends[current]);
-        }
-
-        for (; current > (int)standing; current--)
-        {
-            Swap(channel.Index, _ends[current - 1]++);
-        }
+        channel.Place = channel.Standing;
+        channel.Index = CountOf(channel.Place);
+        ByStanding[(int)channel.Place].Add(channel);
+        channel.Server?.CountGood(channel.IsGood ? 1 : 0);
     }
 
-    private void Swap(int left, int right)
+    // The last one of its standing takes its place.
+    private void Displace(PooledChannel channel)
     {
-        Debug.Assert(left >= 0 && right >= 0, "A channel that is not in the list was moved.");
-        (_channels[left], _channels[right]) = (_channels[right], _channels[left]);
-        _channels[left].Index = left;
-        _channels[right].Index = right;
+        channel.Server?.CountGood(channel.IsGood ? -1 : 0);
+        var channels = ByStanding[(int)channel.Place];
+        channels[^1].Index = channel.Index;
+        channels[channel.Index] = channels[^1];
+        channels.RemoveAt(channels.Count - 1);
+        channel.Index = -1;
     }
 }
 
@@ -204,6 +229,8 @@ internal enum ChannelStanding
     Calls, // good: it has room, carries no streams that last, and nothing speaks against it, or it is new and has no call yet
     Spare, // good, but set aside: the load does not need it, and it closes if that stays so
     Streams, // good, and it carries streams that last
+    Standby, // good, but it goes to endpoints of a priority that gets no calls
     Doubtful, // it has room, but is silent, has failed of late, or has yet to show that a server is there
+    DoubtfulStandby, // the same, to endpoints of a priority that gets no calls
     Full, // it has no room, or takes no calls
 }

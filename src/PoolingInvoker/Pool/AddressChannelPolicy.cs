@@ -1,7 +1,9 @@
 using System.Collections.Concurrent;
 using System.Net;
 using System.Runtime.CompilerServices;
+using Grpc.Core;
 using Grpc.Net.Client;
+using static PoolingInvoker.ChannelPoolOptions;
 
 namespace PoolingInvoker;
 
@@ -16,13 +18,10 @@ internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
     private readonly CookieContainer _cookies = new(); // of all channels: a server may know its client by one
     private readonly ConcurrentQueue<Prepared> _prepared = new();
 
-    /// <param name="address">The address: http or https, or <c>dns:</c>, which pins.</param>
-    /// <param name="options">The options of the pool.</param>
-    /// <param name="pins">Whether the address is a name, and each channel goes to one of the endpoints that it has.</param>
+    // With a name that pins, as one of dns: does, each channel goes to one of the endpoints that it has.
     public AddressChannelPolicy(Uri address, ChannelPoolOptions options, bool pins = false)
     {
         var isDns = address.Scheme == DnsEndpoints.Scheme;
-        Address = isDns ? DnsEndpoints.NameOf(address, isSecure: false) : address;
         _pins = pins || isDns;
         Options = options;
 
@@ -37,12 +36,12 @@ internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
 
         var first = prepared.Options;
         ThrowsOperationCanceled = first.ThrowOperationCanceledOnCancellation;
-        Address = isDns ? DnsEndpoints.NameOf(address, ChannelTls.IsIn(first.Credentials)) : address;
+        Address = isDns ? DnsEndpoints.NameOf(address, Tls.IsIn(first.Credentials)) : address;
         Target = Address.Authority;
         Check(Address, first);
         if (first.ServiceConfig?.MethodConfigs.Any(static config => config.RetryPolicy is not null || config.HedgingPolicy is not null) ?? false)
         {
-            new PoolingInvokerLog(options.LoggerFactory).ServiceConfigRetries();
+            new PoolingInvokerLog(options.LoggerFactory, options.Name ?? Target).ServiceConfigRetries();
         }
     }
 
@@ -68,18 +67,25 @@ internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
     public static Uri Checked(Uri address) => address.IsAbsoluteUri && (address.Scheme == Uri.UriSchemeHttp || address.Scheme == Uri.UriSchemeHttps) && address.Host.Length > 0
         ? address
         : throw new ArgumentException(
-            $"The address '{address.OriginalString}' has no scheme that the pool can dial. It must begin with 'http://' or 'https://', as in 'http://users:5000'.",
+            $"The address '{address.OriginalString}' has no scheme that the pool can dial. It must begin with 'http://' or 'https://', as in 'http://users:5000'; ForAddress takes 'dns:///', too.",
             nameof(address));
 
     public (GrpcChannel Channel, ChannelTransport? Transport) Create(ChannelEndpoint? endpoint) =>
-        endpoint is null ? Create(Address, Address)
-        : endpoint.Address is { } own ? Create(own, own)
-        : Create(Address, endpoint.ToUri(Address.Scheme));
+        endpoint is null ? Create(Address, Address, Address)
+        : endpoint.Address is not { } own ? Create(Address, Address, endpoint.ToUri(Address.Scheme))
+        : endpoint.Service is { } service ? Create(service, own, endpoint.ToUri(own.Scheme))
+        : Create(own, own, own);
 
-    private (GrpcChannel Channel, ChannelTransport? Transport) Create(Uri name, Uri address)
+    // What the channel is to for the application; for the server and for TLS; for a proxy, and where it connects.
+    private (GrpcChannel Channel, ChannelTransport? Transport) Create(Uri service, Uri name, Uri address)
     {
         var (options, handler, speaksHttp2, isWrapped) = _prepared.TryDequeue(out var prepared) ? prepared : Prepare();
         ChannelTransport? transport = null;
+        if (service != name)
+        {
+            Insert(options, new EndpointHandler(handler!, service, name, host: null));
+        }
+
         if (handler is not null && speaksHttp2)
         {
             transport = new ChannelTransport(Options.TimeProvider) { IsWrapped = isWrapped };
@@ -93,15 +99,17 @@ internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
 
             options.HttpHandler = new SendOnceHandler(options.HttpHandler!, handler, redirections, transport.Refusals);
         }
-        else if (address != name)
+        else if (address != service)
         {
             Pin(options, handler!, name, address);
         }
 
-        return (GrpcChannel.ForAddress(name, options), transport);
+        return (GrpcChannel.ForAddress(service, options), transport);
     }
 
-    public void Dispose()
+    public void Dispose() => DropPrepared();
+
+    public void DropPrepared()
     {
         while (_prepared.TryDequeue(out var prepared))
         {
@@ -119,14 +127,8 @@ internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
         var (handler, disposes) = (options.HttpHandler, options.DisposeHttpClient);
         var standIn = handler is null ? null : new SocketsHttpHandler { ConnectCallback = ChannelDialer.ConnectAsync };
         (options.HttpHandler, options.DisposeHttpClient) = (standIn, standIn is not null);
-        try
-        {
-            GrpcChannel.ForAddress(address, options).Dispose();
-        }
-        finally
-        {
-            (options.HttpHandler, options.DisposeHttpClient) = (handler, disposes);
-        }
+        GrpcChannel.ForAddress(address, options).Dispose();
+        (options.HttpHandler, options.DisposeHttpClient) = (handler, disposes);
     }
 
     private Prepared Prepare()
@@ -150,16 +152,28 @@ internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
             handler.Dispose();
         }
 
-        RequireOwn(transport);
-        RequireToDirect(transport, options);
-        var sockets = transport as SocketsHttpHandler;
-        if (sockets is not null && options.ServiceConfig?.LoadBalancingConfigs is { Count: > 0 } balancing)
-        {
-            throw new ArgumentException(
-                $"Pool.ConfigureChannel set a ServiceConfig with the load balancer '{balancing[0].PolicyName}'. The pool balances by itself, and each of its "
-                + "channels goes to one endpoint: leave LoadBalancingConfigs empty.");
-        }
+        Require(
+            _transports.TryAdd(transport, transport),
+            $"Pool.ConfigureChannel gave two channels the same {transport.GetType().Name}. Channels that share a handler share its "
+            + "connections, so that the pool would not be one: make a new handler in each call of ConfigureChannel, change the pool's "
+            + "own one in Pool.ConfigureHandler, or set Pool.MaxPoolSize to 1.");
 
+        // The pool directs connections by the ConnectCallback of a SocketsHttpHandler, which HTTP/3 does not use.
+        var sockets = transport as SocketsHttpHandler;
+        var undirected = transport is HttpClient ? "an HttpClient"
+            : sockets is null ? $"a handler of type {transport.GetType().Name}"
+            : options.HttpVersion?.Major >= 3 ? $"HttpVersion {options.HttpVersion}"
+            : null;
+        Require(
+            !_pins || undirected is null,
+            "A pool over several endpoints needs a SocketsHttpHandler of HTTP/2 or HTTP/1.1, whose connections it can direct, and "
+            + $"Pool.ConfigureChannel set {undirected}. Change the pool's own handler in Pool.ConfigureHandler, set HttpHandler to a "
+            + "SocketsHttpHandler or one around it, leave HttpVersion null, or make a pool of one address.");
+        var balancer = sockets is null ? null : options.ServiceConfig?.LoadBalancingConfigs.FirstOrDefault();
+        Require(
+            balancer is null,
+            $"Pool.ConfigureChannel set a ServiceConfig with the load balancer '{balancer?.PolicyName}'. The pool balances by itself, and "
+            + "each of its channels goes to one endpoint: leave LoadBalancingConfigs empty.");
         var speaksHttp2 = (options.HttpVersion is null || options.HttpVersion == HttpVersion.Version20)
             && !HandlersOf(options).Any(static handler => handler.GetType().Name == "GrpcWebHandler");
         return new Prepared(options, sockets, speaksHttp2, IsWrapped: options.HttpHandler != transport);
@@ -174,27 +188,11 @@ internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
         }
     }
 
-    // The pool directs connections by the ConnectCallback of a SocketsHttpHandler, which HTTP/3 does not use.
-    private void RequireToDirect(object transport, GrpcChannelOptions options)
-    {
-        var set = transport is HttpClient ? "an HttpClient"
-            : transport is not SocketsHttpHandler ? $"a handler of type {transport.GetType().Name}"
-            : options.HttpVersion?.Major >= 3 ? $"HttpVersion {options.HttpVersion}"
-            : null;
-        if (_pins && set is not null)
-        {
-            throw new ArgumentException(
-                $"A pool over several endpoints needs a SocketsHttpHandler of HTTP/2 or HTTP/1.1, whose connections it can direct, and Pool.ConfigureChannel "
-                + $"set {set}. Change the pool's own handler in Pool.ConfigureHandler, set HttpHandler to a SocketsHttpHandler or one around it, leave "
-                + "HttpVersion null, or make a pool of one address.");
-        }
-    }
-
     // HTTP/1.1 makes a connection for each call, which nothing is seen of. With a ConnectCallback the channel dials nothing.
     private static void Pin(GrpcChannelOptions options, SocketsHttpHandler handler, Uri name, Uri address)
     {
         handler.ConnectCallback ??= ChannelDialer.ConnectAsync;
-        Insert(options, new EndpointHandler(handler, name, address));
+        Insert(options, new EndpointHandler(handler, name, address, name.Authority));
     }
 
     // Around the innermost handler, below those of the user's.
@@ -210,15 +208,25 @@ internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
         }
     }
 
-    private void RequireOwn(object transport)
+    // Whether channel credentials are those of TLS, as they say themselves.
+    private sealed class Tls : ChannelCredentialsConfiguratorBase
     {
-        if (!_transports.TryAdd(transport, transport))
+        private bool _isSecure;
+
+        public static bool IsIn(ChannelCredentials? credentials)
         {
-            throw new ArgumentException(
-                $"Pool.ConfigureChannel gave two channels the same {transport.GetType().Name}. Channels that share a handler share its connections, "
-                + "so that the pool would not be one: make a new handler in each call of ConfigureChannel, change the pool's own one in "
-                + "Pool.ConfigureHandler, or set Pool.MaxPoolSize to 1.");
+            var tls = new Tls();
+            credentials?.InternalPopulateConfiguration(tls, credentials);
+            return tls._isSecure;
         }
+
+        public override void SetInsecureCredentials(object state) => _isSecure = false;
+
+        public override void SetSslCredentials(object state, string? roots, KeyCertificatePair? pair, VerifyPeerCallback? verify) =>
+            _isSecure = true;
+
+        public override void SetCompositeCredentials(object state, ChannelCredentials channel, CallCredentials call) =>
+            channel.InternalPopulateConfiguration(this, channel);
     }
 
     private sealed record Prepared(GrpcChannelOptions Options, SocketsHttpHandler? Handler, bool SpeaksHttp2, bool IsWrapped);

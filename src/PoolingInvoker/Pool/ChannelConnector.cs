@@ -13,8 +13,10 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
     public static readonly TimeSpan Patience = TimeSpan.FromSeconds(5); // where calls can go elsewhere
     private static readonly TimeSpan PrimePatience = TimeSpan.FromSeconds(10);
 
-    private int _lastId;
+    private long _lastId;
+    private int _limitsUnknown;
 
+    public long LastId => Interlocked.Read(ref _lastId); // all channels whose making has begun have one up to it
     public TimeSpan ConnectTime { get; private set; } // how long it took to connect and to prime the last new channel
     public bool LastCreationFailed { get; set; } // whether the last one could not be made; a caller that begins to wait has it tried again
     public bool LastConnectFailed { get; private set; } // whether the last channel could not be connected
@@ -23,69 +25,81 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
     public TaskCompletionSource? NextCreated { get; set; } // is completed when one of the new channels is made, or is not to be
 
     /// <summary>Reserves a place, and begins to make a channel in it.</summary>
-    public void BeginCreating(string because)
+    public void BeginCreating(PoolReason because)
     {
         state.Creating++;
         state.After(() => state.Work.Begin(() => DialAsync(old: null, because)));
     }
 
-    /// <summary>Begins to make the replacement of a channel that takes no calls meanwhile.</summary>
-    public void Replace(PooledChannel old, string because, bool countsAsDial = true, bool isIdle = false)
-    {
-        MarkReplacing(old, countsAsDial);
-        BeginReplacing(old, because, isIdle);
-    }
-
-    /// <summary>Begins to make the replacement of a channel that takes calls meanwhile.</summary>
-    public void Refresh(PooledChannel old, string because, bool isIdle = false)
-    {
-        old.State = PooledChannelState.Refreshing;
-        state.Replacing++;
-        BeginReplacing(old, because, isIdle);
-    }
-
-    public void MarkReplacing(PooledChannel old, bool countsAsDial)
+    /// <summary>
+    /// Replaces a channel that takes no calls meanwhile: by one that is made, or by a fresh one on which a server has answered. Or it goes,
+    /// where none is needed in its place.
+    /// </summary>
+    public void Replace(PooledChannel old, PoolReason because, bool countsAsDial = true, bool isIdle = false, PooledChannel? by = null)
     {
         if (!old.Proven && countsAsDial)
         {
             state.Backoff.Dialed();
         }
 
+        if (by is null && state.Balancer is { } balancer && balancer.IsTooMany(old))
+        {
+            state.Retire(old, PoolReason.EndpointUnreachable);
+            return;
+        }
+
         old.State = PooledChannelState.Replacing;
         state.Replacing++;
         state.Active.Update(old);
+        if (by is null)
+        {
+            BeginReplacing(old, because, isIdle);
+        }
+        else
+        {
+            Join(old, by, error: null, because, connectedIn: null);
+        }
+    }
+
+    /// <summary>Begins to make the replacement of a channel that takes calls meanwhile.</summary>
+    public void Refresh(PooledChannel old, PoolReason because, bool isIdle = false)
+    {
+        old.State = PooledChannelState.Refreshing;
+        state.Replacing++;
+        BeginReplacing(old, because, isIdle);
     }
 
     /// <summary>
     /// Makes a channel in the place of an old one, or in one that was reserved, and has it join when it is connected. Does not throw, and
     /// says whether the channel was made at all.
     /// </summary>
-    public async Task<(Exception? Error, bool IsMade)> DialAsync(PooledChannel? old, string because)
+    public async Task<(Exception? Error, bool IsMade)> DialAsync(PooledChannel? old, PoolReason because)
     {
         var began = state.Time.GetTimestamp();
         var error = state.Balancer is { } balancer ? await balancer.ResolveAsync().ConfigureAwait(false) : null;
         var created = error is null ? Create(old, out error) : null;
         if (created is not null)
         {
-            var connecting = ConnectAsync(created);
-            if (await JoinsUnconnectedAsync(old, created, connecting, because).ConfigureAwait(false))
+            var isForSilent = old is { Health: ChannelHealth.GivenUp }; // it may lead to the same server
+            var connecting = isForSilent ? AnswerAsync(created) : ConnectAsync(created);
+            if (!isForSilent && await JoinsUnconnectedAsync(old, created, connecting, because).ConfigureAwait(false))
             {
                 return (null, true);
             }
 
-            error = await FailureOfAsync(connecting).ConfigureAwait(false) ?? await FailureOfAsync(PrimeAsync(created)).ConfigureAwait(false);
+            error = await FailureOfAsync(created, connecting).ConfigureAwait(false);
         }
 
-        using (state.Enter(old is null ? because : "calls need it"))
+        using (state.Enter(old is null ? because : PoolReason.CallsNeedIt))
         {
-            Join(old, created, ref error, because, state.Time.GetElapsedTime(began, state.Now));
+            error = Join(old, created, error, because, state.Since(began));
         }
 
         return state.IsDisposed ? (PoolState.NewDisposedException(), false) : (error, created is not null);
     }
 
-    /// <summary>The channel that was made joins, or is discarded.</summary>
-    public void Join(PooledChannel? old, PooledChannel? created, ref Exception? error, string because, TimeSpan? connectedIn)
+    /// <summary>The channel that was made joins, or is discarded. Gives what speaks against it.</summary>
+    public Exception? Join(PooledChannel? old, PooledChannel? created, Exception? error, PoolReason because, TimeSpan? connectedIn)
     {
         EndDial(old);
         error ??= created is { IsGoing: true }
@@ -101,7 +115,7 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
             LastCreationFailed &= old is not null;
             LastConnectFailed &= old is not null || connectedIn is null;
             ConnectTime = old is null ? connectedIn ?? ConnectTime : ConnectTime;
-            (connectedIn is null ? null : created!.Server)?.Reached();
+            state.Connected(created!, connectedIn);
             if (old is null && connectedIn is not null && created!.Transport is { } transport
                 && state is { Backoff: { HasWorked: false, MayDial: true }, Waiters.Count: > 0 })
             {
@@ -112,31 +126,33 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
 
         if (joins)
         {
-            Publish(old, created!, old is null && error is not null ? "there is no other, although it could not be connected" : because);
+            Publish(old, created!, old is null && error is not null ? PoolReason.NoOther : because);
         }
         else
         {
             state.Discard(created);
         }
+
+        return error;
     }
 
     /// <summary>Makes a channel that has not joined yet.</summary>
     public PooledChannel? Create(PooledChannel? inPlaceOf, out Exception? error)
     {
+        var id = (int)Interlocked.Increment(ref _lastId); // before anything of it is made, for a refresh
         var server = state.Balancer?.Take(inPlaceOf);
         try
         {
             var (channel, transport) = factory.Create(server?.Endpoint);
-            var lifetime = state.Options.PooledChannelLifetime;
-            lifetime = lifetime == Timeout.InfiniteTimeSpan ? lifetime : lifetime * (1 - (0.1 * state.Random.NextDouble()));
-            var limit = state.Options.MaxConcurrentCallsPerChannel;
+            var options = state.Options;
+            var limit = options.MaxConcurrentCallsPerChannel;
             var created = new PooledChannel(
-                Interlocked.Increment(ref _lastId), channel, server?.Endpoint.ToString() ?? factory.Target, transport, limit, state.Time.GetTimestamp(), lifetime);
-            var events = new ConnectionEvents(state, this, created);
-            transport?.SettingsCame += events.ServerTakes;
-            transport?.GoAwayCame += events.ServerGoes;
-            transport?.ConnectionLost += events.ConnectionLost;
-            if (transport is null && limit is null && created.Id == 1)
+                id, channel, server?.Endpoint.ToString() ?? factory.Target, transport, limit, state.Time.GetTimestamp(), state.NewLifetime())
+            {
+                Breakable = transport is null && state.Options.ProbeCallback is not null ? new() : null,
+            };
+            new ConnectionEvents(state, this, created).Watch(transport);
+            if (transport is null && limit is null && Interlocked.Increment(ref _limitsUnknown) == 1)
             {
                 state.Log.LimitUnknown(factory.WhyLimitIsUnknown, created.Capacity);
             }
@@ -148,6 +164,7 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
             }
 
             created.Server = server;
+            state.Adopt(created, options);
             error = null;
             return created;
         }
@@ -159,17 +176,18 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
         }
     }
 
-    public void Publish(PooledChannel? old, PooledChannel created, string because)
+    private void Publish(PooledChannel? old, PooledChannel created, PoolReason because)
     {
         // Statement order is important: the pool is never without either of them.
-        state.Publish(created);
+        state.Active.Add(created);
+        state.Created++;
         if (old is null)
         {
             state.Diary.Created(created, because);
             return;
         }
 
-        state.Replaced++;
+        (created.Seat, state.Replaced) = (old.Seat, state.Replaced + 1);
         state.Diary.Replaced(created, old, because);
         state.Drain(old);
     }
@@ -177,8 +195,31 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
     public Task ConnectAsync(PooledChannel channel) =>
         WithinAsync(token => channel.ConnectAsync(token), Patience, $"Channel #{channel.Id} did not connect to {channel.Endpoint}");
 
-    public Task PrimeAsync(PooledChannel channel) => state.Options.PrimeAsync is { } prime
-        ? WithinAsync(token => prime(channel.CallInvoker, token), PrimePatience, "Pool.PrimeAsync did not end")
+    /// <summary>Connects, and waits until a server has answered the probe of the user's, too, if there is one.</summary>
+    public Task AnswerAsync(PooledChannel channel)
+    {
+        var complaint = $"No server answered on channel #{channel.Id} to {channel.Endpoint}";
+        return WithinAsync(ConnectAndProbeAsync, state.Options.ProbeTimeout, complaint);
+
+        async Task ConnectAndProbeAsync(CancellationToken cancellationToken)
+        {
+            await channel.ConnectAsync(cancellationToken).ConfigureAwait(false);
+            if (!await state.Options.IsAnsweredAsync(channel.CallInvoker, cancellationToken).ConfigureAwait(false))
+            {
+                throw new IOException($"{complaint}.");
+            }
+
+            using var section = state.Enter();
+            channel.FoundAlive();
+        }
+    }
+
+    /// <summary>Primes a channel when it is connected, and gives what either failed with.</summary>
+    public async Task<Exception?> FailureOfAsync(PooledChannel channel, Task connecting) =>
+        await FailureOfAsync(connecting).ConfigureAwait(false) ?? await FailureOfAsync(PrimeAsync(channel)).ConfigureAwait(false);
+
+    private Task PrimeAsync(PooledChannel channel) => state.Options.PrimeCallback is { } prime
+        ? WithinAsync(token => prime(channel.CallInvoker, token), PrimePatience, "Pool.PrimeCallback did not end")
         : Task.CompletedTask;
 
     public static async Task<Exception?> FailureOfAsync(Task task)
@@ -188,56 +229,49 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
     }
 
     // The replacement of an idle channel connects with its first call, unless it has to be primed.
-    private void BeginReplacing(PooledChannel old, string because, bool isIdle) => state.After(() =>
+    private void BeginReplacing(PooledChannel old, PoolReason because, bool isIdle) => state.After(() =>
     {
-        if (isIdle && state.Options.PrimeAsync is null)
-        {
-            ReplaceUnconnected(old, because);
-        }
-        else
+        if (!isIdle || state.Options.PrimeCallback is not null)
         {
             state.Work.Begin(() => DialAsync(old, because));
+            return;
         }
-    });
 
-    private void ReplaceUnconnected(PooledChannel old, string because)
-    {
         var created = Create(old, out var error);
-        using var section = state.Enter("calls need it");
-        Join(old, created, ref error, because, connectedIn: null);
-    }
+        using var section = state.Enter(PoolReason.CallsNeedIt);
+        Join(old, created, error, because, connectedIn: null);
+    });
 
     // Where there is no other channel, calls may as well wait on one that takes long to connect, as they would on a bare channel. They do
     // so at once where handlers of the user's may answer them without a connection.
-    private async ValueTask<bool> JoinsUnconnectedAsync(PooledChannel? old, PooledChannel created, Task connecting, string because)
+    private async ValueTask<bool> JoinsUnconnectedAsync(PooledChannel? old, PooledChannel created, Task connecting, PoolReason because)
     {
         connecting.Observe(); // it may not be looked at any more
-        if (!connecting.IsCompleted && state.Options.PrimeAsync is null && created.Transport is not { IsWrapped: true })
+        var (isWrapped, primes) = (created.Transport is { IsWrapped: true }, state.Options.PrimeCallback is not null);
+        if (!isWrapped && !primes)
         {
             await connecting.WaitAsync(PatienceAlone, state.Time).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
         }
 
-        if (connecting.IsCompleted || state.Options.PrimeAsync is not null)
+        if (connecting.IsCompleted || primes)
         {
             return false;
         }
 
         using var section = state.Enter(because);
-        var active = state.Active;
-        var isAlone = active.Count == 0 || (active.Count == 1 && active[0] == old && old.State == PooledChannelState.Replacing);
-        if (!isAlone || state.IsDisposed)
+        if (!IsAlone(old) || state.IsDisposed || state.Balancer?.GoesElsewhere(created) == true)
         {
             return false;
         }
 
         EndDial(old);
-        created.IsUntried = false;
-        if (created.Transport is not { IsWrapped: true })
+        created.IsUntried &= isWrapped; // the server may be about to say how many calls it takes
+        if (!isWrapped)
         {
             state.Balancer?.CouldNotReach(created); // if it fails the next one goes elsewhere
         }
 
-        Publish(old, created, old is null ? "there is no other, although it takes long to connect" : because);
+        Publish(old, created, old is null ? PoolReason.NoOtherYet : because);
         return true;
     }
 
@@ -254,10 +288,14 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
         NextCreated = null;
     }
 
+    // Whether calls have no other channel to go to than the one that is made.
+    private bool IsAlone(PooledChannel? old) =>
+        old is null ? state.Active.Count == 0 : old.State == PooledChannelState.Replacing && state.Active.Count == 1;
+
     // A new channel that could not be connected joins where calls have no other one to go to.
     private bool IsBetterThanNothing(PooledChannel? old) => old is null
-        ? state.Active.Count == 0 && state.Balancer is not { MayDial: true }
-        : old.State == PooledChannelState.Replacing && (state.Active.Count == 1 || old.BrokenState(thorough: true) == ConnectivityState.Shutdown);
+        ? IsAlone(old) && state.Balancer is not { MayDial: true }
+        : (IsAlone(old) && state.Balancer is not { MayDialElsewhere: true }) || (old.State == PooledChannelState.Replacing && old.BrokenState(thorough: true) == ConnectivityState.Shutdown);
 
     private void Failed(PooledChannel? old, PooledChannel? created, Exception error, bool joins)
     {
@@ -291,35 +329,18 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
         }
         else if (!joins)
         {
-            // Its connection broke, and there is none to be had. It goes on, and is replaced when the pool may dial again.
+            // It goes on. If its connection broke, be it while it was refreshed, it is replaced when the pool may dial again.
             var failedAt = created?.Endpoint ?? old.Endpoint;
             old.Proven &= old.State == PooledChannelState.Refreshing;
-            old.LastError = failedAt == old.Endpoint ? error : old.LastError;
+            (old.LastError, old.ReplaceError) = (failedAt == old.Endpoint ? error : old.LastError, error);
             old.State = PooledChannelState.Active;
-            old.Signal(ChannelSignal.ReplacementFailed);
+            old.Proven &= old.ReasonToReplace(state.Backoff, thorough: true) is null;
             state.Active.Update(old);
             state.Diary.ReplacementFailed(old, failedAt, error);
+            state.Balancer?.Stays(old);
         }
     }
 
-    private async Task WithinAsync(Func<CancellationToken, Task> what, TimeSpan patience, string complaint)
-    {
-        using var ended = CancellationTokenSource.CreateLinkedTokenSource(state.Closing.Token);
-        var doing = what(ended.Token);
-        doing.Observe(); // it may go on for longer than it is waited for
-        try
-        {
-            await doing.WaitAsync(patience, state.Time, state.Closing.Token).ConfigureAwait(false);
-        }
-        catch (Exception exception) when (!doing.IsCompleted)
-        {
-            // The source is disposed before a dispose of the pool has come to it.
-            await ended.CancelAsync().ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-            throw exception is TimeoutException ? new TimeoutException($"{complaint} within {patience.TotalSeconds} s.") : exception;
-        }
-        catch (Exception exception) when (exception is TimeoutException or OperationCanceledException)
-        {
-            await doing.ConfigureAwait(false); // it may have ended in the moment in which the patience did
-        }
-    }
+    private Task WithinAsync(Func<CancellationToken, Task> what, TimeSpan patience, string complaint) =>
+        Cancellation.WithinAsync(what, patience, complaint, state.Time, state.Closing.Token);
 }

@@ -30,7 +30,7 @@ internal sealed class ChannelDialer(SocketsHttpHandler handler, Uri name, Uri ad
 
     /// <summary>How long a connection may wait for its first request: as long as it likes, where the handler keeps none after it.</summary>
     public TimeSpan IdleTimeout { get; } =
-        handler.PooledConnectionIdleTimeout > TimeSpan.Zero ? handler.PooledConnectionIdleTimeout : System.Threading.Timeout.InfiniteTimeSpan;
+        handler.PooledConnectionIdleTimeout > TimeSpan.Zero ? handler.PooledConnectionIdleTimeout : TimeSpan.MaxValue;
 
     /// <summary>Whether the handler breaks a connection on which its pings are not answered.</summary>
     public bool HandlerPings => handler.KeepAlivePingDelay != System.Threading.Timeout.InfiniteTimeSpan;
@@ -95,7 +95,7 @@ internal sealed class ChannelDialer(SocketsHttpHandler handler, Uri name, Uri ad
             DefaultProxyCredentials = handler.DefaultProxyCredentials,
             ConnectCallback = ConnectAsync,
             ActivityHeadersPropagator = null,
-            MeterFactory = SilentMeters.Instance,
+            MeterFactory = new SilentMeters(),
             PlaintextStreamFilter = FilterAsync,
         });
         using var request = new HttpRequestMessage(HttpMethod.Get, to) { Version = HttpVersion.Version20, VersionPolicy = HttpVersionPolicy.RequestVersionExact };
@@ -151,12 +151,9 @@ internal sealed class ChannelDialer(SocketsHttpHandler handler, Uri name, Uri ad
     // The instruments of a meter that is disposed are never published.
     private sealed class SilentMeters : IMeterFactory
     {
-        public static readonly SilentMeters Instance = new();
-
         public Meter Create(MeterOptions options)
         {
-            var meter = new Meter(options);
-            meter.Dispose();
+            using var meter = new Meter(options);
             return meter;
         }
 

@@ -21,15 +21,13 @@ internal enum ChannelSignal
     Silent, // calls have waited for too long
     PenaltyOver,
     GivenUp, // it gave no sign of life when it was asked
-    ReplacementFailed, // it goes on, as no other one could be made
 }
 
 internal static class ChannelHealthTransitions
 {
     public static ChannelHealth After(this ChannelHealth health, ChannelSignal signal) => (health, signal) switch
     {
-        (ChannelHealth.GivenUp, ChannelSignal.ReplacementFailed) => ChannelHealth.Broken,
-        (ChannelHealth.GivenUp, _) => ChannelHealth.GivenUp,
+        (ChannelHealth.GivenUp, not ChannelSignal.Answered) => ChannelHealth.GivenUp,
         (_, ChannelSignal.GivenUp) => ChannelHealth.GivenUp,
         (_, ChannelSignal.ChannelFailed) => ChannelHealth.Broken,
         (ChannelHealth.Broken, not ChannelSignal.Answered) => ChannelHealth.Broken,

@@ -10,8 +10,8 @@ public sealed class ChannelLease : IDisposable
     private PooledChannel? _channel;
 
     // Under the lock of the pool.
-    internal ChannelLease(ChannelPicker picker, PooledChannel channel, bool isStream) =>
-        (_picker, _channel, IsStream, Looks) = (picker, channel, isStream, channel.Looks);
+    internal ChannelLease(ChannelPicker picker, PooledChannel channel, LeaseKind kind) =>
+        (_picker, _channel, Kind, Looks) = (picker, channel, kind, channel.Looks);
 
     /// <summary>Gets the channel. It is shared with other leases, and belongs to the pool: do not dispose it.</summary>
     /// <exception cref="ObjectDisposedException">The lease has been given back.</exception>
@@ -29,15 +29,38 @@ public sealed class ChannelLease : IDisposable
     /// <exception cref="ObjectDisposedException">The lease has been given back.</exception>
     public ConnectivityState? ConnectivityState => Pooled.ConnectivityState;
 
+    /// <summary>Gets the number of the channel, as in <see cref="PooledChannelSnapshot.Id"/> and <see cref="ChannelPoolEvent.ChannelId"/>.</summary>
+    /// <exception cref="ObjectDisposedException">The lease has been given back.</exception>
+    public int ChannelId => Pooled.Id;
+
+    /// <summary>Gets where the channel leads, as host and port.</summary>
+    /// <exception cref="ObjectDisposedException">The lease has been given back.</exception>
+    public string Endpoint => Pooled.Endpoint;
+
+    /// <summary>
+    /// Gets what becomes of the channel at this moment. One that is draining is good for this lease, and takes no further one: who holds a
+    /// channel for long may give it back then, and take another one.
+    /// </summary>
+    /// <exception cref="ObjectDisposedException">The lease has been given back.</exception>
+    public PooledChannelState ChannelState => Pooled.State;
+
     internal PooledChannel Pooled => Volatile.Read(ref _channel) ?? throw new ObjectDisposedException(GetType().FullName);
+
+    /// <summary>
+    /// Says that the channel has failed, which of calls that are made by hand the pool cannot see: it is replaced as if a call of an invoker had
+    /// failed because of it. It takes no new leases while another one is made; those that are out, this one too, go on until they are given
+    /// back. A second call does nothing more.
+    /// </summary>
+    /// <param name="exception">What it failed with, for <see cref="PooledChannelSnapshot.LastError"/>.</param>
+    /// <exception cref="ObjectDisposedException">The lease has been given back.</exception>
+    public void MarkFailed(Exception? exception = null) => _picker.MarkFailed(Pooled, exception);
 
     /// <summary>Gives the lease back.</summary>
     public void Dispose() => Return(LeaseOutcome.Unknown);
 
-    internal bool IsStream { get; } // whether it is for a call that streams
+    internal LeaseKind Kind { get; }
     internal int Looks { get; } // how often the channel had been looked at when it was taken
     internal bool IsAnswered { get; set; } // whether the call waits for nothing any more; guarded by the lock of the pool
-    internal bool IsByHand { get; set; } // whether nothing is known of the calls on it; guarded by the lock of the pool
 
     /// <summary>The call has begun to be answered: from now on it may be silent for as long as it likes.</summary>
     internal void Answered()
@@ -55,6 +78,18 @@ public sealed class ChannelLease : IDisposable
             _picker.Return(this, channel, outcome, error);
         }
     }
+}
+
+/// <summary>What a lease is asked for: the channel that is the last resort, and the key of the call, or 0.</summary>
+internal readonly record struct LeaseRequest(LeaseKind Kind, PooledChannel? Avoid = null, ulong Key = 0);
+
+/// <summary>What a lease is for.</summary>
+internal enum LeaseKind : byte
+{
+    Call, // a unary one
+    Stream, // a call of any other kind
+    ByHand, // of the calls on it nothing is known
+    Got, // by hand, too: Get took it, and Return gives it back
 }
 
 /// <summary>What a call has shown of its channel.</summary>

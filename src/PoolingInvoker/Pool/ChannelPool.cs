@@ -24,14 +24,13 @@ namespace PoolingInvoker;
 /// cref="Return(GrpcChannel)"/>, or <see cref="AcquireAsync(CancellationToken)"/>, are for who needs a channel of their own for a while.
 /// </summary>
 /// <remarks>All members can be used from many threads at a time.</remarks>
-public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposable
+public sealed class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposable
 {
     private readonly IChannelFactory _factory;
     private readonly ChannelConnector _connector;
-    private readonly SilenceWatch _silence;
+    private readonly PoolRefresh _refresh;
     private readonly PoolUpkeep _upkeep;
-    private long _retries;
-    private long _leaksReclaimed;
+    private readonly PoolCounts _counts;
 
     /// <summary>
     /// Makes a pool whose channels <paramref name="policy"/> makes and judges: <c>Create</c> gives a new channel, and <c>Return</c>
@@ -51,13 +50,17 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
         _factory = factory;
         State = new PoolState(validated, random, factory.Target);
         _connector = new ChannelConnector(State, factory);
+        _refresh = new PoolRefresh(State, _connector, factory);
         Growth = new PoolGrowth(State, _connector);
-        _silence = new SilenceWatch(State, _connector);
         var leakDetector = validated.LeakDetectionThreshold > TimeSpan.Zero ? new LeaseLeakDetector(validated.LeakDetectionThreshold, State.Time, State.Log) : null;
         _upkeep = new PoolUpkeep(State, _connector, Growth, leakDetector);
-        Picker = new ChannelPicker(State, factory, _connector, Growth, _silence, leakDetector);
+        Picker = new ChannelPicker(State, factory, _connector, Growth, new SilenceWatch(State, _connector), leakDetector);
+        _counts = new PoolCounts(State);
         State.Balancer = endpoints is null ? null : new EndpointBalancer(State, _connector, Growth, endpoints, factory.Target);
     }
+
+    /// <summary>Gets the name of the pool: <see cref="ChannelPoolOptions.Name"/>, or its target.</summary>
+    public string Name => State.Name;
 
     /// <summary>The data plane: calls ask it for their leases.</summary>
     internal ChannelPicker Picker { get; }
@@ -91,7 +94,18 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     /// <param name="addresses">The addresses, with their scheme, which is the same for all, as in <c>http://10.0.0.1:5000</c>.</param>
     /// <param name="options">The options, or <see langword="null"/> for the defaults.</param>
     /// <exception cref="ArgumentException">There are no addresses, one is not an http or https one, they have different schemes, or an option is not valid.</exception>
-    public static ChannelPool ForAddresses(IEnumerable<string> addresses, ChannelPoolOptions? options = null)
+    public static ChannelPool ForAddresses(IEnumerable<string> addresses, ChannelPoolOptions? options = null) =>
+        ForAddresses(addresses?.Select(static address => new ChannelAddress(address))!, options);
+
+    /// <summary>Makes a pool of channels that are spread over several addresses, each of which has its share of the calls. Each keeps its own authority.</summary>
+    /// <param name="addresses">
+    /// The addresses, with their scheme, which is the same for all: <c>[new ChannelAddress("http://10.0.0.1:5000") { Weight = 2 }, "http://10.0.0.2:5000"]</c>.
+    /// </param>
+    /// <param name="options">The options, or <see langword="null"/> for the defaults.</param>
+    /// <typeparam name="TAddress">Is <see cref="ChannelAddress"/>, so that a list of texts is one of texts in every version of C#.</typeparam>
+    /// <exception cref="ArgumentException">There are no addresses, one is not an http or https one, has no valid weight, they have different schemes, or an option is not valid.</exception>
+    public static ChannelPool ForAddresses<TAddress>(IEnumerable<TAddress> addresses, ChannelPoolOptions? options = null)
+        where TAddress : ChannelAddress
     {
         var list = ChannelEndpoint.ParseList(addresses);
         return New(new AddressChannelPolicy(list, ValidatedCopyOf(options)), new EndpointList(list, Name: null, Resolve: null));
@@ -108,11 +122,27 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     /// </param>
     /// <param name="options">The options, or <see langword="null"/> for the defaults.</param>
     /// <exception cref="ArgumentException">The address is not an http or https one, or an option is not valid.</exception>
-    public static ChannelPool ForService(string address, Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve, ChannelPoolOptions? options = null)
+    public static ChannelPool ForService(string address, Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve, ChannelPoolOptions? options = null) =>
+        OfService(address, resolve, options, keepsAddresses: false);
+
+    /// <summary>
+    /// Makes a pool of channels that are spread over the addresses that a service has, as service discovery finds them and follows them. As with
+    /// its handler for <c>HttpClient</c>, a call is to the service for call credentials and for handlers, and to the address for the server and for
+    /// TLS: to that of the endpoint, with the scheme that it has, or to the host name that comes with it (<c>IHostNameFeature</c>).
+    /// </summary>
+    /// <param name="service">The name of the service, with the scheme of those endpoints that have none, as in <c>http://users</c>.</param>
+    /// <param name="resolve">Finds the endpoints, as with <see cref="ForService"/>.</param>
+    /// <param name="options">The options, or <see langword="null"/> for the defaults.</param>
+    /// <exception cref="ArgumentException">The address of the service is not an http or https one, or an option is not valid.</exception>
+    public static ChannelPool ForAddresses(string service, Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve, ChannelPoolOptions? options = null) =>
+        OfService(service, resolve, options, keepsAddresses: true);
+
+    private static ChannelPool OfService(
+        string address, Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve, ChannelPoolOptions? options, bool keepsAddresses)
     {
         ArgumentNullException.ThrowIfNull(resolve);
         var name = AddressChannelPolicy.Checked(AddressChannelPolicy.ParseAddress(address));
-        return New(new AddressChannelPolicy(name, ValidatedCopyOf(options), pins: true), new EndpointList([], name, resolve));
+        return New(new AddressChannelPolicy(name, ValidatedCopyOf(options), pins: true), new EndpointList([], name, resolve, keepsAddresses));
     }
 
     private static ChannelPool New(AddressChannelPolicy policy, EndpointList? endpoints) => new(policy, policy.Options, Random.Shared, endpoints);
@@ -126,16 +156,8 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     /// <inheritdoc cref="AcquireAsync(CancellationToken)" path="/exception"/>
     public override GrpcChannel Get()
     {
-        var acquiring = AcquireAsync(CancellationToken.None);
-        var lease = acquiring.IsCompleted ? acquiring.Result : acquiring.AsTask().GetAwaiter().GetResult();
-        var channel = lease.Pooled;
-        using (State.Enter())
-        {
-            // From here on another thread that returns this channel may take this lease back for its own: they are all the same.
-            channel.ExplicitLeases.Push(lease);
-        }
-
-        return channel.Channel;
+        var acquiring = Picker.AcquireAsync(State.Options.AcquireTimeout, new LeaseRequest(LeaseKind.Got), CancellationToken.None);
+        return (acquiring.IsCompleted ? acquiring.Result : acquiring.AsTask().GetAwaiter().GetResult()).Channel;
     }
 
     /// <summary>Gives back a channel that <see cref="Get"/> gave.</summary>
@@ -145,10 +167,11 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     public override void Return(GrpcChannel obj)
     {
         ArgumentNullException.ThrowIfNull(obj);
+        PooledChannel? channel;
         ChannelLease? lease;
         using (State.Enter())
         {
-            if (!State.Channels.TryGetValue(obj, out var channel))
+            if (!State.Channels.TryGetValue(obj, out channel))
             {
                 if (State.IsDisposed)
                 {
@@ -160,19 +183,19 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
                     nameof(obj));
             }
 
-            if (!channel.ExplicitLeases.TryPop(out lease))
+            if (!channel.GotLeases.TryPop(out lease))
             {
                 throw new InvalidOperationException(
                     $"Channel #{channel.Id} to {obj.Target} was returned more often than Get gave it. Each Get needs one Return; a ChannelLease is given back by its Dispose.");
             }
         }
 
-        lease.Dispose();
+        Picker.Return(lease, channel, LeaseOutcome.Unknown, error: null); // whoever got this one may be about to look at its channel
     }
 
     /// <summary>
     /// Takes a lease if that is possible without waiting: on a channel that has room, or on one that can be made at once, which with
-    /// <see cref="ChannelPoolOptions.PrimeAsync"/> none can.
+    /// <see cref="ChannelPoolOptions.PrimeCallback"/> none can.
     /// </summary>
     /// <param name="lease">The lease; dispose it to give it back.</param>
     /// <returns>Whether there was room on a channel, or a channel could be made.</returns>
@@ -180,14 +203,8 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     /// <exception cref="InvalidOperationException">The policy did not make a channel, and there is none. What <see cref="ChannelPoolOptions.ConfigureChannel"/> throws is thrown as it is.</exception>
     public bool TryAcquire([NotNullWhen(true)] out ChannelLease? lease)
     {
-        lease = Picker.TakeAtOnce(isStream: false);
-        if (lease is null)
-        {
-            return false;
-        }
-
-        Picker.ByHand(lease);
-        return true;
+        lease = Picker.TakeAtOnce(new LeaseRequest(LeaseKind.ByHand));
+        return lease is not null;
     }
 
     /// <summary>
@@ -195,47 +212,75 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     /// </summary>
     /// <param name="cancellationToken">Ends the wait.</param>
     /// <returns>The lease; dispose it to give it back.</returns>
-    /// <exception cref="TimeoutException">No channel became free within <see cref="ChannelPoolOptions.AcquireTimeout"/>.</exception>
-    /// <exception cref="InvalidOperationException"><see cref="ChannelPoolOptions.MaxCallsWaiting"/> calls wait already, or the policy did not make a channel, and there is none. What <see cref="ChannelPoolOptions.ConfigureChannel"/> throws is thrown as it is.</exception>
+    /// <exception cref="ChannelPoolExhaustedException">No channel became free within <see cref="ChannelPoolOptions.AcquireTimeout"/>, or <see cref="ChannelPoolOptions.MaxCallsWaiting"/> calls wait already.</exception>
+    /// <exception cref="InvalidOperationException">The policy did not make a channel, and there is none. What <see cref="ChannelPoolOptions.ConfigureChannel"/> throws is thrown as it is.</exception>
     /// <exception cref="ObjectDisposedException">The pool is disposed, or was while this call waited.</exception>
     /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was cancelled.</exception>
-    public ValueTask<ChannelLease> AcquireAsync(CancellationToken cancellationToken = default)
-    {
-        var acquiring = Picker.AcquireAsync(State.Options.AcquireTimeout, isStream: false, avoid: null, cancellationToken);
-        return acquiring.IsCompletedSuccessfully ? new ValueTask<ChannelLease>(Picker.ByHand(acquiring.Result)) : WaitAsync(acquiring);
+    public ValueTask<ChannelLease> AcquireAsync(CancellationToken cancellationToken = default) =>
+        Picker.AcquireAsync(State.Options.AcquireTimeout, new LeaseRequest(LeaseKind.ByHand), cancellationToken);
 
-        async ValueTask<ChannelLease> WaitAsync(ValueTask<ChannelLease> acquiring) => Picker.ByHand(await acquiring.ConfigureAwait(false));
+    /// <summary>
+    /// Goes on with other options. Sizes, numbers of calls, times and probes hold from now on, without a call being cut: channels above a smaller
+    /// <see cref="ChannelPoolOptions.MaxPoolSize"/> drain, and calls that wait keep the time that they had. A
+    /// budget of retries begins anew where its numbers change. Callbacks, the name, the clock and the log stay as
+    /// they are, and so does <see cref="ChannelPoolOptions.LeakDetectionThreshold"/>, which the log says. What changes is told by the log and an event of
+    /// the kind <see cref="ChannelPoolEventKind.OptionsChanged"/>.
+    /// </summary>
+    /// <param name="options">All options, those included that do not change.</param>
+    /// <exception cref="ArgumentException">An option is not valid. Nothing has changed.</exception>
+    /// <exception cref="ObjectDisposedException">The pool is disposed.</exception>
+    public void UpdateOptions(ChannelPoolOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        Update(options.ValidatedCopy(), changesOfCalls: string.Empty);
+    }
+
+    internal void Update(ChannelPoolOptions? validated, string changesOfCalls)
+    {
+        using var section = State.Enter(PoolReason.NewOptions);
+        State.ThrowIfDisposed();
+        var before = State.Options;
+        var after = validated is null ? before : before.With(validated);
+        var changes = OptionChanges.Between(OptionValues.Of(before), OptionValues.Of(after));
+        if (changes.Length > 0)
+        {
+            State.Change(after);
+            _upkeep.Reschedule();
+            if (State.Count > 0)
+            {
+                Growth.Grow(PoolReason.NewOptions, isCall: true);
+            }
+        }
+
+        if (changes.Length + changesOfCalls.Length > 0)
+        {
+            State.Diary.OptionsChanged(changes.Length > 0 && changesOfCalls.Length > 0 ? $"{changes}, {changesOfCalls}" : changes + changesOfCalls);
+        }
+
+        if (validated is not null && OptionChanges.Between(OptionValues.Of(after), OptionValues.Of(validated)) is { Length: > 0 } kept)
+        {
+            State.After(() => State.Log.OptionsKept(kept));
+        }
     }
 
     internal ConnectionEvents EventsOf(PooledChannel channel) => new(State, _connector, channel);
-    internal void CountRetry() => Interlocked.Increment(ref _retries);
-    internal void CountReclaimedLeak() => Interlocked.Increment(ref _leaksReclaimed);
 
     /// <summary>Takes the numbers of this moment.</summary>
-    public ChannelPoolStatistics GetStatistics()
-    {
-        using var section = State.Enter();
-        return new ChannelPoolStatistics
-        {
-            Channels = State.Count,
-            IdleChannels = State.Active.Count(static channel => channel.Leases == 0),
-            DrainingChannels = State.Draining,
-            CallsInFlight = State.Leases,
-            CallsWaiting = State.Waiters.Count,
-            ChannelsCreated = State.Created,
-            ChannelsReplaced = State.Replaced,
-            ChannelsGivenUp = State.GivenUp,
-            Retries = Interlocked.Read(ref _retries),
-            LeaksReclaimed = Interlocked.Read(ref _leaksReclaimed),
-        };
-    }
+    public ChannelPoolStatistics GetStatistics() => _counts.GetStatistics();
 
     /// <summary>Takes a picture of each channel, draining ones included, in the order in which they were made.</summary>
-    public IReadOnlyList<PooledChannelSnapshot> GetChannels()
+    public IReadOnlyList<PooledChannelSnapshot> GetChannels() => _counts.GetChannels();
+
+    /// <summary>
+    /// Has a listener told of what the pool does from now on, beside <see cref="ChannelPoolOptions.OnEvent"/> and as it is: in order, in one queue for
+    /// all listeners, so that a slow one holds up the others.
+    /// </summary>
+    /// <param name="listener">Who is told. What it throws is lost.</param>
+    /// <returns>What ends it. An event that is being told as it is disposed may still come.</returns>
+    public IDisposable Listen(Action<ChannelPoolEvent> listener)
     {
-        using var section = State.Enter();
-        return [.. State.Channels.Values.OrderBy(static channel => channel.Id).Select(
-            channel => channel.ToSnapshot(State.Time.GetElapsedTime(channel.CreatedAt, State.Now)))];
+        ArgumentNullException.ThrowIfNull(listener);
+        return State.Diary.Listen(listener);
     }
 
     /// <summary>
@@ -252,51 +297,46 @@ public class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDisposabl
     public Task ConnectAsync(CancellationToken cancellationToken = default) => new PoolWarmUp(State, _connector, Target).RunAsync(cancellationToken);
 
     /// <summary>
+    /// Replaces all channels that there are, because a certificate has changed, or a name leads elsewhere. They go a few at a time, a tenth of them
+    /// at most; each new one is made by the callbacks of the options anew and connected before the old one drains, and calls go on meanwhile.
+    /// The task is over when the new ones have taken the places of all; calls on the old ones may go on for longer.
+    /// </summary>
+    /// <remarks>
+    /// Each is tried once. One that cannot be replaced stays in use, and when all have been tried the task says why. Calls at the same time share
+    /// the work, and each has the channels replaced that there are when it comes. Channels over a transport of the user's own are made anew, but
+    /// connect with their first call.
+    /// </remarks>
+    /// <param name="cancellationToken">Ends the wait; the refresh goes on.</param>
+    /// <exception cref="HttpRequestException">Some channels could not be replaced, and stay. What each failed with is inside.</exception>
+    /// <exception cref="ObjectDisposedException">The pool is disposed, or was meanwhile.</exception>
+    public Task RefreshAsync(CancellationToken cancellationToken = default) => _refresh.RunAsync(cancellationToken);
+
+    /// <summary>
     /// Lets no more calls in, tells those that wait, waits up to <see cref="ChannelPoolOptions.DrainTimeout"/> for calls in flight, and
     /// closes all channels, which cancels the calls that are left.
     /// </summary>
     public async ValueTask DisposeAsync()
     {
-        BeginDispose();
-        try
-        {
-            await State.Closed.Task.WaitAsync(State.Options.DrainTimeout, State.Time).ConfigureAwait(false);
-        }
-        catch (TimeoutException)
-        {
-            // The calls that are left are cancelled.
-        }
-
-        Dispose(disposing: true);
-        GC.SuppressFinalize(this);
+        State.BeginDispose();
+        Task draining = State.Closed.Task.WaitAsync(State.Options.DrainTimeout, State.Time);
+        await draining.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        Close();
     }
 
     /// <summary>As <see cref="DisposeAsync"/>, but without waiting: calls in flight are cancelled.</summary>
     public void Dispose()
     {
-        BeginDispose();
-        Dispose(disposing: true);
-        GC.SuppressFinalize(this);
+        State.BeginDispose();
+        Close();
     }
 
-    /// <summary>Closes all channels.</summary>
-    /// <param name="disposing">Whether this is a dispose; the pool has no finalizer.</param>
-    protected virtual void Dispose(bool disposing)
+    private void Close()
     {
         using (State.Enter())
         {
             State.Channels.Values.Where(static channel => channel.State == PooledChannelState.Draining).ToList().ForEach(State.Close);
         }
 
-        _factory.Dispose();
-    }
-
-    private void BeginDispose()
-    {
-        State.BeginDispose();
-        _upkeep.Dispose();
-        _silence.Dispose();
-        Growth.Dispose();
-        Balancer?.Dispose();
+        _factory.DropPrepared();
     }
 }

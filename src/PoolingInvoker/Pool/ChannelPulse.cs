@@ -31,27 +31,14 @@ internal sealed class ChannelPulse(PooledChannel channel, long now)
     public void Look(long at)
     {
         var seen = (SignsOfLife, Started, Answers);
-        var waits = Waiting > 0 || seen.Started != _seen.Started;
         if (seen.SignsOfLife != _seen.SignsOfLife)
         {
             Lives(at);
         }
 
-        if (seen.Answers != _seen.Answers)
-        {
-            Probes = 0;
-        }
-
-        if (!waits)
-        {
-            WaitsSince = at;
-        }
-
-        if (Calls == 0)
-        {
-            SilentSince = at;
-        }
-
+        Probes = seen.Answers == _seen.Answers ? Probes : 0;
+        WaitsSince = Waiting > 0 || seen.Started != _seen.Started ? WaitsSince : at;
+        SilentSince = Calls > 0 ? SilentSince : at;
         _seen = seen;
     }
 

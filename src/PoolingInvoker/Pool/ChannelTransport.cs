@@ -22,13 +22,16 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     private readonly CancellationTokenSource _disposing = new();
 #pragma warning restore CA2213
     private long _connectionsMade;
+    private long _signsOfLife;
+    private long _callFrames;
+    private TaskCompletionSource? _nextSign; // of life
     private ChannelDialer? _dialer;
 
     // Guarded by the lock.
     private (Task<ConnectionStream> Opened, CancellationTokenSource Stop)? _dialling; // the attempt to connect that is under way
-    private ExceptionDispatchInfo? _failure; // of the last attempt to connect; written under the lock, read without it
+    private volatile ExceptionDispatchInfo? _failure; // of the last attempt to connect; read without the lock, too
     private ConnectionFact _lastFact;
-    private int _facts;
+    private volatile int _facts; // as many as there were
     private bool _isAwaited;
     private bool _isLost; // the connection that the handler has taken; it may not know that yet, and send requests on it
 
@@ -39,16 +42,15 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     public bool IsWrapped { get; init; } // by handlers of the user's, which may answer without a connection
     public bool HasConnections => !_connections.IsEmpty;
     public long ConnectionsMade => Interlocked.Read(ref _connectionsMade);
-    public LifeSigns Signs { get; } = new();
     public RefusalDelivery Refusals { get; } = new();
-    public long SignsOfLife => Signs.Count;
-    public long CallFrames => Signs.CallFrames;
+    public long SignsOfLife => Interlocked.Read(ref _signsOfLife); // reads, and writes that had to wait for the other side
+    public long CallFrames => Interlocked.Read(ref _callFrames); // those that have come and belong to calls
 
     /// <summary>Whether something has come that has not been read yet: a sign of life that this process has not got to.</summary>
     public bool HasUnread => _connections.Keys.Any(static connection => connection.HasUnread);
 
     /// <summary>Whether the channel could not connect, or is disposed. Each pick asks.</summary>
-    public bool IsBroken => Volatile.Read(ref _failure) is not null || _disposing.IsCancellationRequested;
+    public bool IsBroken => _failure is not null || _disposing.IsCancellationRequested;
 
     public ConnectivityState State
     {
@@ -92,7 +94,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     }
 
     /// <summary>A mark for <see cref="FactSince"/>.</summary>
-    public int Mark => Volatile.Read(ref _facts);
+    public int Mark => _facts;
 
     /// <summary>What has happened since a mark.</summary>
     public ConnectionFact FactSince(int mark)
@@ -110,13 +112,14 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     /// <summary>Sends a ping on each connection, and waits for a sign of life on any of them, whatever it is.</summary>
     public async Task PingAsync(CancellationToken cancellationToken)
     {
-        var sign = Signs.Next;
-        foreach (var connection in _connections.Keys.Where(static connection => connection.Frames.IsHttp2))
+        var sign = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        sign = Interlocked.CompareExchange(ref _nextSign, sign, null) ?? sign;
+        foreach (var connection in _connections.Keys)
         {
             connection.PingAsync(cancellationToken).Observe(); // broken meanwhile, or still about to write
         }
 
-        await sign.WaitAsync(cancellationToken).ConfigureAwait(false);
+        await sign.Task.WaitAsync(cancellationToken).ConfigureAwait(false);
     }
 
     /// <summary>Breaks all connections, and ends the attempt to make one: the calls on them end as if the server had.</summary>
@@ -129,7 +132,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
             stop = _dialling?.Stop;
         }
 
-        stop?.Cancel();
+        stop?.CancelQuietly();
         foreach (var connection in _connections.Keys)
         {
             connection.Abort(reason);
@@ -139,10 +142,24 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     /// <summary>Closes what the handler may have left open. The channel is disposed.</summary>
     public void Dispose()
     {
-        _disposing.Cancel();
+        _disposing.CancelQuietly();
         foreach (var connection in _connections.Keys)
         {
             connection.Dispose();
+        }
+    }
+
+    public void SawLife(int callFrames = 0)
+    {
+        Interlocked.Increment(ref _signsOfLife);
+        if (callFrames > 0)
+        {
+            Interlocked.Add(ref _callFrames, callFrames);
+        }
+
+        if (Volatile.Read(ref _nextSign) is not null)
+        {
+            Interlocked.Exchange(ref _nextSign, null)?.TrySetResult();
         }
     }
 
@@ -160,13 +177,13 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         {
             // Nothing had come of a call, and the next connection would end the same way. One that nobody has used is as one that served, and so
             // is one that its server had kept for a while: a call may take long to come to it, as with call credentials.
-            var isAwaited = _isAwaited && time.GetElapsedTime(connection.OpenedAt) < PatienceOfServers;
-            if (!connection.HasServed && (connection.IsTaken || isAwaited) && _dialling is null)
+            var isAwaited = _isAwaited && time.GetElapsedTime(connection.Opening.OpenedAt) < PatienceOfServers;
+            if (connection.Frames.CallFrames == 0 && (connection.Opening.IsTaken || isAwaited) && _dialling is null)
             {
                 Fail(new IOException("The connection was closed before anything had come of a call."));
             }
 
-            _isLost |= connection.IsTaken;
+            _isLost |= connection.Opening.IsTaken;
             Note(ConnectionFact.Lost);
         }
 
@@ -188,8 +205,8 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         }
 
         var dialled = await DialAsync(afresh: false).WaitAsync(cancellationToken).ConfigureAwait(false);
-        return TakeOpened(Timeout.InfiniteTimeSpan)
-            ?? (dialled.IsTaken ? (await OpenAsync(_dialer.Own, cancellationToken).ConfigureAwait(false)).Wire : throw Fail(NewEndedException()));
+        return TakeOpened(TimeSpan.MaxValue) ?? (!dialled.Opening.IsTaken ? throw Fail(NewEndedException())
+            : (await OpenAsync(_dialer.Own, cancellationToken).ConfigureAwait(false)).Wire);
     }
 
     // Null if there is no connection, or it has ended, or it has waited for too long, or its server takes no calls on it: the handler would fail
@@ -198,11 +215,12 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     {
         foreach (var connection in _connections.Keys)
         {
-            if (connection.Frames.HasGoneAway || (patience != Timeout.InfiniteTimeSpan && time.GetElapsedTime(connection.OpenedAt) >= patience))
+            var opening = connection.Opening;
+            if (connection.Frames.HasGoneAway || time.GetElapsedTime(opening.OpenedAt) >= patience)
             {
-                connection.Discard();
+                opening.Discard();
             }
-            else if (connection.Take())
+            else if (opening.Take())
             {
                 lock (_lock)
                 {
@@ -250,22 +268,23 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
     // All connections are opened here, and what that fails with is what an attempt is judged by. One to elsewhere is for who asked for it.
     private async Task<ConnectionStream> OpenAsync((Uri Address, string? Host)? elsewhere, CancellationToken cancellationToken)
     {
-        using var timeout = new CancellationTokenSource(_dialer!.Timeout, time);
+        using var timeout = new CancellationTokenSource();
+        using var timer = timeout.CancelAfter(_dialer!.Timeout, time);
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, timeout.Token, _disposing.Token);
         ConnectionStream? connection = null;
         try
         {
             var (wire, plaintext, socket) = await _dialer.DialAsync(elsewhere, stop.Token).ConfigureAwait(false);
             connection = new ConnectionStream(plaintext, this, wire) { Socket = socket };
-            await connection.OpenAsync(time, stop.Token).ConfigureAwait(false);
+            await connection.Opening.OpenAsync(time, stop.Token).ConfigureAwait(false);
             if (elsewhere is not null)
             {
-                connection.Take();
+                connection.Opening.Take();
             }
 
             Interlocked.Increment(ref _connectionsMade);
             _connections.TryAdd(connection, 0);
-            connection.Watch();
+            connection.Opening.Watch();
             stop.Token.ThrowIfCancellationRequested();
             lock (_lock)
             {
@@ -311,7 +330,7 @@ internal sealed class ChannelTransport(TimeProvider time) : IDisposable
         lock (_lock)
         {
             _lastFact = fact;
-            Volatile.Write(ref _facts, _facts + 1);
+            _facts++;
         }
     }
 }

@@ -13,24 +13,25 @@ internal sealed class ConnectionOpening(ConnectionStream connection)
     private const int MostEarly = 1 << 16;
 
     private readonly object _lock = new();
-    private byte[] _buffer = new byte[1024];
-    private List<byte> _early = []; // what the handler has yet to read
+    private readonly byte[] _buffer = new byte[1024];
+    private readonly List<byte> _early = []; // what the handler has yet to read
     private int _seen; // how much of it are whole frames that the pool has seen to
     private int _acksLeft; // how often the handler will acknowledge SETTINGS that have been acknowledged
-    private bool _isTaken;
-    private bool _isOver;
+    private volatile bool _isTaken;
+    private volatile bool _isOver;
     private Task _watching = Task.CompletedTask;
 
-    public bool IsTaken => Volatile.Read(ref _isTaken); // by the handler
-    public bool IsRead { get; private set; } // the handler has read all that came before it
-    public bool IsWritten => IsRead && Volatile.Read(ref _acksLeft) == 0; // the handler has written all that had been written already
+    public long OpenedAt { get; private set; } // when the SETTINGS of the server came
+    public bool IsTaken => _isTaken; // by the handler
+    public bool IsRead => _watching.IsCompleted && _early.Count == 0; // the handler has read all that came before it
+    public bool IsWritten => IsRead && _acksLeft == 0; // the handler has written all that had been written already
 
     /// <summary>Sends the preface and an empty SETTINGS frame (RFC 9113, section 3.4), and waits for the SETTINGS of the server.</summary>
-    public async Task OpenAsync(CancellationToken cancellationToken)
+    public async Task OpenAsync(TimeProvider time, CancellationToken cancellationToken)
     {
         connection.Frames.AwaitsSettingsAck = true;
         await connection.WriteOwnAsync([.. FrameScanner.Preface, .. FrameScanner.EmptySettings], cancellationToken).ConfigureAwait(false);
-        while (connection.Frames.SettingsFrames == 0)
+        while (!connection.Frames.HasSettings)
         {
             if (!await ReadEarlyAsync(cancellationToken).ConfigureAwait(false))
             {
@@ -42,6 +43,8 @@ internal sealed class ConnectionOpening(ConnectionStream connection)
                 throw new HttpProtocolException(ProtocolError, "The server does not speak HTTP/2: the first it sent is no SETTINGS frame.", innerException: null);
             }
         }
+
+        OpenedAt = time.GetTimestamp();
     }
 
     /// <summary>Reads on until the handler does.</summary>
@@ -58,6 +61,15 @@ internal sealed class ConnectionOpening(ConnectionStream connection)
         }
     }
 
+    /// <summary>Closes the connection, unless the handler has taken it.</summary>
+    public void Discard()
+    {
+        if (Take(discards: true))
+        {
+            connection.Dispose();
+        }
+    }
+
     public async ValueTask<int> ReadAsync(Memory<byte> buffer, CancellationToken cancellationToken)
     {
         if (GiveEarly(buffer.Span) is { } early)
@@ -66,13 +78,7 @@ internal sealed class ConnectionOpening(ConnectionStream connection)
         }
 
         await _watching.WaitAsync(cancellationToken).ConfigureAwait(false);
-        if (GiveEarly(buffer.Span) is { } late)
-        {
-            return late;
-        }
-
-        (IsRead, _early, _buffer) = (true, [], []);
-        return await connection.ReadFramesAsync(buffer, cancellationToken).ConfigureAwait(false);
+        return GiveEarly(buffer.Span) ?? await connection.ReadFramesAsync(buffer, cancellationToken).ConfigureAwait(false);
     }
 
     /// <summary>Leaves out of a write of the handler, which is of whole frames, what has been written already.</summary>
@@ -80,11 +86,11 @@ internal sealed class ConnectionOpening(ConnectionStream connection)
     {
         var rest = written.Span.StartsWith(FrameScanner.Preface) ? written[FrameScanner.Preface.Length..] : written;
         List<byte> kept = [];
-        while (FrameScanner.LengthOf(rest.Span) is > 0 and var length && Volatile.Read(ref _acksLeft) > 0)
+        while (FrameScanner.LengthOf(rest.Span) is > 0 and var length && _acksLeft > 0)
         {
             if (rest.Span[..length].SequenceEqual(FrameScanner.SettingsAck))
             {
-                Interlocked.Decrement(ref _acksLeft);
+                _acksLeft--;
             }
             else
             {
@@ -100,16 +106,16 @@ internal sealed class ConnectionOpening(ConnectionStream connection)
     private async Task WatchAsync()
     {
         var isOpen = true;
-        while (isOpen && !Volatile.Read(ref _isOver) && _early.Count < MostEarly)
+        while (isOpen && !_isOver && _early.Count < MostEarly)
         {
             var reading = ReadEarlyAsync(CancellationToken.None);
             await ((Task)reading).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing); // the handler meets it with its next read
             isOpen = reading.IsCompletedSuccessfully && await reading.ConfigureAwait(false);
         }
 
-        if (!isOpen && Take(discards: true))
+        if (!isOpen)
         {
-            await connection.DisposeAsync().ConfigureAwait(false);
+            Discard();
         }
     }
 

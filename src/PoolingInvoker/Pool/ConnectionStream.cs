@@ -7,9 +7,6 @@ namespace PoolingInvoker;
 /// One connection of a channel, between its handler and the transport. It tells what comes, and can ask the other side for a sign of life.
 /// Acknowledgements of what the pool has sent are left out: the handler knows nothing of that, and would break the connection.
 /// </summary>
-/// <param name="inner">The transport, or what the user's filter has made of it.</param>
-/// <param name="transport">Who is told what comes.</param>
-/// <param name="wire">The transport itself, by which the handler knows it.</param>
 internal sealed class ConnectionStream(Stream inner, ChannelTransport transport, Stream? wire = null) : Stream
 {
 #pragma warning disable CA2213 // A ping may be on its way, and it has nothing to give back.
@@ -19,8 +16,8 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
     private int _kept; // how much of it is for the handler
     private int _held; // how much behind that may be an acknowledgement
     private ConnectionOpening? _opening;
-    private bool _isClosed;
-    private bool _hasEnded;
+    private volatile bool _isClosed;
+    private volatile bool _hasEnded;
     private volatile string? _abortReason;
 
     public override bool CanRead => inner.CanRead;
@@ -28,19 +25,13 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
     public override bool CanWrite => inner.CanWrite;
     public override long Length => throw new NotSupportedException();
 
-    public override long Position
-    {
-        get => throw new NotSupportedException();
-        set => throw new NotSupportedException();
-    }
+    public override long Position { get => throw new NotSupportedException(); set => throw new NotSupportedException(); }
 
-    public FrameScanner Frames { get; } = new();
-    public Stream Wire => wire ?? inner;
+    public FrameScanner Frames { get; } = new() { SettingsCame = transport.SawSettings, GoAwayCame = transport.SawGoAway };
+    public ConnectionOpening Opening => _opening ??= new ConnectionOpening(this);
+    public Stream Wire => wire ?? inner; // by which the handler knows it; the inner one may be what the user's filter has made of it
     public Socket? Socket { get; init; } // where it is known
-    public long OpenedAt { get; private set; } // when the SETTINGS of the server came
-    public bool IsOpen => !Volatile.Read(ref _isClosed) && !Volatile.Read(ref _hasEnded); // neither side has closed it, as far as has been seen
-    public bool IsTaken => _opening is { IsTaken: true }; // by the handler
-    public bool HasServed => Frames.CallFrames > 0;
+    public bool IsOpen => !_isClosed && !_hasEnded; // neither side has closed it, as far as has been seen
 
     /// <summary>Whether something has come that has not been read, because this process did not get to it.</summary>
     public bool HasUnread
@@ -55,29 +46,6 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
             {
                 return false;
             }
-        }
-    }
-
-    /// <summary>Begins the connection, up to the SETTINGS of the server.</summary>
-    public async Task OpenAsync(TimeProvider time, CancellationToken cancellationToken)
-    {
-        _opening = new ConnectionOpening(this);
-        await _opening.OpenAsync(cancellationToken).ConfigureAwait(false);
-        OpenedAt = time.GetTimestamp();
-    }
-
-    /// <summary>Reads on until the handler does.</summary>
-    public void Watch() => _opening!.Watch();
-
-    /// <summary>Whether the connection is there for the handler, which takes it.</summary>
-    public bool Take() => _opening!.Take();
-
-    /// <summary>Closes the connection, unless the handler has taken it.</summary>
-    public void Discard()
-    {
-        if (_opening!.Take(discards: true))
-        {
-            Dispose();
         }
     }
 
@@ -192,11 +160,7 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
             buffer = _opening.LeaveOut(buffer);
         }
 
-        if (!_writing.Wait(0, CancellationToken.None))
-        {
-            await _writing.WaitAsync(cancellationToken).ConfigureAwait(false);
-        }
-
+        await _writing.WaitAsync(cancellationToken).ConfigureAwait(false);
         try
         {
             var writing = inner.WriteAsync(buffer, cancellationToken);
@@ -204,7 +168,7 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
             await writing.ConfigureAwait(false);
             if (!isTakenAtOnce)
             {
-                transport.Signs.Saw(); // the other side takes what it is sent
+                transport.SawLife(); // the other side takes what it is sent
             }
         }
         catch (Exception exception) when (exception is not OperationCanceledException)
@@ -229,41 +193,27 @@ internal sealed class ConnectionStream(Stream inner, ChannelTransport transport,
 
     protected override void Dispose(bool disposing)
     {
-        if (disposing)
-        {
-            Volatile.Write(ref _isClosed, true);
-            transport.Closed(this);
-            inner.Dispose();
-        }
-
+        _isClosed = true;
+        transport.Closed(this);
+        inner.Dispose();
         base.Dispose(disposing);
     }
 
     private int Look(Span<byte> bytes)
     {
-        var (callFrames, settingsFrames, hadGoneAway) = (Frames.CallFrames, Frames.SettingsFrames, Frames.HasGoneAway);
+        var callFrames = Frames.CallFrames;
         var kept = Frames.Scan(bytes, out _held);
-        transport.Signs.Saw(Frames.CallFrames - callFrames);
-        if (Frames.SettingsFrames != settingsFrames)
-        {
-            transport.SawSettings((int)Math.Min(Frames.MaxStreams, int.MaxValue));
-        }
-
-        if (Frames.HasGoneAway && !hadGoneAway)
-        {
-            transport.SawGoAway();
-        }
-
+        transport.SawLife(Frames.CallFrames - callFrames);
         return kept;
     }
 
-    // The other side has closed or reset it, or takes nothing more.
+    // The other side has closed or reset it, or takes nothing more. A read and a write may both see the end. Each tells it before it passes
+    // its exception on, which is judged by that.
     private void SawEnd()
     {
-        // A read and a write may both see the end. Each tells it before it passes its exception on, which is judged by that.
-        if (!Volatile.Read(ref _isClosed))
+        if (!_isClosed)
         {
-            Volatile.Write(ref _hasEnded, true);
+            _hasEnded = true;
             transport.SawEnd(this);
         }
     }

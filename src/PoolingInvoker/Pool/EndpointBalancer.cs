@@ -20,25 +20,29 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
     private readonly PoolTimer _timer;
     private readonly string _target;
     private Exception? _resolutionError;
+    private bool _isProbing;
+    private int _begun; // how many channels are being made that have no endpoint yet
 
     public EndpointBalancer(PoolState state, ChannelConnector connector, PoolGrowth growth, EndpointList list, string target)
     {
         (_state, _connector, _growth, _target) = (state, connector, growth, target);
         _endpoints = new PoolEndpoints(state.Clock, state.Random);
         _endpoints.Update(list.Known);
-        _watcher = list.Resolve is null ? null : new EndpointWatcher(list.Name!, list.Resolve, state.Time, state.Random, this);
+        _watcher = list.Resolve is null ? null : new EndpointWatcher(list.Name!, list.Resolve, state.Time, state.Random, this, list.KeepsAddresses, state.Options.EndpointWeight, state.Options.EndpointPriority);
         _timer = new PoolTimer(state, this, static balancer => ((EndpointBalancer)balancer).Balance());
+        state.Affinity.Endpoints = _endpoints;
+        _endpoints.Split(state.Options);
     }
 
     public bool MayDial => _endpoints.MayDial; // whether there is an endpoint that may be dialled
+    public PoolEndpoints Endpoints => _endpoints;
     public bool IsEmpty => _endpoints.Count == 0;
-    public int MinimumOf(int most) => Math.Min(most, Math.Min(_endpoints.Count, PoolEndpoints.SubsetSize));
+    public bool MayDialElsewhere => _endpoints is { HasPriorities: true, MayDialWell: true }; // whether a failure says nothing of the next one
+    public int MinimumOf(int least, int most) => Math.Min(most, Math.Max(least, _endpoints.Minimum) + _endpoints.StandingBy());
 
-    public void Dispose()
-    {
-        _timer.Dispose();
-        _watcher?.Dispose();
-    }
+    private bool IsFull => _state.Count >= _state.Options.MaxPoolSize;
+
+    public void Dispose() => _watcher?.Dispose();
 
     public void ResolutionFailed(Exception error)
     {
@@ -52,17 +56,21 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
         {
             _resolutionError = null;
             _endpoints.Update(endpoints);
+            _state.Active.OrderChanged();
+            UpdateChannels();
         }
 
         Balance();
     }
+
+    public void ResolveAgain() => _watcher?.RefreshSoon();
 
     public Task WaitForFirstAsync(CancellationToken cancellationToken) => _watcher?.FirstAsync(cancellationToken) ?? Task.CompletedTask;
 
     /// <summary>Waits for the first list of endpoints. Gives why there is none, to later callers at once.</summary>
     public async ValueTask<Exception?> ResolveAsync()
     {
-        if (_watcher is null || IsKnown())
+        if (_watcher is null || !IsEmpty)
         {
             return null;
         }
@@ -70,12 +78,7 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
         var error = Volatile.Read(ref _resolutionError);
         if (error is null)
         {
-            var resolving = _watcher.FirstAsync(_state.Closing.Token);
-            error = await ChannelConnector.FailureOfAsync(resolving).ConfigureAwait(false);
-            if (error is null && !IsKnown())
-            {
-                EndpointsChanged(await resolving.ConfigureAwait(false)); // it is just about to be told
-            }
+            error = await ChannelConnector.FailureOfAsync(_watcher.FirstAsync(_state.Closing.Token)).ConfigureAwait(false);
         }
 
         // A new one each time: one that many callers throw would keep the stacks of all.
@@ -83,15 +86,15 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
             : new HttpRequestException(HttpRequestError.NameResolutionError, $"The endpoints of {_target} could not be found: {error.Message}", error);
     }
 
-    private bool IsKnown()
-    {
-        using var section = _state.Enter();
-        return !IsEmpty;
-    }
-
     public PoolEndpoint Take(PooledChannel? inPlaceOf)
     {
         using var section = _state.Enter();
+        if (_endpoints.HasPriorities)
+        {
+            _timer.Start(_state, Period);
+        }
+
+        _begun -= _begun > 0 ? 1 : 0;
         return _endpoints.Take(_state.Count, inPlaceOf?.Server);
     }
 
@@ -107,7 +110,7 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
         {
             channel.Server = null;
             _endpoints.Leave(server);
-            StartTimer();
+            _timer.Start(_state, Period);
         }
     }
 
@@ -116,12 +119,60 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
         if (channel.Server is { } server)
         {
             server.Failed();
-            _watcher?.RefreshSoon();
-            StartTimer();
+            Split();
+            _state.After(() => _watcher?.RefreshSoon());
+            _timer.Start(_state, Period);
         }
     }
 
-    /// <summary>Moves channels, a few at a time, so that they are even.</summary>
+    /// <summary>
+    /// Whether a channel that takes long to connect is not waited for, as there are endpoints of another priority. In a pool that is full it
+    /// gives up its place.
+    /// </summary>
+    public bool GoesElsewhere(PooledChannel connecting)
+    {
+        if (_endpoints.HasPriorities)
+        {
+            CouldNotReach(connecting);
+        }
+
+        if (MayDialElsewhere && _growth.Places == 0)
+        {
+            _state.After(() => connecting.Transport?.Abort("Its place is needed for an endpoint of another priority."));
+        }
+
+        return MayDialElsewhere;
+    }
+
+    /// <summary>
+    /// Whether a broken channel need not be replaced: its endpoint is lost, and others have channels enough for the calls of late. One that
+    /// stands by is made anew when its endpoint may be dialled.
+    /// </summary>
+    public bool IsTooMany(PooledChannel broken) => _endpoints.HasPriorities && broken.Server is { IsFailing: true } && _state.Active.Good > 0
+        && (broken.StandsBy || _state.Count > Math.Max(_state.Minimum, _growth.Needed));
+
+    /// <summary>A channel could not be replaced where it was. If it is broken it is replaced elsewhere at once, unless others are being made.</summary>
+    public void Stays(PooledChannel channel)
+    {
+        if (channel is { State: PooledChannelState.Active, Server.IsFailing: true, Health: >= ChannelHealth.Broken } && MayDialElsewhere
+            && (_state.Creating == 0 || IsTooMany(channel)))
+        {
+            _connector.Replace(channel, PoolReason.EndpointUnreachable, countsAsDial: false);
+        }
+    }
+
+    /// <summary>Looks at who is well, if something has happened to an endpoint.</summary>
+    public void Look()
+    {
+        if (_endpoints.HasChanged)
+        {
+            Split();
+        }
+    }
+
+    /// <summary>Where the next call goes, if endpoints have different shares.</summary>
+    public CallShare? Next(PooledChannel? avoid) => _endpoints.IsWeighted || _endpoints.IsShared ? _endpoints.Next(avoid) : null;
+
     public void Balance()
     {
         using var section = _state.Enter();
@@ -131,10 +182,11 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
         }
 
         _timer.IsStarted = false;
+        _begun = 0;
+        Split();
         var moves = _state.Moves;
-        for (var i = _state.Active.Count - 1; i >= 0; i--)
+        foreach (var channel in _state.Active.Reverse()) // a copy
         {
-            var channel = _state.Active[i];
             if (channel is not { State: PooledChannelState.Active, Server: { } server })
             {
                 continue;
@@ -142,42 +194,126 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
 
             if (server.IsGone && channel.Leases == 0 && _state.Count > _state.Minimum)
             {
-                _state.Retire(channel, "its endpoint is gone");
+                _state.Retire(channel, PoolReason.EndpointGone);
+            }
+            else if ((channel.Leases == 0 || IsFull) && IsSurplus(channel))
+            {
+                _state.Retire(channel, PoolReason.PriorityBack);
             }
             else if (moves > 0 && server.IsGone)
             {
                 moves--;
-                _connector.Refresh(channel, "its endpoint is gone");
+                _connector.Refresh(channel, PoolReason.EndpointGone);
             }
             else if (moves > 0 && server.IsFailing && channel.ReasonToReplace(_state.Backoff, thorough: false) is not null)
             {
                 moves--;
-                _connector.Replace(channel, "its endpoint cannot be reached");
+                _connector.Replace(channel, PoolReason.EndpointUnreachable);
             }
         }
 
-        if (moves > 0 && _endpoints.Imbalance(_state.Count) is { From: var from }
+        if (BeginMissing() == 0 && moves > 0 && _endpoints.Imbalance(_state.Count, IsFull) is var (from, to)
             && _state.Active.FirstOrDefault(channel => channel.Server == from && channel.State == PooledChannelState.Active) is { } moved)
         {
-            _connector.Refresh(moved, "another endpoint has fewer channels");
+            if (to.Priority.Share > 0)
+            {
+                _connector.Refresh(moved, PoolReason.EndpointsUneven);
+            }
+            else if (!_isProbing)
+            {
+                _isProbing = true;
+                _state.After(() => _state.Work.Begin(() => ProbeAsync(moved)));
+            }
         }
 
         if (_state.Count > 0)
         {
-            _growth.Grow("there are more endpoints than channels", isCall: true);
+            _growth.Grow(PoolReason.MoreEndpoints, isCall: true);
         }
 
-        if (_endpoints.IsUneven(_state.Count))
+        if (_endpoints.IsUneven(_state.Count, IsFull))
         {
-            StartTimer();
+            _timer.Start(_state, Period);
         }
     }
 
-    private void StartTimer()
+    // Whether a channel goes to a priority that gets no calls, and has enough of those, and calls have others.
+    private bool IsSurplus(PooledChannel channel) => channel.Server is { } server && server.Priority.StandBysMissing < 0
+        && _state.Active.Good > _state.Active.OnStandby;
+
+    /// <summary>Says which priorities get which part of the calls.</summary>
+    public void Split()
     {
-        if (!_state.IsDisposed)
+        if (!_endpoints.HasPriorities)
         {
-            _timer.Start(Period);
+            return;
+        }
+
+        LookForSilence();
+        var (isOther, areOthersInUse) = _endpoints.Split(_state.Options);
+        _state.Active.OrderChanged();
+        if (isOther)
+        {
+            UpdateChannels();
+            _state.Diary.PriorityChanged(PoolReason.PriorityChanged(_endpoints.Priorities));
+        }
+
+        if (isOther || areOthersInUse)
+        {
+            BeginMissing();
+            _timer.Start(_state, Period);
+        }
+    }
+
+    // In a pool that is full a lost endpoint is dialled by a channel that does not join: none gives way before it is well.
+    private async Task ProbeAsync(PooledChannel inPlaceOf)
+    {
+        var created = _connector.Create(inPlaceOf, out var error);
+        error ??= await _connector.FailureOfAsync(created!, _connector.ConnectAsync(created!)).ConfigureAwait(false);
+        using var section = _state.Enter();
+        _isProbing = false;
+        if (error is null)
+        {
+            created!.Server?.Reached();
+        }
+        else if (created is not null && !_state.IsDisposed)
+        {
+            CouldNotReach(created);
+        }
+
+        _state.Discard(created);
+    }
+
+    private int BeginMissing()
+    {
+        var missing = Math.Max(0, Math.Min(_endpoints.Missing(_state.Count) - _begun, _growth.Places));
+        _begun += missing;
+        for (var i = 0; i < missing; i++)
+        {
+            _connector.BeginCreating(PoolReason.MoreEndpoints);
+        }
+
+        return missing;
+    }
+
+    private void UpdateChannels()
+    {
+        foreach (var channel in _state.Active.ToList())
+        {
+            _state.Active.Update(channel);
+        }
+    }
+
+    private void LookForSilence()
+    {
+        foreach (var priority in _endpoints.Priorities)
+        {
+            priority.Known.ForEach(static endpoint => endpoint.IsSilent = false);
+        }
+
+        foreach (var channels in _state.Active.GroupBy(static channel => channel.Server))
+        {
+            channels.Key?.IsSilent = channels.All(static channel => channel.Health is ChannelHealth.Suspect or ChannelHealth.GivenUp);
         }
     }
 }
@@ -190,4 +326,4 @@ internal interface IEndpointListener
 }
 
 /// <summary>What the channels of a pool go to: endpoints that are known, or those that a name has.</summary>
-internal sealed record EndpointList(IReadOnlyList<ChannelEndpoint> Known, Uri? Name, Func<CancellationToken, ValueTask<ServiceEndpointSource>>? Resolve);
+internal sealed record EndpointList(IReadOnlyList<ChannelEndpoint> Known, Uri? Name, Func<CancellationToken, ValueTask<ServiceEndpointSource>>? Resolve, bool KeepsAddresses = false);

@@ -13,7 +13,10 @@ internal sealed class EndpointWatcher(
     Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve,
     TimeProvider time,
     Random random,
-    IEndpointListener listener) : IDisposable
+    IEndpointListener listener,
+    bool keepsAddresses = false,
+    Func<ServiceEndpoint, int>? weigh = null,
+    Func<ServiceEndpoint, int>? rank = null) : IDisposable
 {
     public static readonly TimeSpan RefreshPause = TimeSpan.FromSeconds(5); // between resolutions that failed connections ask for
     public static readonly TimeSpan ShortestPause = TimeSpan.FromSeconds(1); // of a source that says of each list that it has changed
@@ -74,6 +77,10 @@ internal sealed class EndpointWatcher(
         }
     }
 
+    private static bool IsTheSame(IReadOnlyList<ChannelEndpoint> last, IReadOnlyList<ChannelEndpoint> now) =>
+        last.Select(static endpoint => (endpoint, endpoint.Weight, endpoint.Priority)).ToHashSet()
+            .SetEquals(now.Select(static endpoint => (endpoint, endpoint.Weight, endpoint.Priority)));
+
     private static TaskCompletionSource<IReadOnlyList<ChannelEndpoint>> NewList() => new(TaskCreationOptions.RunContinuationsAsynchronously);
 
     private void FailUnsynchronized(Exception error)
@@ -123,8 +130,22 @@ internal sealed class EndpointWatcher(
 
     private ChannelEndpoint[] Read(ServiceEndpointSource? source)
     {
-        ChannelEndpoint[] endpoints = [.. (source?.Endpoints ?? []).Select(endpoint => ChannelEndpoint.From(endpoint.EndPoint, name)).Distinct()];
+        var found = source?.Endpoints ?? [];
+        ChannelEndpoint[] endpoints = [.. found
+            .Select(endpoint => (keepsAddresses ? ChannelEndpoint.OfService(endpoint, name) : ChannelEndpoint.From(endpoint.EndPoint, name)) with
+            {
+                Weight = Asked(weigh, endpoint, nameof(ChannelPoolOptions.EndpointWeight), "weight", least: 1, ChannelAddress.MostWeight),
+                Priority = Asked(rank, endpoint, nameof(ChannelPoolOptions.EndpointPriority), "priority", least: 0, ChannelAddress.LastPriority),
+            })
+            .Distinct()];
         return endpoints.Length > 0 ? endpoints : throw new InvalidOperationException($"No endpoint was found for '{name.Authority}'.");
+    }
+
+    private static int Asked(Func<ServiceEndpoint, int>? ask, ServiceEndpoint endpoint, string option, string what, int least, int most)
+    {
+        var given = ask?.Invoke(endpoint) ?? least;
+        return given >= least && given <= most ? given : throw new InvalidOperationException(
+            FormattableString.Invariant($"Pool.{option} gave the endpoint '{endpoint}' the {what} {given}. It must be from {least} to {most}."));
     }
 
     private void Resolved(IReadOnlyList<ChannelEndpoint> endpoints, Round round)
@@ -134,7 +155,7 @@ internal sealed class EndpointWatcher(
         lock (_lock)
         {
             round.HasSucceeded = true;
-            if (IsDisposed || (_endpoints.Task.IsCompleted && _endpoints.Task.Result.ToHashSet().SetEquals(endpoints)))
+            if (IsDisposed || (_endpoints.Task.IsCompleted && IsTheSame(_endpoints.Task.Result, endpoints)))
             {
                 return;
             }

@@ -34,6 +34,7 @@ internal sealed class FrameScanner
     private int _headerLength; // how much of the next header is there
     private int _payloadLeft; // how much of the current frame is still to come
     private bool _isInSettings;
+    private uint _maxStreams = uint.MaxValue; // SETTINGS_MAX_CONCURRENT_STREAMS; no limit by default (RFC 9113, section 6.5.2)
     private ulong _setting; // as much of it as is there
     private int _settingLength;
     private volatile bool _isPingOut;
@@ -43,20 +44,18 @@ internal sealed class FrameScanner
     /// <summary>Whether a ping has yet to be acknowledged. There is never more than one, so that a server that wakes up is not flooded.</summary>
     public bool IsPingOut { get => _isPingOut; set => _isPingOut = value; }
 
+    public Action<int>? SettingsCame { get; init; } // the server takes so many streams at a time
+    public Action? GoAwayCame { get; init; } // is told once
     public bool HasBegun { get; private set; } // the first frame header, or what stands in its place, has come
     public bool IsHttp2 { get; private set; } // the first frame was one of SETTINGS
     public int CallFrames { get; private set; } // the frames that have begun of HEADERS and DATA
-    public int SettingsFrames { get; private set; } // those of the server's own that have come to their end
-    public uint MaxStreams { get; private set; } = uint.MaxValue; // SETTINGS_MAX_CONCURRENT_STREAMS; no limit by default (RFC 9113, section 6.5.2)
+    public bool HasSettings { get; private set; } // of the server's own
     public bool HasGoneAway { get; private set; }
 
     /// <summary>
-    /// Looks at what was read, and takes out acknowledgements of the pool's own. If the end may become one it is held back, and not looked at
-    /// yet.
+    /// Looks at what was read, takes out acknowledgements of the pool's own, and says how many bytes stay. What may become one is held back
+    /// behind those, and not looked at yet.
     /// </summary>
-    /// <param name="bytes">What was read.</param>
-    /// <param name="held">How many bytes are held back, behind those that stay.</param>
-    /// <returns>How many bytes stay.</returns>
     public int Scan(Span<byte> bytes, out int held)
     {
         held = 0;
@@ -98,8 +97,8 @@ internal sealed class FrameScanner
 
             if (_isInSettings && _payloadLeft == 0)
             {
-                _isInSettings = false;
-                SettingsFrames++;
+                (_isInSettings, HasSettings) = (false, true);
+                SettingsCame?.Invoke((int)Math.Min(_maxStreams, int.MaxValue));
             }
         }
 
@@ -134,10 +133,14 @@ internal sealed class FrameScanner
         _payloadLeft = (_header[0] << 16) | (_header[1] << 8) | _header[2];
         IsHttp2 |= !HasBegun && type == SettingsType;
         CallFrames += type is DataType or HeadersType ? 1 : 0;
-        HasGoneAway |= type == GoAwayType && IsHttp2;
         _isInSettings = type == SettingsType && (_header[4] & AckFlag) == 0;
         _headerLength = _settingLength = 0;
         HasBegun = true;
+        if (type == GoAwayType && IsHttp2 && !HasGoneAway)
+        {
+            HasGoneAway = true;
+            GoAwayCame?.Invoke();
+        }
     }
 
     private void ReadSettings(ReadOnlySpan<byte> bytes)
@@ -148,7 +151,7 @@ internal sealed class FrameScanner
             if (++_settingLength == SettingLength)
             {
                 _settingLength = 0;
-                MaxStreams = (ushort)(_setting >> 32) == MaxConcurrentStreams ? (uint)_setting : MaxStreams;
+                _maxStreams = (ushort)(_setting >> 32) == MaxConcurrentStreams ? (uint)_setting : _maxStreams;
             }
         }
     }

@@ -12,7 +12,7 @@ internal interface IChannelFactory
     (GrpcChannel Channel, ChannelTransport? Transport) Create(ChannelEndpoint? endpoint); // no transport: it is the user's own
     Exception Explain(Exception error) => error; // what callers are told of a failure of Create
     bool IsGood(GrpcChannel channel) => true; // after a call
-    void Dispose() { } // with the pool
+    void DropPrepared() { } // what is made ahead: with the pool, and where all is to be made anew
 }
 
 /// <summary>Makes channels by a policy of the user's.</summary>

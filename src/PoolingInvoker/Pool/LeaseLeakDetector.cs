@@ -8,7 +8,11 @@ internal sealed class LeaseLeakDetector(TimeSpan threshold, TimeProvider time, P
 {
     private readonly ConcurrentDictionary<object, Taking> _taken = new();
 
-    public void Taken(object lease) => _taken[lease] = new Taking(time.GetTimestamp(), new StackTrace(skipFrames: 2, fNeedFileInfo: true));
+    // No frame is skipped: how many of them are this library's depends on what the JIT compiler inlines.
+    public static StackTrace NewStack() => new(fNeedFileInfo: true);
+
+    /// <summary>Is called before anybody has the lease, who may give it back at once.</summary>
+    public void Taken(object lease, long at, StackTrace stack) => _taken[lease] = new Taking(at, stack);
 
     public void Returned(object lease)
     {

@@ -1,46 +1,68 @@
 namespace PoolingInvoker;
 
 /// <summary>
-/// What the pool tells of its channels, each event with its reason: to the log, and to OnEvent. Events are added under the lock of the
+/// What the pool tells of its channels, each event with its reason: to the log, to OnEvent, and to those that listen for a while. Events are added under the lock of the
 /// pool, so that they keep the order of the changes, and told after it.
 /// </summary>
-internal sealed class PoolDiary(object gate, Action<Action> after, PoolingInvokerLog log, ChannelPoolOptions options, string target)
+internal sealed class PoolDiary(object gate, Action<Action> after, PoolingInvokerLog log, PoolMetrics metrics, ChannelPoolOptions options, string name, string target)
 {
     private const int MostWaiting = 1_000;
 
     private readonly Queue<ChannelPoolEvent> _waiting = new();
+    private Action<ChannelPoolEvent>[] _listeners = options.OnEvent is { } listener ? [listener] : [];
     private bool _isTelling;
     private long _dropped; // since the last one that waits
 
-    public void Created(PooledChannel channel, string reason) =>
-        Add(ChannelPoolEventKind.Created, channel, reason, () => log.Created(channel, reason));
-    public void Replaced(PooledChannel channel, PooledChannel replaced, string reason) =>
-        Add(ChannelPoolEventKind.Replaced, channel, $"in place of #{replaced.Id}, because {reason}", () => log.Replaced(channel, replaced, reason));
-    public void Retired(PooledChannel channel, string reason) =>
-        Add(ChannelPoolEventKind.Retired, channel, reason, () => log.Retired(channel, reason));
-    public void GivenUp(PooledChannel channel, string reason) =>
-        Add(ChannelPoolEventKind.GivenUp, channel, reason, () => log.GivenUp(channel, reason));
+    public void Created(PooledChannel channel, PoolReason reason) =>
+        Add(ChannelPoolEventKind.Created, channel, reason, () => log.Created(channel, reason.Words));
+    public void Replaced(PooledChannel channel, PooledChannel replaced, PoolReason reason) =>
+        Add(ChannelPoolEventKind.Replaced, channel, reason.InPlaceOf(replaced), () => log.Replaced(channel, replaced, reason.Words));
+    public void Retired(PooledChannel channel, PoolReason reason) =>
+        Add(ChannelPoolEventKind.Retired, channel, reason, () => log.Retired(channel, reason.Words));
+    public void GivenUp(PooledChannel channel, PoolReason reason) =>
+        Add(ChannelPoolEventKind.GivenUp, channel, reason, () => log.GivenUp(channel, reason.Words));
 
     // A channel that never joined has no event: nothing was told of it.
     public void Closed(PooledChannel channel) =>
-        Add(channel.State == PooledChannelState.Closed ? ChannelPoolEventKind.Closed : null, channel, "its last call is over", () => log.Closed(channel));
+        Add(channel.State == PooledChannelState.Closed ? ChannelPoolEventKind.Closed : null, channel, PoolReason.LastCallOver, () => log.Closed(channel));
     public void CreationFailed(Exception error) =>
-        Add(ChannelPoolEventKind.Failed, channel: null, "no channel could be made and connected", () => log.CreationFailed(error), error);
+        Add(ChannelPoolEventKind.ConnectFailed, channel: null, PoolReason.NoChannel, () => log.CreationFailed(error), error);
     public void ReplacementFailed(PooledChannel channel, string endpoint, Exception error)
     {
-        var elsewhere = endpoint == channel.Endpoint ? string.Empty : $" to {endpoint}";
-        var reason = $"it stays: no replacement could be made and connected{elsewhere}";
-        Add(ChannelPoolEventKind.Failed, channel, reason, () => log.ReplacementFailed(channel, reason, error), error);
+        var reason = PoolReason.NoReplacement(endpoint == channel.Endpoint ? string.Empty : $" to {endpoint}");
+        Add(ChannelPoolEventKind.ConnectFailed, channel, reason, () => log.ReplacementFailed(channel, reason.Words, error), error);
     }
 
-    public void Refused(Exception error) =>
-        Add(ChannelPoolEventKind.Refused, channel: null, error.Message, () => log.Refused(error.Message), error);
+    public void AffinityMoved(PoolReason reason) =>
+        Add(ChannelPoolEventKind.AffinityMoved, channel: null, reason, () => log.AffinityMoved(reason.Words));
+    public void PriorityChanged(PoolReason reason) =>
+        Add(ChannelPoolEventKind.PriorityChanged, channel: null, reason, () => log.PriorityChanged(reason.Words));
+    public void Refused(Exception error, bool isLineFull) =>
+        Add(ChannelPoolEventKind.Refused, channel: null, PoolReason.Refused(error, isLineFull), () => log.Refused(error.Message), error);
 
-    private void Add(ChannelPoolEventKind? kind, PooledChannel? channel, string reason, Action write, Exception? error = null)
+    public void OptionsChanged(string changes) =>
+        Add(ChannelPoolEventKind.OptionsChanged, channel: null, PoolReason.Changed(changes), () => log.OptionsChanged(changes));
+
+    public IDisposable Listen(Action<ChannelPoolEvent> listener)
     {
-        if (kind is { } told && options.OnEvent is not null)
+        lock (gate)
         {
-            Enqueue(new ChannelPoolEvent(told, channel?.Id ?? 0, channel?.Endpoint ?? target, reason, error));
+            _listeners = [.. _listeners, listener];
+        }
+
+        return new Listening(this, listener);
+    }
+
+    private void Add(ChannelPoolEventKind? kind, PooledChannel? channel, PoolReason reason, Action write, Exception? error = null)
+    {
+        if (kind is { } counted)
+        {
+            metrics.Count(counted, reason.Kind);
+        }
+
+        if (kind is { } told && _listeners.Length > 0)
+        {
+            Enqueue(new ChannelPoolEvent(name, told, channel?.Id ?? 0, channel?.Endpoint ?? target, reason.Kind, reason.Words, error));
         }
 
         after(write);
@@ -67,13 +89,27 @@ internal sealed class PoolDiary(object gate, Action<Action> after, PoolingInvoke
     {
         while (Next() is { } next)
         {
-            try
+            foreach (var listener in Volatile.Read(ref _listeners))
             {
-                options.OnEvent!(next);
+                try
+                {
+                    listener(next);
+                }
+                catch // What a listener throws is lost.
+                {
+                }
             }
-            catch // What a listener throws is lost.
-            {
-            }
+        }
+    }
+
+    // One that listens twice leaves once for each.
+    private void Leave(Action<ChannelPoolEvent> listener)
+    {
+        lock (gate)
+        {
+            var listeners = _listeners.ToList();
+            listeners.RemoveAt(listeners.LastIndexOf(listener));
+            _listeners = [.. listeners];
         }
     }
 
@@ -83,13 +119,26 @@ internal sealed class PoolDiary(object gate, Action<Action> after, PoolingInvoke
         {
             if (!_waiting.TryDequeue(out var next) && _dropped > 0)
             {
-                var reason = FormattableString.Invariant($"OnEvent is slower than the pool: {_dropped} events were not told");
-                next = new ChannelPoolEvent(ChannelPoolEventKind.Dropped, channel: 0, target, reason, exception: null);
+                var reason = PoolReason.SlowListener(_dropped);
+                next = new ChannelPoolEvent(name, ChannelPoolEventKind.Dropped, channelId: 0, target, reason.Kind, reason.Words, exception: null);
                 _dropped = 0;
             }
 
             _isTelling = next is not null;
             return next;
+        }
+    }
+
+    private sealed class Listening(PoolDiary diary, Action<ChannelPoolEvent> listener) : IDisposable
+    {
+        private PoolDiary? _diary = diary;
+
+        public void Dispose()
+        {
+            if (Interlocked.Exchange(ref _diary, null) is { } left)
+            {
+                left.Leave(listener);
+            }
         }
     }
 }

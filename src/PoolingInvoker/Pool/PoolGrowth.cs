@@ -4,7 +4,7 @@ namespace PoolingInvoker;
 /// Adds channels: where there are fewer than the minimum, where calls wait, and where for a while channels have carried more than
 /// TargetConcurrentCallsPerChannel (see <see cref="ChannelTarget"/>), or calls had to share one with streams that last.
 /// </summary>
-internal sealed class PoolGrowth : IDisposable
+internal sealed class PoolGrowth
 {
     private static readonly TimeSpan LoadPeriod = TimeSpan.FromMilliseconds(50);
     private static readonly TimeSpan ForgetsSharing = TimeSpan.FromMinutes(1);
@@ -30,30 +30,19 @@ internal sealed class PoolGrowth : IDisposable
     }
 
     public int Places => _state.IsDisposed ? 0
-        : GrowthPolicy.Places(_state.Options.MaxPoolSize, _state.Active.Count, _state.Creating, _connector.LastConnectFailed, _state.Backoff.MayDial);
+        : GrowthPolicy.Places(_state.Options.MaxPoolSize, _state.Active.Count, _state.Creating, _connector.LastConnectFailed && _state.Balancer is not { MayDialElsewhere: true }, _state.Backoff.MayDial);
 
-    private long ExpectedCapacity
-    {
-        get
-        {
-            var own = _state.Options.MaxConcurrentCallsPerChannel;
-            return Math.Max(1, Math.Min(own ?? int.MaxValue, _connector.Announced ?? own ?? PooledChannel.FallbackCapacity));
-        }
-    }
+    public int Needed => Math.Max(1, ChannelsFor(Math.Max(_peak.Now, _peak.Before))); // by the calls of late
 
+    private int? OwnLimit => _state.Options.MaxConcurrentCallsPerChannel;
+    private long ExpectedCapacity => Math.Max(1, Math.Min(OwnLimit ?? int.MaxValue, _connector.Announced ?? OwnLimit ?? PooledChannel.FallbackCapacity));
     private bool MayGrow => !_state.IsDisposed && _state.Count < _state.Options.MaxPoolSize;
-
-    public void Dispose()
-    {
-        _waitersTimer.Dispose();
-        _loadTimer.Dispose();
-    }
 
     /// <summary>
     /// Reserves the channels that are missing now, and begins to make them: for a call also those below the minimum, and one for the calls
     /// after it where it got nothing and does not wait.
     /// </summary>
-    public void Grow(string because, bool isCall = false, bool isRefused = false)
+    public void Grow(PoolReason because, bool isCall = false, bool isRefused = false)
     {
         if (Places == 0)
         {
@@ -77,7 +66,7 @@ internal sealed class PoolGrowth : IDisposable
         }
         else if (active is { Calls: > 0, Streams: > 0 })
         {
-            _sharing = (_sharing is { } sharing && _state.Time.GetElapsedTime(sharing.Last, _state.Now) < ForgetsSharing ? sharing.Since : _state.Now, _state.Now);
+            _sharing = (_sharing is { } sharing && _state.Since(sharing.Last) < ForgetsSharing ? sharing.Since : _state.Now, _state.Now);
         }
 
         if (_loadTimer.IsStarted)
@@ -87,16 +76,16 @@ internal sealed class PoolGrowth : IDisposable
         else if (active is { AreCrowded: true, Spare: 0 } && MayGrow)
         {
             (_previousLoad, _loadSum) = (default, default);
-            _loadTimer.Start(LoadPeriod);
+            _loadTimer.Start(_state, LoadPeriod);
         }
     }
 
     /// <summary>How many channels the calls of late needed.</summary>
     public int TakePeak()
     {
-        var most = Math.Max(_peak.Now, _peak.Before);
+        var needed = Needed;
         _peak = (_state.Active.Calls, _peak.Now);
-        return Math.Max(1, ChannelsFor(most));
+        return needed;
     }
 
     /// <summary>Compares the load with that of the last sample: what both needed is made.</summary>
@@ -109,18 +98,18 @@ internal sealed class PoolGrowth : IDisposable
             ? (active.Calls, active.Streams)
             : ((double)_loadSum.Calls / _loadSum.Picks, (double)_loadSum.Streams / _loadSum.Picks);
         var lasting = ChannelsFor(Math.Min(load.Calls, _previousLoad.Calls)) + ChannelsFor(Math.Min(load.Streams, _previousLoad.Streams));
-        if (_sharing is { } sharing && _state.Time.GetElapsedTime(sharing.Since, _state.Now) >= 2 * LoadPeriod)
+        if (_sharing is { } sharing && _state.Since(sharing.Since) >= 2 * LoadPeriod)
         {
             lasting = Math.Max(lasting, active.OfStreams + 1); // the calls are few, but come again and again
         }
 
         Create(
-            lasting - (_state.Count - active.Spare),
-            $"channels carry more than {_state.Options.TargetConcurrentCallsPerChannel} calls, or calls share one with streams that last");
+            lasting - (_state.Count - active.Aside),
+            PoolReason.Crowded(_state.Options.TargetConcurrentCallsPerChannel));
         (_previousLoad, _loadSum) = (load, default);
-        if (MayGrow && ChannelsFor(load.Calls) + ChannelsFor(load.Streams) > _state.Count - active.Spare)
+        if (MayGrow && ChannelsFor(load.Calls) + ChannelsFor(load.Streams) > _state.Count - active.Aside)
         {
-            _loadTimer.Start(LoadPeriod);
+            _loadTimer.Start(_state, LoadPeriod);
         }
     }
 
@@ -142,7 +131,7 @@ internal sealed class PoolGrowth : IDisposable
         return add;
     }
 
-    private void Create(long count, string because)
+    private void Create(long count, PoolReason because)
     {
         for (count = Math.Min(count, Places); count > 0; count--)
         {
@@ -155,7 +144,7 @@ internal sealed class PoolGrowth : IDisposable
         if (on && _state.Waiters.Count > 0 && !_waitersTimer.IsStarted)
         {
             _waitersSample = (_returns, _state.Now);
-            _waitersTimer.Start(GrowthPolicy.WaitersPause(_connector.ConnectTime));
+            _waitersTimer.Start(_state, GrowthPolicy.WaitersPause(_connector.ConnectTime));
         }
     }
 
@@ -163,8 +152,8 @@ internal sealed class PoolGrowth : IDisposable
     {
         using var section = _state.Enter();
         _waitersTimer.IsStarted = false;
-        var elapsed = _state.Time.GetElapsedTime(_waitersSample.At, _state.Now).TotalSeconds;
-        Create(MissingForWaiters(elapsed > 0 ? (_returns - _waitersSample.Returns) / elapsed : 0), "calls wait");
+        var elapsed = _state.Since(_waitersSample.At).TotalSeconds;
+        Create(MissingForWaiters(elapsed > 0 ? (_returns - _waitersSample.Returns) / elapsed : 0), PoolReason.CallsWait);
         WatchWaiters(MayGrow);
     }
 }

@@ -4,7 +4,7 @@ namespace PoolingInvoker;
 /// A timer of the pool. It keeps neither its owner alive, nor the context of whoever made it, ends when the owner is no more, and what its
 /// callback throws does not end the process.
 /// </summary>
-internal sealed class PoolTimer : IDisposable
+internal sealed class PoolTimer
 {
     private static readonly TimeSpan PauseAfterFailure = TimeSpan.FromSeconds(1);
 
@@ -20,28 +20,43 @@ internal sealed class PoolTimer : IDisposable
         (_owner, _run, _log, _isPeriodic) = (new WeakReference<object>(owner), run, state.Log, period is not null);
         using (ExecutionContext.SuppressFlow())
         {
+            state.Timers.Add((this, owner));
             _timer = state.Time.CreateTimer(static timer => ((PoolTimer)timer!).Fire(), this, period ?? Timeout.InfiniteTimeSpan, period ?? Timeout.InfiniteTimeSpan);
         }
     }
 
     public bool IsStarted { get; set; } // until its callback has taken the lock of the pool, which guards it
 
-    public void Start(TimeSpan dueTime)
+    // Under the lock, and set after it: a FakeTimeProvider runs the timers that are due when one is set.
+    public void Start(PoolState state, TimeSpan dueTime)
     {
-        if (!IsStarted)
+        if (!IsStarted && !state.IsDisposed)
         {
             IsStarted = true;
-            _timer.Change(dueTime, Timeout.InfiniteTimeSpan);
+            SetAfter(state, dueTime, Timeout.InfiniteTimeSpan);
         }
     }
 
-    public void Dispose() => _timer.Dispose();
+    /// <summary>Runs with another period from now on. Under the lock, and set after it.</summary>
+    public void Repeat(PoolState state, TimeSpan period) => SetAfter(state, period, period);
+
+    // It is not disposed: another thread may be setting it, and a timer of a FakeTimeProvider then throws when it is due.
+    public void Stop() => _timer.Change(Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
+
+    private void SetAfter(PoolState state, TimeSpan dueTime, TimeSpan period) => state.After(() =>
+    {
+        _timer.Change(dueTime, period);
+        if (state.IsDisposed)
+        {
+            Stop(); // statement order is important: the pool may have stopped it before it was set
+        }
+    });
 
     private void Fire()
     {
         if (!_owner.TryGetTarget(out var owner))
         {
-            Dispose();
+            Stop();
             return;
         }
 

@@ -9,7 +9,7 @@ internal enum UpkeepAction
 }
 
 /// <summary>Closes and renews channels that are idle, replaces those that are old, and sets those aside that the load does not need.</summary>
-internal sealed class PoolUpkeep : IDisposable
+internal sealed class PoolUpkeep
 {
     // How long a handler keeps a connection that carries nothing, as a rule: it is not there any more, and need not be refreshed.
     private static readonly TimeSpan IdleConnection = TimeSpan.FromMinutes(1);
@@ -18,17 +18,14 @@ internal sealed class PoolUpkeep : IDisposable
     private readonly ChannelConnector _connector;
     private readonly PoolGrowth _growth;
     private readonly LeaseLeakDetector? _leakDetector;
-    private readonly PoolTimer? _timer;
+    private readonly PoolTimer _timer;
+    private TimeSpan _period;
 
     public PoolUpkeep(PoolState state, ChannelConnector connector, PoolGrowth growth, LeaseLeakDetector? leakDetector)
     {
         (_state, _connector, _growth, _leakDetector) = (state, connector, growth, leakDetector);
-
-        // All channels are refreshed within a third of their lifetime, a few at each maintenance.
-        TimeSpan[] ages = [state.Options.PooledChannelIdleTimeout, state.Options.PooledChannelLifetime / 6, state.Options.LeakDetectionThreshold];
-        var shortest = ages.Where(static age => age > TimeSpan.Zero).DefaultIfEmpty(Timeout.InfiniteTimeSpan).Min();
-        var period = TimeSpan.FromMilliseconds(Math.Clamp(shortest.TotalMilliseconds / 10, 1, 30_000));
-        _timer = shortest == Timeout.InfiniteTimeSpan ? null : new PoolTimer(state, this, static upkeep => ((PoolUpkeep)upkeep).Run(), period);
+        _period = PeriodFor(state.Options);
+        _timer = new PoolTimer(state, this, static upkeep => ((PoolUpkeep)upkeep).Run(), _period);
     }
 
     /// <summary>What becomes of a channel that carries no call, where there are more channels than the minimum (<paramref name="isSpare"/>) or not.</summary>
@@ -38,15 +35,35 @@ internal sealed class PoolUpkeep : IDisposable
         : wasConnected ? UpkeepAction.Renew
         : UpkeepAction.Keep;
 
-    public void Dispose() => _timer?.Dispose();
+    /// <summary>The options have changed. Under the lock.</summary>
+    public void Reschedule()
+    {
+        if (PeriodFor(_state.Options) is var period && period != _period)
+        {
+            _period = period;
+            _timer.Repeat(_state, period);
+        }
+    }
+
+    // All channels are refreshed within a third of their lifetime, a few at each maintenance.
+    private static TimeSpan PeriodFor(ChannelPoolOptions options)
+    {
+        TimeSpan[] ages = [options.PooledChannelIdleTimeout, options.PooledChannelLifetime / 6, options.LeakDetectionThreshold];
+        var shortest = ages.Where(static age => age > TimeSpan.Zero).DefaultIfEmpty(Timeout.InfiniteTimeSpan).Min();
+        return shortest == Timeout.InfiniteTimeSpan ? shortest : TimeSpan.FromMilliseconds(Math.Clamp(shortest.TotalMilliseconds / 10, 1, 30_000));
+    }
 
     private void Run()
     {
-        CloseIdle();
-        using (_state.Enter())
+        using (_state.Enter(PoolReason.CallsNeedIt)) // somebody waits if a channel was idle because its server takes nothing
         {
+            CloseIdle();
             RefreshOld();
             SetAside();
+            if (_state.Affinity.TakeMoves() is { Moved: > 0 } last)
+            {
+                _state.Diary.AffinityMoved(PoolReason.AffinityMoved(last.Moved, last.Calls));
+            }
         }
 
         _leakDetector?.Report();
@@ -55,16 +72,18 @@ internal sealed class PoolUpkeep : IDisposable
     private void CloseIdle()
     {
         var timeout = _state.Options.PooledChannelIdleTimeout;
-        var reason = $"it carried no call for {timeout}";
-        using var section = _state.Enter("calls need it"); // somebody waits if a channel was idle because its server takes nothing
-        for (var i = _state.Active.Count - 1; i >= 0; i--)
+        var reason = PoolReason.Idle(timeout);
+        foreach (var channel in _state.Active.Reverse()) // a copy
         {
-            var channel = _state.Active[i];
             var action = channel is not { State: PooledChannelState.Active, Leases: 0 } ? UpkeepAction.Keep
-                : Decide(IdleFor(channel), timeout, _state.Count > _state.Minimum, channel.Transport is { ConnectionsMade: > 0 });
+                : Decide(_state.Since(channel.IdleSince), timeout, _state.Count > _state.Minimum && !channel.StandsBy, channel.Transport is { ConnectionsMade: > 0 });
             if (action == UpkeepAction.Close)
             {
                 _state.Retire(channel, reason);
+            }
+            else if (action == UpkeepAction.Renew && channel.StandsBy)
+            {
+                _connector.Refresh(channel, reason); // it is to be connected
             }
             else if (action == UpkeepAction.Renew)
             {
@@ -77,20 +96,20 @@ internal sealed class PoolUpkeep : IDisposable
     private void RefreshOld()
     {
         var old = _state.Active
-            .Where(channel => channel.State == PooledChannelState.Active && channel.Lifetime != Timeout.InfiniteTimeSpan && Age(channel.CreatedAt) >= channel.Lifetime)
+            .Where(channel => channel.State == PooledChannelState.Active && channel.Lifetime != Timeout.InfiniteTimeSpan && _state.Since(channel.CreatedAt) >= channel.Lifetime)
             .OrderBy(static channel => channel.CreatedAt)
             .Take(_state.Moves)
             .ToList();
         foreach (var channel in old)
         {
-            _connector.Refresh(channel, $"it was older than {channel.Lifetime}", isIdle: channel.Leases == 0 && IdleFor(channel) > IdleConnection);
+            _connector.Refresh(channel, PoolReason.TooOld(channel.Lifetime), isIdle: channel is { Leases: 0, StandsBy: false } && _state.Since(channel.IdleSince) > IdleConnection);
         }
     }
 
     // Spare channels that are not needed again close when they have been idle for long enough. They are of the endpoints with most.
     private void SetAside()
     {
-        var wanted = Math.Max(_state.Minimum - _state.Active.OfStreams, _growth.TakePeak());
+        var wanted = Math.Max(_state.Minimum - _state.Active.OnStandby - _state.Active.OfStreams, _growth.TakePeak());
         var spare = _state.Active.Where(static channel => channel.Standing == ChannelStanding.Calls)
             .GroupBy(static channel => channel.Server)
             .SelectMany(static channels => channels.Select(static (channel, rank) => (channel, rank)))
@@ -104,8 +123,4 @@ internal sealed class PoolUpkeep : IDisposable
             _state.Active.Update(channel);
         }
     }
-
-    private TimeSpan IdleFor(PooledChannel channel) => Age(channel.IdleSince);
-
-    private TimeSpan Age(long since) => _state.Time.GetElapsedTime(since, _state.Now);
 }

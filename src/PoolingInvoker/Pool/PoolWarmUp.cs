@@ -8,11 +8,11 @@ internal sealed class PoolWarmUp(PoolState state, ChannelConnector connector, st
         await (state.Balancer?.WaitForFirstAsync(cancellationToken) ?? Task.CompletedTask).ConfigureAwait(false);
         TaskCompletionSource? underWay;
         bool triesOthers;
+        int creates;
         do
         {
             List<PooledChannel> unconnected;
             int connected;
-            int creates;
             using (state.Enter())
             {
                 // What others are making is waited for, and seen to if it fails.
@@ -28,7 +28,7 @@ internal sealed class PoolWarmUp(PoolState state, ChannelConnector connector, st
 
             var outcomes = await Task.WhenAll(
             [
-                .. Enumerable.Range(0, creates).Select(_ => state.Work.DoAsync(() => connector.DialAsync(old: null, "the pool warms up to MinPoolSize"))),
+                .. Enumerable.Range(0, creates).Select(_ => state.Work.DoAsync(() => connector.DialAsync(old: null, PoolReason.WarmUp))),
                 .. unconnected.Select(channel => state.Work.DoAsync(
                     async () => (await ChannelConnector.FailureOfAsync(connector.ConnectAsync(channel)).ConfigureAwait(false), true))),
             ]).WaitAsync(cancellationToken).ConfigureAwait(false);
@@ -38,7 +38,7 @@ internal sealed class PoolWarmUp(PoolState state, ChannelConnector connector, st
                 await underWay.Task.WaitAsync(cancellationToken).ConfigureAwait(false);
             }
         }
-        while (underWay is not null || triesOthers);
+        while (underWay is not null || triesOthers || creates > 0); // one that takes long to connect has joined before
     }
 
     // Otherwise it says whether there are endpoints left that may be better.
@@ -52,7 +52,14 @@ internal sealed class PoolWarmUp(PoolState state, ChannelConnector connector, st
 
         using (state.Enter())
         {
-            if (failed.TrueForAll(static outcome => outcome.IsMade) && state.Balancer is { MayDial: true } && state.Count < state.Minimum)
+            // Others may have been connected meanwhile, to endpoints of another priority.
+            if (state.Active.Count(static channel => channel.Transport is { HasConnections: true }) >= Math.Max(1, state.Options.MinPoolSize))
+            {
+                return false;
+            }
+
+            if (failed.TrueForAll(static outcome => outcome.IsMade) && state.Balancer is { MayDial: true } balancer
+                && (state.Count < state.Minimum || (state.Creating > 0 && balancer.MayDialElsewhere)))
             {
                 return true;
             }

@@ -3,7 +3,14 @@ namespace PoolingInvoker;
 /// <summary>Work of the pool's own: done on the thread pool, without the context of a caller. What it throws ends here.</summary>
 internal sealed class PoolWork(ChannelPoolOptions options, PoolingInvokerLog log)
 {
-    private static ExecutionContext? _emptyContext;
+    private static readonly Lazy<ExecutionContext> EmptyContext = new(static () =>
+    {
+        ExecutionContext? captured = null;
+        var thread = new Thread(() => captured = ExecutionContext.Capture());
+        thread.UnsafeStart();
+        thread.Join();
+        return captured!;
+    });
 
     public void Begin(Func<Task> work) => Queue(work, log.MaintenanceFailed);
 
@@ -16,17 +23,7 @@ internal sealed class PoolWork(ChannelPoolOptions options, PoolingInvokerLog log
     }
 
     /// <summary>Runs on the thread of a caller that cannot wait, but not in its context.</summary>
-    public static void InEmptyContext(Action run)
-    {
-        if (Volatile.Read(ref _emptyContext) is null)
-        {
-            var thread = new Thread(static () => Volatile.Write(ref _emptyContext, ExecutionContext.Capture()));
-            thread.UnsafeStart();
-            thread.Join();
-        }
-
-        ExecutionContext.Run(_emptyContext!, static run => ((Action)run!)(), run);
-    }
+    public static void InEmptyContext(Action run) => ExecutionContext.Run(EmptyContext.Value, static run => ((Action)run!)(), run);
 
     private void Queue(Func<Task> work, Action<Exception> failed) => options.Queue(() => RunAsync(work, failed).Observe());
 

@@ -12,11 +12,11 @@ internal sealed class PooledChannel
     public const int FallbackCapacity = 100; // the least that servers should allow (RFC 9113, section 6.5.2)
 
     private readonly bool _tellsState;
-    private readonly int? _mostCalls;
+    private PoolReason? _whyUnhealthy; // where it is not that a call failed
 
     public PooledChannel(int id, GrpcChannel channel, string endpoint, ChannelTransport? transport, int? mostCalls, long now, TimeSpan lifetime)
     {
-        (Id, Channel, Endpoint, Transport, _mostCalls, CreatedAt, IdleSince, Lifetime) = (id, channel, endpoint, transport, mostCalls, now, now, lifetime);
+        (Id, Seat, Channel, Endpoint, Transport, MostCalls, CreatedAt, IdleSince, Lifetime) = (id, id, channel, endpoint, transport, mostCalls, now, now, lifetime);
         CallInvoker = channel.CreateCallInvoker();
         IsUntried = transport is not null;
         Pulse = new ChannelPulse(this, now);
@@ -24,16 +24,19 @@ internal sealed class PooledChannel
     }
 
     public int Id { get; }
+    public int Seat { get; set; } // what keys know it by: that of the one whose place it took
     public GrpcChannel Channel { get; }
     public string Endpoint { get; } // where it leads
     public PoolEndpoint? Server { get; set; } // where it is counted, in a pool of several endpoints; null when it is not any more
     public CallInvoker CallInvoker { get; }
     public ChannelTransport? Transport { get; } // what is seen of the connections; null where the transport is the user's own
+    public BreakableCalls? Breakable { get; init; } // where such a transport is watched, with the probe of the options
     public int? Announced { get; set; } // how many streams the server takes at a time, once it has said so
     public bool IsUntried { get; set; } // the server may still say so: until then it gets one call, as many refuse more
-    public int Capacity => Math.Min(_mostCalls ?? int.MaxValue, Announced ?? (IsUntried ? 1 : _mostCalls ?? FallbackCapacity));
+    public int? MostCalls { get; set; } // of the options
+    public int Capacity => Math.Min(MostCalls ?? int.MaxValue, Announced ?? (IsUntried ? 1 : MostCalls ?? FallbackCapacity));
     public long CreatedAt { get; }
-    public TimeSpan Lifetime { get; }
+    public TimeSpan Lifetime { get; set; }
     public PooledChannelState State { get; set; } = PooledChannelState.Connecting;
     public int Leases { get; set; }
     public int Streams { get; set; } // how many of the leases are of streams
@@ -41,22 +44,28 @@ internal sealed class PooledChannel
     public int NewStreams { get; set; } // how many of the streams were taken since the last look
     public int LongStreams { get; set; } // how many of them were there at the look before that: they last, and may carry much
     public bool IsSpare { get; set; } // whether the load does not need it
-    public Stack<ChannelLease> ExplicitLeases { get; } = new(0); // the leases that Get took and Return has yet to give back
+    public Stack<ChannelLease> GotLeases { get; } = new(0); // those that Get took and Return has yet to give back: they are all the same
     public long IdleSince { get; set; } // when the last lease came back; means something while there are none
     public bool Proven { get; set; } // whether a server has answered on this channel
     public ChannelHealth Health { get; set; }
     public long PenalizedAt { get; set; } // when its server last failed a call
+    public long RefreshedFor { get; set; } // the last channel of the refresh for which its replacement was last begun
+    public Exception? ReplaceError { get; set; } // why it could not be replaced, when that was last tried
     public Exception? LastError { get; set; } // what the channel, or a call on it, last failed with
     public ChannelPulse Pulse { get; } // whether calls wait on the channel, and nothing comes
     public bool IsGoing { get; set; } // whether its server took no more calls on the connection before the channel joined
-    public int Index { get; set; } = -1; // the place in ActiveChannels
+    public ChannelStanding Place { get; set; } // in ActiveChannels, at the last look
+    public int Index { get; set; } = -1; // among those of the same place; -1 where it is none of them
     public ConnectivityState? ConnectivityState => Transport?.State ?? (_tellsState ? Channel.State : null); // null where it cannot be told
     public bool IsConnected => Transport?.HasConnections ?? ConnectivityState == Grpc.Core.ConnectivityState.Ready;
+    public bool StandsBy => Server is { Priority.Share: 0 }; // it goes to an endpoint of a priority that gets no calls
+    public bool IsGood => Index >= 0 && Place < ChannelStanding.Doubtful;
     public bool HasRoom => State is (PooledChannelState.Active or PooledChannelState.Refreshing) && Leases < Capacity;
 
     public ChannelStanding Standing =>
         !HasRoom ? ChannelStanding.Full
-        : Health > ChannelHealth.Healthy || (Health == ChannelHealth.New && Leases > 0) ? ChannelStanding.Doubtful
+        : Health > ChannelHealth.Healthy || (Health == ChannelHealth.New && Leases > 0) ? (StandsBy ? ChannelStanding.DoubtfulStandby : ChannelStanding.Doubtful)
+        : StandsBy ? ChannelStanding.Standby
         : LongStreams > 0 ? ChannelStanding.Streams
         : IsSpare ? ChannelStanding.Spare
         : ChannelStanding.Calls;
@@ -70,11 +79,10 @@ internal sealed class PooledChannel
         : thorough && IsDisposed() ? Grpc.Core.ConnectivityState.Shutdown
         : null;
 
-    /// <summary>Why it should be replaced now, or null.</summary>
-    public string? ReasonToReplace(ReconnectBackoff backoff, bool thorough) =>
+    public PoolReason? ReasonToReplace(ReconnectBackoff backoff, bool thorough) =>
         State != PooledChannelState.Active || !(Proven || backoff.MayDial) ? null
-        : BrokenState(thorough) is { } state ? $"it was in {state}"
-        : Health == ChannelHealth.Broken ? "a call failed because of it"
+        : BrokenState(thorough) is { } state ? PoolReason.ConnectionLost(state)
+        : Health >= ChannelHealth.Broken ? _whyUnhealthy ?? PoolReason.CallFailed
         : null;
 
     public void Returned(LeaseOutcome outcome, bool isGood, Exception? error, long now, ReconnectBackoff backoff)
@@ -104,7 +112,13 @@ internal sealed class PooledChannel
         }
     }
 
-    public void Signal(ChannelSignal signal) => Health = Health.After(signal);
+    public void Signal(ChannelSignal signal, PoolReason? why = null)
+    {
+        var health = Health.After(signal);
+        Server?.Priority.HasChanged |= health >= ChannelHealth.Suspect != Health >= ChannelHealth.Suspect;
+        _whyUnhealthy = health == Health ? _whyUnhealthy : why;
+        Health = health;
+    }
 
     public void FoundAlive()
     {
@@ -118,6 +132,7 @@ internal sealed class PooledChannel
         State = State,
         ConnectivityState = ConnectivityState,
         Endpoint = Endpoint,
+        Priority = Server?.Priority.Number ?? 0,
         CallsInFlight = Leases,
         Capacity = Capacity,
         Age = age,

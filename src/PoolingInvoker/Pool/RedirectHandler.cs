@@ -44,14 +44,8 @@ internal class RedirectHandler(HttpMessageHandler inner, int redirections) : Del
         return response;
     }
 
-    private static Uri? Redirection(Uri from, HttpResponseMessage response)
-    {
-        if ((int)response.StatusCode is not ((>= 300 and <= 303) or 307 or 308) || response.Headers.Location is not { } location)
-        {
-            return null;
-        }
-
-        var to = new Uri(from, location);
-        return to.Scheme == Uri.UriSchemeHttps || (to.Scheme == Uri.UriSchemeHttp && from.Scheme == Uri.UriSchemeHttp) ? to : null;
-    }
+    private static Uri? Redirection(Uri from, HttpResponseMessage response) =>
+        (int)response.StatusCode is (>= 300 and <= 303) or 307 or 308 && response.Headers.Location is { } location
+        && new Uri(from, location) is var to
+        && (to.Scheme == Uri.UriSchemeHttps || (to.Scheme == Uri.UriSchemeHttp && from.Scheme == Uri.UriSchemeHttp)) ? to : null;
 }

@@ -7,13 +7,13 @@ namespace PoolingInvoker;
 /// the call. Awaited by the outermost handler of a channel, this runs the rest of that handler, and with it Grpc.Net.Client up to the end of
 /// the call, in one work item: what waits for <see cref="Delivered"/> after it has seen the headers sees the end, too.
 /// </summary>
-internal sealed class RefusalDelivery : ICriticalNotifyCompletion
+internal sealed class RefusalDelivery : INotifyCompletion
 {
     private readonly object _lock = new();
-    private Task _delivered = Task.CompletedTask; // written under the lock
+    private volatile Task _delivered = Task.CompletedTask; // written under the lock
 
     /// <summary>Completes when the calls are over whose refusals are being handed out.</summary>
-    public Task Delivered => Volatile.Read(ref _delivered);
+    public Task Delivered => _delivered;
 
     /// <summary>
     /// Gives a call whose headers are told the time to end, if they are those of a refusal: until that is delivered, and a moment more where the
@@ -37,24 +37,17 @@ internal sealed class RefusalDelivery : ICriticalNotifyCompletion
     }
 #pragma warning restore CA1822
 
-    public void OnCompleted(Action continuation) => UnsafeOnCompleted(continuation);
-    public void UnsafeOnCompleted(Action continuation) => ThreadPool.UnsafeQueueUserWorkItem(Deliver, continuation, preferLocal: true);
+    public void OnCompleted(Action continuation) => ThreadPool.UnsafeQueueUserWorkItem(Deliver, continuation, preferLocal: true);
 
     private void Deliver(Action continuation)
     {
         var over = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
         lock (_lock)
         {
-            Volatile.Write(ref _delivered, _delivered.IsCompleted ? over.Task : Task.WhenAll(_delivered, over.Task));
+            _delivered = _delivered.IsCompleted ? over.Task : Task.WhenAll(_delivered, over.Task);
         }
 
-        try
-        {
-            continuation();
-        }
-        finally
-        {
-            over.SetResult();
-        }
+        continuation();
+        over.SetResult();
     }
 }

@@ -13,10 +13,7 @@ internal sealed class SendOnceHandler : RedirectHandler
     private readonly bool _tells; // those below it which requests are a stream
     private readonly RefusalDelivery _refusals;
 
-    /// <param name="inner">The outermost handler of the channel.</param>
-    /// <param name="transport">The innermost one, before its first request.</param>
-    /// <param name="redirections">How many redirects are followed; null where another handler follows them.</param>
-    /// <param name="refusals">Hands out the responses that end a call.</param>
+    // From the outermost handler of the channel to the innermost. Where the number of redirections is null another handler follows them.
     public SendOnceHandler(HttpMessageHandler inner, SocketsHttpHandler transport, int? redirections, RefusalDelivery refusals)
         : base(inner, redirections ?? 0)
     {
@@ -27,11 +24,11 @@ internal sealed class SendOnceHandler : RedirectHandler
 
     protected override async Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
     {
+        ChannelSpans.LeaveOutUnheard();
+
         // Grpc.Net.Client has a type of its own for the content of streams.
-        var follows = true;
         if (request.Content is { } content && content.GetType().Name.StartsWith("PushStreamContent", StringComparison.Ordinal))
         {
-            follows = false;
             request.Content = new SendOnceContent(content);
             if (_tells)
             {
@@ -40,15 +37,15 @@ internal sealed class SendOnceHandler : RedirectHandler
         }
 
         var response = await SendOnAsync(request, cancellationToken).ConfigureAwait(false);
-        return EndsCall(response) ? await EndAsync(request, response, follows, cancellationToken).ConfigureAwait(false) : response;
+        return EndsCall(response) ? await EndAsync(request, response, cancellationToken).ConfigureAwait(false) : response;
     }
 
     private static bool EndsCall(HttpResponseMessage response) =>
         response.StatusCode != HttpStatusCode.OK || response.Headers.NonValidated.Contains("grpc-status");
 
-    private async Task<HttpResponseMessage> EndAsync(HttpRequestMessage request, HttpResponseMessage response, bool follows, CancellationToken cancellationToken)
+    private async Task<HttpResponseMessage> EndAsync(HttpRequestMessage request, HttpResponseMessage response, CancellationToken token)
     {
-        var last = follows ? await FollowAsync(request, response, cancellationToken).ConfigureAwait(false) : response;
+        var last = request.Content is SendOnceContent ? response : await FollowAsync(request, response, token).ConfigureAwait(false);
         if (EndsCall(last))
         {
             await _refusals;
@@ -101,11 +98,7 @@ internal sealed class SendOnceHandler : RedirectHandler
 
         protected override void Dispose(bool disposing)
         {
-            if (disposing)
-            {
-                _inner.Dispose();
-            }
-
+            _inner.Dispose();
             base.Dispose(disposing);
         }
     }

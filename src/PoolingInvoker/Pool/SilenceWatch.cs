@@ -8,36 +8,32 @@ namespace PoolingInvoker;
 /// this process stands still. And a server that stood still wakes up on all channels in any order: the suspect has the last word, after the
 /// others.
 /// </summary>
-internal sealed class SilenceWatch : IDisposable
+internal sealed class SilenceWatch
 {
+    private const int FreshAtATime = 3;
     private static readonly TimeSpan Penalty = TimeSpan.FromSeconds(1); // how long a channel is spared whose server has failed a call
 
     private readonly PoolState _state;
     private readonly ChannelConnector _connector;
-    private readonly FreshChannels _fresh;
-    private readonly ChannelPoolOptions _options;
     private readonly PoolTimer _timer;
-    private readonly TimeSpan _period;
-    private readonly TimeSpan _lastWord; // how long a suspect has for it, at the least
     private bool _asksFresh;
     private long _freshAnsweredAt = long.MinValue;
 
     public SilenceWatch(PoolState state, ChannelConnector connector)
     {
-        (_state, _connector, _fresh, _options) = (state, connector, new FreshChannels(state, connector), state.Options);
+        (_state, _connector) = (state, connector);
         _timer = new PoolTimer(state, this, static watch => ((SilenceWatch)watch).Look());
-        _period = Probes && _options.ProbeDelay < Penalty ? TimeSpan.FromMilliseconds(Math.Max(10, _options.ProbeDelay.TotalMilliseconds / 4)) : Penalty / 4;
-        _lastWord = _options.ProbeTimeout < PoolState.FirstPause ? _options.ProbeTimeout : PoolState.FirstPause;
     }
 
-    private bool Probes => _options.ProbeDelay != Timeout.InfiniteTimeSpan;
-
-    public void Dispose() => _timer.Dispose();
+    private ChannelPoolOptions Options => _state.Options;
+    private TimeSpan Period => Probes && Options.ProbeDelay < Penalty ? TimeSpan.FromMilliseconds(Math.Max(10, Options.ProbeDelay.TotalMilliseconds / 4)) : Penalty / 4;
+    private TimeSpan LastWord => Options.ProbeTimeout < PoolState.FirstPause ? Options.ProbeTimeout : PoolState.FirstPause; // how long a suspect has for it, at the least
+    private bool Probes => Options.ProbeDelay != Timeout.InfiniteTimeSpan;
 
     /// <summary>Looks at the channels from now on, until there are no calls.</summary>
     public void Start()
     {
-        if (_timer.IsStarted || _state.IsDisposed)
+        if (_timer.IsStarted)
         {
             return;
         }
@@ -47,7 +43,7 @@ internal sealed class SilenceWatch : IDisposable
             channel.Pulse.IsNotSilent(_state.Now); // nobody has looked for a while, nor had reason to
         }
 
-        _timer.Start(_period);
+        _timer.Start(_state, Period);
     }
 
     private void Look()
@@ -60,22 +56,22 @@ internal sealed class SilenceWatch : IDisposable
             goesOn |= Look(channel) | ReplaceBroken(channel);
         }
 
-        if (goesOn && !_state.IsDisposed)
+        if (goesOn)
         {
-            _timer.Start(_period);
+            _timer.Start(_state, Period);
         }
     }
 
     // Says whether there will be something to see at the next look.
     private bool Look(PooledChannel channel)
     {
-        if (channel.Health == ChannelHealth.Penalized && Since(channel.PenalizedAt) >= Penalty)
+        if (channel.Health == ChannelHealth.Penalized && _state.Since(channel.PenalizedAt) >= Penalty)
         {
             channel.Signal(ChannelSignal.PenaltyOver);
         }
 
         _state.Active.LookAtStreams(channel);
-        channel.IsUntried &= Since(channel.CreatedAt) < ChannelConnector.PatienceAlone;
+        channel.IsUntried &= _state.Since(channel.CreatedAt) < ChannelConnector.PatienceAlone;
         var pulse = channel.Pulse;
         if (!pulse.IsProbed) // what comes now may be the answer to the probe
         {
@@ -92,10 +88,11 @@ internal sealed class SilenceWatch : IDisposable
         return pulse.Calls > 0 || channel.Health == ChannelHealth.Penalized;
     }
 
-    // Calls keep away from a broken channel while there are good ones, and no call would find that it may be replaced by now.
+    // Calls keep away from a broken channel while there are good ones, and no call would find that it may be replaced by now. In place of one
+    // that was given up a server is looked for while there are calls.
     private bool ReplaceBroken(PooledChannel channel)
     {
-        if (_state.Active.Good == 0)
+        if (_state.Active.Good == 0 || (channel.Health == ChannelHealth.GivenUp && _state.Leases == 0))
         {
             return false;
         }
@@ -105,17 +102,17 @@ internal sealed class SilenceWatch : IDisposable
             _connector.Replace(channel, reason);
         }
 
-        return channel.Index >= 0 && (channel.Health == ChannelHealth.Broken || channel.BrokenState(thorough: false) is not null);
+        return channel.Index >= 0 && (channel.Health >= ChannelHealth.Broken || channel.BrokenState(thorough: false) is not null);
     }
 
     // A channel over a transport of the user's own can be asked with a call of theirs alone.
     private bool IsToBeAsked(PooledChannel channel)
     {
         var (pulse, transport) = (channel.Pulse, channel.Transport);
-        return Probes && channel.Health != ChannelHealth.GivenUp && (transport is not null || _options.Probe is not null)
-            && (pulse.AskedInVainAt is not { } asked || Since(asked) >= _options.ProbeDelay)
-            && (Since(pulse.WaitsSince) >= SilencePolicy.Patience(_options.ProbeDelay, pulse.Probes, transport is { HasConnections: false }, pings: transport is not null)
-                || Since(pulse.SilentSince) >= SilencePolicy.RarePing);
+        return Probes && channel.Health != ChannelHealth.GivenUp && (transport is not null || Options.ProbeCallback is not null)
+            && (pulse.AskedInVainAt is not { } asked || _state.Since(asked) >= Options.ProbeDelay)
+            && (_state.Since(pulse.WaitsSince) >= SilencePolicy.Patience(Options.ProbeDelay, pulse.Probes, transport is { HasConnections: false }, pings: transport is not null)
+                || _state.Since(pulse.SilentSince) >= SilencePolicy.RarePing);
     }
 
     private async Task ProbeAsync(PooledChannel channel)
@@ -128,13 +125,13 @@ internal sealed class SilenceWatch : IDisposable
         using (_state.Enter())
         {
             // What a look sees has happened since the look before.
-            var since = began + (long)(_period.TotalSeconds * _state.Time.TimestampFrequency);
+            var since = began + (long)(Period.TotalSeconds * _state.Time.TimestampFrequency);
             pulse.IsProbed = false;
             verdict = SilencePolicy.Judge(
                 answers || pulse.ShowsLife,
                 _state.IsDisposed ? 0 : pulse.Calls,
-                Since(began),
-                _options.ProbeTimeout,
+                _state.Since(began),
+                Options.ProbeTimeout,
                 freshAnswered: _freshAnsweredAt >= began,
                 _state.Active.Count(other => other != channel && other.Pulse.LivesSince(since)),
                 _state.Active.Count(static other => other.Pulse.IsSuspect),
@@ -156,41 +153,54 @@ internal sealed class SilenceWatch : IDisposable
             _asksFresh |= verdict == SilenceVerdict.AskFresh;
         }
 
-        if (verdict == SilenceVerdict.GiveUp)
+        if (verdict is SilenceVerdict.Lives or SilenceVerdict.Unknown)
         {
-            await LastWordAsync(channel, _lastWord).ConfigureAwait(false);
-            GiveUp(channel, fresh: null);
+            return;
         }
-        else if (verdict == SilenceVerdict.AskFresh)
+
+        // No channel shows life, or few do: is it them, or is it everything? Fresh channels tell, as often as one is asked in vain. If a server
+        // answers on one all that were asked in vain are given up. One that stood still answers all of them as it goes on, in any order.
+        List<PooledChannel> suspects = [channel];
+        var (fresh, patience) = ((PooledChannel?)null, LastWord);
+        if (verdict == SilenceVerdict.AskFresh)
         {
-            try
+            fresh = await FirstFreshAsync().ConfigureAwait(false);
+            using var section = _state.Enter();
+            _asksFresh = false;
+            if (fresh is null)
             {
-                await AskFreshAsync(channel).ConfigureAwait(false);
+                return;
             }
-            finally
-            {
-                using var section = _state.Enter();
-                _asksFresh = false;
-            }
+
+            _freshAnsweredAt = _state.Now;
+            patience = TimeSpan.FromTicks(Math.Clamp(_state.Since(fresh.CreatedAt).Ticks, LastWord.Ticks, Options.ProbeTimeout.Ticks));
+            suspects.AddRange(_state.Channels.Values.Where(other => other.Pulse.IsSilentStill && other != channel));
+        }
+
+        await Task.WhenAll(suspects.Select(suspect => LastWordAsync(suspect, patience))).ConfigureAwait(false);
+        foreach (var suspect in suspects)
+        {
+            GiveUp(suspect, suspect == channel ? fresh : null);
         }
     }
 
     // At the limit of its streams a channel answers a ping alone; over a transport of the user's own there is the probe alone.
     private async Task<bool> IsAnsweredAsync(PooledChannel channel)
     {
-        using var timeout = new CancellationTokenSource(_options.ProbeTimeout, _state.Time);
+        using var timeout = new CancellationTokenSource();
+        using var timer = timeout.CancelAfter(Options.ProbeTimeout, _state.Time);
         List<Task<bool>> asking = [];
         if (channel.Transport is { } transport)
         {
             asking.Add(IsPingedAsync(transport.PingAsync(timeout.Token)));
         }
 
-        if (_options.Probe is not null)
+        if (Options.ProbeCallback is not null)
         {
-            asking.Add(_options.IsAnsweredAsync(channel.CallInvoker, timeout.Token));
+            asking.Add(Options.IsAnsweredAsync(channel.CallInvoker, timeout.Token));
         }
 
-        return await FreshChannels.FirstAsync(asking).ConfigureAwait(false);
+        return await FirstAsync(asking).ConfigureAwait(false);
 
         static async Task<bool> IsPingedAsync(Task pinging) => await ChannelConnector.FailureOfAsync(pinging).ConfigureAwait(false) is null;
     }
@@ -198,8 +208,9 @@ internal sealed class SilenceWatch : IDisposable
     // The ping has been sent, and its answer may come as long as the connection stands. A call was ended with its time.
     private async Task LastWordAsync(PooledChannel channel, TimeSpan patience)
     {
-        using var timeout = new CancellationTokenSource(patience, _state.Time);
-        if (_options.Probe is null || !await _options.IsAnsweredAsync(channel.CallInvoker, timeout.Token).ConfigureAwait(false))
+        using var timeout = new CancellationTokenSource();
+        using var timer = timeout.CancelAfter(patience, _state.Time);
+        if (Options.ProbeCallback is null || !await Options.IsAnsweredAsync(channel.CallInvoker, timeout.Token).ConfigureAwait(false))
         {
             await Task.Delay(Timeout.InfiniteTimeSpan, _state.Time, timeout.Token).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
             return;
@@ -230,9 +241,8 @@ internal sealed class SilenceWatch : IDisposable
             return;
         }
 
-        var evidence = fresh is null ? "nor an answer to a probe" : "and a server answered on a fresh one";
-        var reason = $"nothing has come from it for {Since(channel.Pulse.SilentSince).TotalSeconds:0.#} s, {evidence}";
-        channel.Signal(ChannelSignal.GivenUp);
+        var reason = PoolReason.Silent(_state.Since(channel.Pulse.SilentSince), isAnsweredElsewhere: fresh is not null);
+        channel.Signal(ChannelSignal.GivenUp, reason);
         if (fresh is null || fresh.Server != channel.Server)
         {
             _state.Balancer?.CouldNotReach(channel);
@@ -244,61 +254,56 @@ internal sealed class SilenceWatch : IDisposable
         }
         else
         {
-            _connector.MarkReplacing(channel, countsAsDial: false);
-            if (fresh is not null)
-            {
-                Join(channel, fresh, reason);
-            }
-            else
-            {
-                _state.After(() => _state.Work.Begin(() => ReplaceAsync(channel, reason)));
-            }
+            _connector.Replace(channel, reason, countsAsDial: false, by: fresh);
         }
 
         _state.GivenUp++;
         _state.Diary.GivenUp(channel, reason);
-        _state.After(() => channel.Transport?.Abort(reason));
-    }
-
-    // What is made in place of a silent channel may lead to the same server. When there are no calls, or some that have nowhere else to go,
-    // it goes on as one whose connection is broken.
-    private async Task ReplaceAsync(PooledChannel silent, string reason)
-    {
-        var fresh = await _fresh.FindAsync(silent, () => _state is { Leases: > 0, Waiters.Count: 0 }).ConfigureAwait(false);
-        using var section = _state.Enter("calls need it");
-        Join(silent, fresh, reason);
-    }
-
-    private void Join(PooledChannel silent, PooledChannel? fresh, string reason)
-    {
-        var error = fresh is null ? new TimeoutException("No server answered on a fresh channel.") : (Exception?)null;
-        fresh?.FoundAlive();
-        _connector.Join(silent, fresh, ref error, reason, connectedIn: null);
-    }
-
-    // No channel shows life, or few do: is it them, or is it everything? Fresh channels tell, as long as calls wait. If a server answers on
-    // one all that were asked in vain are given up. One that stood still answers all of them as it goes on, in any order.
-    private async Task AskFreshAsync(PooledChannel silent)
-    {
-        var isWaiting = () => silent is { Pulse: { IsSuspect: true, Calls: > 0 }, State: PooledChannelState.Active };
-        if (await _fresh.FindAsync(inPlaceOf: null, isWaiting).ConfigureAwait(false) is not { } fresh)
+        _state.After(() =>
         {
-            return;
+            channel.Transport?.Abort(reason.Words);
+            channel.Breakable?.Break(reason.Words);
+        });
+    }
+
+    private async Task<PooledChannel?> FirstFreshAsync()
+    {
+        var asking = Enumerable.Range(0, FreshAtATime).Select(_ => CreateFreshAsync()).ToList();
+        var first = await FirstAsync(asking).ConfigureAwait(false);
+        asking.ForEach(late => late.ContinueWith(asked => Discard(asked.Result), TaskScheduler.Default));
+        return first;
+    }
+
+    // A channel that has not joined, on which a server has answered.
+    private async Task<PooledChannel?> CreateFreshAsync()
+    {
+        var fresh = _state.IsDisposed ? null : _connector.Create(inPlaceOf: null, out _);
+        if (fresh is null || await _connector.FailureOfAsync(fresh, _connector.AnswerAsync(fresh)).ConfigureAwait(false) is null)
+        {
+            return fresh;
         }
 
-        List<PooledChannel> suspects;
-        TimeSpan took;
-        using (_state.Enter())
-        {
-            _freshAnsweredAt = _state.Now;
-            took = TimeSpan.FromTicks(Math.Clamp(Since(fresh.CreatedAt).Ticks, _lastWord.Ticks, _options.ProbeTimeout.Ticks));
-            suspects = [.. _state.Channels.Values.Where(static channel => channel.Pulse.IsSilentStill)];
-        }
-
-        await Task.WhenAll(suspects.Select(channel => LastWordAsync(channel, took))).ConfigureAwait(false);
-        GiveUp(silent, fresh);
-        suspects.ForEach(channel => GiveUp(channel, fresh: null));
+        Discard(fresh);
+        return null;
     }
 
-    private TimeSpan Since(long moment) => _state.Time.GetElapsedTime(moment, _state.Now);
+    private void Discard(PooledChannel? fresh)
+    {
+        using var section = _state.Enter();
+        _state.Discard(fresh);
+    }
+
+    // The first outcome that says something; others are taken out as they come.
+    private static async Task<T?> FirstAsync<T>(List<Task<T>> asking)
+    {
+        T? outcome = default;
+        while (asking.Count > 0 && EqualityComparer<T>.Default.Equals(outcome, default))
+        {
+            var asked = await Task.WhenAny(asking).ConfigureAwait(false);
+            asking.Remove(asked);
+            outcome = await asked.ConfigureAwait(false);
+        }
+
+        return outcome;
+    }
 }

@@ -40,7 +40,7 @@ internal static class CallFaults
         var isThrownByCaller = IsThrownByCaller(exception); // as call credentials, which come before the request
         var neverLeft = exception is NoChannelException || isThrownByCaller
             || (exception is not RpcException { StatusCode: StatusCode.DeadlineExceeded } && IsNeverLeft(exception, fact));
-        var (origin, isTransient) = (exception, TransportFailure(exception)) switch
+        var (origin, isTransient) = (exception, TransportFailure(Cause(exception))) switch
         {
             (NoChannelException { IsTransient: true }, _) => (FaultOrigin.Channel, true),
             (NoChannelException or RpcException { StatusCode: StatusCode.DeadlineExceeded }, _) => (FaultOrigin.Caller, false),
@@ -98,29 +98,20 @@ internal static class CallFaults
 
         // Grpc.Net.Client connects by itself over a transport of the user's own: its socket errors are bare. On a connection that was made they
         // come wrapped in an IOException.
-        if (fact == ConnectionFact.Unknown
+        return IsRefused(cause) || (fact == ConnectionFact.Unknown
             && (cause is SocketException { SocketErrorCode: not (SocketError.ConnectionReset or SocketError.ConnectionAborted) }
                 || exception is RpcException { StatusCode: StatusCode.Unavailable, Status: { Detail: NotConnected, DebugException: not null } }
-                || (cause is TimeoutException && exception is RpcException { StatusCode: StatusCode.Unavailable })))
-        {
-            return true;
-        }
-
-        for (var inner = cause; inner is not null; inner = inner.InnerException)
-        {
-            if (inner is HttpProtocolException { ErrorCode: RefusedStream }
-                or HttpRequestException
-                {
-                    HttpRequestError: HttpRequestError.NameResolutionError or HttpRequestError.ConnectionError
-                    or HttpRequestError.SecureConnectionError or HttpRequestError.ProxyTunnelError or HttpRequestError.VersionNegotiationError,
-                })
-            {
-                return true;
-            }
-        }
-
-        return false;
+                || (cause is TimeoutException && exception is RpcException { StatusCode: StatusCode.Unavailable })));
     }
+
+    private static bool IsRefused(Exception? exception) => exception
+        is HttpProtocolException { ErrorCode: RefusedStream }
+        or HttpRequestException
+        {
+            HttpRequestError: HttpRequestError.NameResolutionError or HttpRequestError.ConnectionError
+            or HttpRequestError.SecureConnectionError or HttpRequestError.ProxyTunnelError or HttpRequestError.VersionNegotiationError,
+        }
+        || (exception?.InnerException is { } inner && IsRefused(inner));
 
     // RFC 9113, section 8.2.1: a field value must not contain NUL, CR or LF.
     private static bool HasControls(Metadata.Entry entry) => !entry.IsBinary && entry.Value.AsSpan().IndexOfAny('\0', '\r', '\n') >= 0;
@@ -138,28 +129,17 @@ internal static class CallFaults
     };
 
     // A protocol error (a reset stream, a connection that was closed in good order) or else the outermost failure of the transport.
-    private static Exception? TransportFailure(Exception exception)
+    private static Exception? TransportFailure(Exception? exception, Exception? outermost = null) => exception switch
     {
-        Exception? failure = null;
-        for (var inner = Cause(exception); inner is not null; inner = inner.InnerException)
-        {
-            switch (inner)
-            {
-                case OperationCanceledException:
-                    return null; // the caller's doing, whatever it broke
-                case HttpProtocolException:
-                    return inner;
-                case HttpRequestException or SocketException or TimeoutException:
-                case IOException when inner is HttpIOException || inner.GetType() == typeof(IOException): // others are those of parsers
-                    failure ??= inner;
-                    break;
-                default:
-                    break;
-            }
-        }
+        null => outermost,
+        OperationCanceledException => null, // the caller's doing, whatever it broke
+        HttpProtocolException => exception,
+        _ => TransportFailure(exception.InnerException, outermost ?? (IsOfTransport(exception) ? exception : null)),
+    };
 
-        return failure;
-    }
+    private static bool IsOfTransport(Exception exception) =>
+        exception is HttpIOException or HttpRequestException or SocketException or TimeoutException
+        || exception.GetType() == typeof(IOException); // others are those of parsers
 
     private sealed record Verdict(CallFault Fault, object Attempt);
 }

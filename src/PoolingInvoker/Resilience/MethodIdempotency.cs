@@ -15,44 +15,46 @@ namespace PoolingInvoker;
 internal sealed class MethodIdempotency(Func<IMethod, bool>? isIdempotent, IEnumerable<ServiceDescriptor> services, PoolingInvokerLog log)
 {
     private readonly ConcurrentDictionary<string, bool> _known = new(StringComparer.Ordinal);
-    private readonly Dictionary<string, ServiceDescriptor> _services = services.GroupBy(static service => service.FullName)
-        .ToDictionary(static group => group.Key, static group => group.Last(), StringComparer.Ordinal);
+    private readonly ServiceDescriptor[] _services = [.. services];
 
     public bool IsIdempotent(IMethod method) => _known.TryGetValue(method.FullName, out var known) ? known : _known.GetOrAdd(method.FullName, Find(method));
 
-    private bool Find(IMethod method)
+    /// <summary>The service that the method is of, if it can be found.</summary>
+    public ServiceDescriptor? ServiceOf(IMethod method)
     {
-        if (isIdempotent is null)
-        {
-            var service = _services.GetValueOrDefault(method.ServiceName)
-                ?? method.GetType().GenericTypeArguments.Select(message => ServiceOf(method, message)).FirstOrDefault(static found => found is not null);
-            return service?.FindMethodByName(method.Name)?.GetOptions() is
-            { HasIdempotencyLevel: true, IdempotencyLevel: IdempotencyLevel.NoSideEffects or IdempotencyLevel.Idempotent };
-        }
-
         try
         {
-            return isIdempotent(method);
+            return Declared(method);
         }
-        catch (Exception exception) // A callback that cannot answer must not hide why the call failed.
+        catch (Exception) // A message written by hand has its own ideas.
+        {
+            return null;
+        }
+    }
+
+    private bool Find(IMethod method)
+    {
+        try
+        {
+            return isIdempotent?.Invoke(method) ?? IsDeclared(method);
+        }
+        catch (Exception exception) // A callback, or a message written by hand, that cannot answer must not hide why the call failed.
         {
             log.IsIdempotentThrew(method.FullName, exception);
             return false;
         }
     }
 
+    private bool IsDeclared(IMethod method) => Declared(method)?.FindMethodByName(method.Name)?.GetOptions() is
+    { HasIdempotencyLevel: true, IdempotencyLevel: IdempotencyLevel.NoSideEffects or IdempotencyLevel.Idempotent };
+
+    private ServiceDescriptor? Declared(IMethod method) =>
+        Array.FindLast(_services, service => service.FullName == method.ServiceName)
+            ?? method.GetType().GenericTypeArguments.Select(message => ServiceOf(method, message)).FirstOrDefault(static found => found is not null);
+
     [UnconditionalSuppressMessage("Trimming", "IL2067", Justification = "A generated message keeps its constructor; what has been trimmed away is taken for not idempotent.")]
-    private static ServiceDescriptor? ServiceOf(IMethod method, Type messageType)
-    {
-        try
-        {
-            return typeof(IMessage).IsAssignableFrom(messageType) && Activator.CreateInstance(messageType) is IMessage message
-                ? message.Descriptor?.File.Services.FirstOrDefault(service => service.FullName == method.ServiceName)
-                : null;
-        }
-        catch // What a message written by hand throws must not hide why the call failed.
-        {
-            return null;
-        }
-    }
+    private static ServiceDescriptor? ServiceOf(IMethod method, Type messageType) =>
+        typeof(IMessage).IsAssignableFrom(messageType) && Activator.CreateInstance(messageType) is IMessage message
+            ? message.Descriptor?.File.Services.FirstOrDefault(service => service.FullName == method.ServiceName)
+            : null;
 }

@@ -8,10 +8,12 @@ internal sealed class RetryBudget(int maxTokens, double tokenRatio)
 {
     private const long Unit = 1000; // thousandths of a token, as A6 counts
 
+    private readonly object _lock = new();
     private readonly long _max = maxTokens * Unit;
     private readonly long _ratio = (long)Math.Min(tokenRatio * Unit, maxTokens * Unit);
     private long _tokens = maxTokens * Unit;
 
+    public double Left => (double)Interlocked.Read(ref _tokens) / _max; // from 0 to 1
     public bool AllowsRetry => Interlocked.Read(ref _tokens) > _max / 2;
     public void Failed() => Add(-Unit);
 
@@ -26,13 +28,9 @@ internal sealed class RetryBudget(int maxTokens, double tokenRatio)
 
     private void Add(long change)
     {
-        long seen;
-        long next;
-        do
+        lock (_lock)
         {
-            seen = Interlocked.Read(ref _tokens);
-            next = Math.Clamp(seen + change, 0, _max);
+            _tokens = Math.Clamp(_tokens + change, 0, _max);
         }
-        while (next != seen && Interlocked.CompareExchange(ref _tokens, next, seen) != seen);
     }
 }

@@ -86,7 +86,10 @@ internal sealed class EndpointWatcher(
     Func<CancellationToken, ValueTask<ServiceEndpointSource>> resolve,
     TimeProvider time,
     Random random,
-    IEndpointListener listener) : IDisposable
+    IEndpointListener listener,
+    bool keepsAddresses,
+    Func<ServiceEndpoint, int>? weigh,
+    Func<ServiceEndpoint, int>? rank) : IDisposable
 {
     public Task<IReadOnlyList<ChannelEndpoint>> FirstAsync(CancellationToken cancellationToken) => throw new NotSupportedException();
 

@@ -61,7 +61,7 @@ internal sealed class Witness
     public bool TryAcquire(bool fast)
     {
         var since = Interlocked.Read(ref _moment);
-        if (fast ? !Pool.Picker.TryLease(isStream: false, out var lease) : !Pool.TryAcquire(out lease))
+        if (fast ? !Pool.Picker.TryLease(new LeaseRequest(LeaseKind.Call), out var lease) : !Pool.TryAcquire(out lease))
         {
             return false;
         }

@@ -40,8 +40,9 @@ internal sealed class Stage
             DrainTimeout = drain ?? Timeout.InfiniteTimeSpan,
             PooledChannelIdleTimeout = idle ?? Timeout.InfiniteTimeSpan,
             PooledChannelLifetime = lifetime ?? Timeout.InfiniteTimeSpan,
+            RecoveryDelay = TimeSpan.Zero,
             TimeProvider = Clock,
-            PrimeAsync = prime,
+            PrimeCallback = prime,
             Queue = static work => work(), // at once, and in steps from there
         }, endpoints.Length == 0 ? null : new EndpointList(Endpoints(endpoints), Name: null, Resolve: null))
         {
@@ -78,7 +79,7 @@ internal sealed class Stage
         Pool.CheckTheEnd();
     }
 
-    /// <summary>The endpoints are these from now on, each by its number.</summary>
+    /// <summary>The endpoints are these from now on, each by its number. From 100 on they are of the next priority.</summary>
     public void Discover(params int[] endpoints)
     {
         _endpoints = endpoints;
@@ -88,9 +89,10 @@ internal sealed class Stage
     public static int EndpointOf(ChannelLease lease) => ((IPEndPoint)lease.Pooled.Server!.Endpoint.EndPoint).Port;
 
     private static List<ChannelEndpoint> Endpoints(int[] numbers) =>
-        [.. numbers.Select(static number => new ChannelEndpoint(new IPEndPoint(IPAddress.Loopback, number)))];
+        [.. numbers.Select(static number => new ChannelEndpoint(new IPEndPoint(IPAddress.Loopback, number)) { Priority = number / 100 })];
 
-    // When nobody does anything any more, and the channels are looked at a few times, they are even, and at the endpoints that there are.
+    // When nobody does anything any more, and the channels are looked at a few times, they are even, and at the endpoints that there are: where
+    // these have priorities, at those of the first.
     private void CheckEndpoints()
     {
         if (_endpoints.Length == 0 || Pool.IsClosing || Pool.Pool.GetStatistics().Channels == 0)
@@ -104,7 +106,7 @@ internal sealed class Stage
         }
 
         var channels = Pool.Pool.GetChannels().Where(static channel => channel.State is not PooledChannelState.Draining).CountBy(static channel => channel.Endpoint).ToDictionary();
-        var counts = Endpoints(_endpoints).ConvertAll(endpoint => channels.GetValueOrDefault(endpoint.ToString()));
+        var counts = Endpoints([.. _endpoints.Where(endpoint => endpoint / 100 == _endpoints.Min() / 100)]).ConvertAll(endpoint => channels.GetValueOrDefault(endpoint.ToString()));
         if (counts.Max() - counts.Min() > 1 || counts.Sum() != channels.Values.Sum())
         {
             throw new LawBrokenException($"The endpoints {string.Join(", ", _endpoints)} have {string.Join(", ", counts)} of {channels.Values.Sum()} channels.");
@@ -235,6 +237,42 @@ internal sealed class Stage
         };
     }
 
+    /// <summary>All channels are replaced, and when that is over none of those is left that were there.</summary>
+    public void Refresh()
+    {
+        var before = Pool.Pool.GetChannels().Select(static channel => channel.Id).ToHashSet();
+        Pool.Pool.RefreshAsync().GetAwaiter().GetResult();
+        if (Pool.Pool.GetChannels().FirstOrDefault(channel => before.Contains(channel.Id) && channel.State < PooledChannelState.Draining) is { Id: > 0 } left)
+        {
+            throw new LawBrokenException($"The refresh is over, and has forgotten {left}.");
+        }
+    }
+
+    /// <summary>The same, where it may be said that it cannot be.</summary>
+    public void Refresh<TException>()
+        where TException : Exception
+    {
+        try
+        {
+            Refresh();
+        }
+        catch (TException)
+        {
+        }
+    }
+
+    /// <summary>Whoever has the lease says that its channel has failed, if it has not been given back.</summary>
+    public static void MarkFailed(ChannelLease lease)
+    {
+        try
+        {
+            lease.MarkFailed();
+        }
+        catch (ObjectDisposedException)
+        {
+        }
+    }
+
     public void Dispose()
     {
         Pool.IsClosing = true;
@@ -285,8 +323,41 @@ internal static class Scenarios
             var held = stage.With(max: 1, capacity: 1, timeout: Second).Held();
             return
             [
-                ("waiter", () => stage.Use<TimeoutException>()),
+                ("waiter", () => stage.Use<ChannelPoolExhaustedException>()),
                 ("clock", () => stage.Clock.Advance(Second)),
+                ("returner", () => stage.Pool.Return(held)),
+            ];
+        }),
+        new("all channels are refreshed by two, while they are used", static stage =>
+        {
+            var (held, other) = (stage.With(max: 2, capacity: 1).Held(), stage.Held());
+            return
+            [
+                ("first", stage.Refresh),
+                ("second", stage.Refresh),
+                ("returner", () => stage.Pool.Return(held)),
+                ("other", () => stage.Pool.Return(other, LeaseOutcome.ChannelFailed)),
+            ];
+        }),
+        new("all channels are refreshed while some are made, and one cannot be", static stage =>
+        {
+            stage.With(max: 2, capacity: 1).KeepUntilTheEnd(stage.Held());
+            stage.FailToCreate(times: 1);
+            return [("refresher", () => stage.Refresh<HttpRequestException>()), ("user", () => stage.Use<InvalidOperationException>()), ("another", () => stage.Use<InvalidOperationException>())];
+        }),
+        new("Dispose while all channels are refreshed", static stage =>
+        {
+            var held = stage.With(max: 2, capacity: 1).Held();
+            return [("refresher", () => stage.Refresh<ObjectDisposedException>()), ("disposer", stage.Dispose), ("returner", () => stage.Pool.Return(held))];
+        }),
+        new("a channel is marked as failed, twice, as it is refreshed and given back", static stage =>
+        {
+            var held = stage.With(max: 1, capacity: 2).Held();
+            return
+            [
+                ("marker", () => Stage.MarkFailed(held)),
+                ("again", () => Stage.MarkFailed(held)),
+                ("refresher", stage.Refresh),
                 ("returner", () => stage.Pool.Return(held)),
             ];
         }),
@@ -733,6 +804,40 @@ internal static class Scenarios
                 }),
                 ("returner", () => stage.Pool.Return(other, LeaseOutcome.ChannelFailed)),
                 ("user", () => stage.Use()),
+            ];
+        }),
+        new("the first of two priorities vanishes, and is back, while calls begin and end", static stage =>
+        {
+            var held = stage.With(max: 2, capacity: 1, endpoints: [1, 101]).Held();
+            return
+            [
+                ("discovery", () =>
+                {
+                    stage.Discover(101);
+                    stage.Discover(1, 101);
+                }),
+                ("watch", () => stage.Pool.Pool.Balancer!.Balance()),
+                ("returner", () => stage.Pool.Return(held)),
+                ("user", () => stage.Use()),
+            ];
+        }),
+        new("the first of two priorities cannot be reached, and is back, while calls begin and end", static stage =>
+        {
+            var isDead = false;
+            var held = stage.With(max: 2, capacity: 1, prime: (_, _) => isDead ? Task.FromException(new IOException("no dial tone")) : Task.CompletedTask, endpoints: [1, 2, 101]).Held();
+            var other = stage.Held();
+            isDead = true;
+            stage.Pool.Return(held, LeaseOutcome.ChannelFailed);
+            return
+            [
+                ("watch", () =>
+                {
+                    isDead = false;
+                    stage.Clock.Advance(2 * Second);
+                    stage.Pool.Pool.Balancer!.Balance();
+                }),
+                ("user", () => stage.Use()),
+                ("returner", () => stage.Pool.Return(other, LeaseOutcome.ChannelFailed)),
             ];
         }),
         new("an endpoint vanishes while the pool is disposed", static stage =>

@@ -139,8 +139,15 @@ namespace PoolingInvoker
 
         public new Task CancelAsync()
         {
-            Cancel();
-            return Task.CompletedTask;
+            try
+            {
+                Cancel();
+                return Task.CompletedTask;
+            }
+            catch (AggregateException exception)
+            {
+                return Task.FromException(exception);
+            }
         }
     }
 

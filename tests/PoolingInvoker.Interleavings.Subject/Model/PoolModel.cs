@@ -20,6 +20,7 @@ internal sealed class PoolModel(ChannelPoolOptions options)
     private bool _connectsSlowly; // the last channel that was made took its time
     private bool _lastFailed; // none is made for those in line, as long as there are some
     private int _inFlight;
+    private int _taken;
     private int _created;
     private int _replaced;
 
@@ -51,11 +52,14 @@ internal sealed class PoolModel(ChannelPoolOptions options)
 
     public ChannelPoolStatistics Statistics => new()
     {
+        MinPoolSize = options.MinPoolSize,
+        MaxPoolSize = options.MaxPoolSize,
         Channels = _active.Count + Creating,
         IdleChannels = _active.Count(static channel => channel.Leases == 0),
         DrainingChannels = _draining.Count,
         CallsInFlight = _inFlight,
         CallsWaiting = _line.Count,
+        LeasesTaken = _taken,
         ChannelsCreated = _created,
         ChannelsReplaced = _replaced,
     };
@@ -83,7 +87,7 @@ internal sealed class PoolModel(ChannelPoolOptions options)
 
     /// <summary>A caller comes, who waits for room if there is none.</summary>
     public void Acquire(Call call) =>
-        Take(call, mayWait: true, () => Take(call, mayWait: false, () => call.Error = typeof(InvalidOperationException)));
+        Take(call, mayWait: true, () => Take(call, mayWait: false, () => call.Error = typeof(ChannelPoolExhaustedException)));
 
     /// <summary>A caller comes, who does not wait.</summary>
     public void TryAcquire(Call call) => Take(call, mayWait: false, () => call.IsRefused = true);
@@ -145,7 +149,7 @@ internal sealed class PoolModel(ChannelPoolOptions options)
         foreach (var (late, _) in _line.FindAll(place => _now - place.Since >= options.AcquireTimeout))
         {
             Leaves(late);
-            late.Error = typeof(TimeoutException);
+            late.Error = typeof(ChannelPoolExhaustedException);
         }
 
         if (IsDisposed)
@@ -412,6 +416,7 @@ internal sealed class PoolModel(ChannelPoolOptions options)
     {
         channel.Leases++;
         _inFlight++;
+        _taken++;
         call.Channel = channel;
     }
 
@@ -467,7 +472,7 @@ internal sealed class PoolModel(ChannelPoolOptions options)
 
         public bool Failed { get; set; }
 
-        public PooledChannelState State { get; set; }
+        public PooledChannelState State { get; set; } = PooledChannelState.Active;
 
         public bool TakesLeases => State is PooledChannelState.Active or PooledChannelState.Refreshing;
 

@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Runtime.CompilerServices;
 using Google.Protobuf;
 using Grpc.Core;
@@ -26,7 +27,70 @@ public sealed class AllocationTests(ITestOutputHelper output)
     public Task AUnaryCall_WithHeaders() => AssertAsync(472, UnaryWithHeadersAsync);
 
     [Fact]
-    public Task AServerStream() => AssertAsync(2144, StreamAsync);
+    public Task AServerStream() => AssertAsync(2136, StreamAsync);
+
+    [Fact]
+    public async Task ACallThatNobodyListensTo_MakesNoActivity_AndAllocatesNothingForOne()
+    {
+        var handler = new AnsweringHandler();
+        using var pool = new ChannelPool(new StubPolicy { OnCreate = () => StubPolicy.NewChannel(handler) });
+        var client = new User.UserClient(new PoolingCallInvoker(pool));
+        var (before, heard, after) = await OnOneThreadAsync(async () =>
+        {
+            var before = await MeasureAsync(client, UnaryAsync).ConfigureAwait(false);
+            Assert.Null(handler.Activity);
+            long heard;
+            using (Listen())
+            {
+                heard = await MeasureAsync(client, UnaryAsync).ConfigureAwait(false);
+                Assert.NotNull(handler.Activity);
+            }
+
+            return (before, heard, await MeasureAsync(client, UnaryAsync).ConfigureAwait(false));
+        });
+        output.WriteLine($"{before} bytes a call, {heard} with a listener, {after} after it");
+        Assert.Null(handler.Activity);
+        Assert.True(heard > before);
+        Assert.Equal(before, after);
+
+        static ActivityListener Listen()
+        {
+            var listener = new ActivityListener
+            {
+                ShouldListenTo = static source => source.Name == "PoolingInvoker",
+                Sample = static (ref ActivityCreationOptions<ActivityContext> _) => ActivitySamplingResult.AllData,
+            };
+            ActivitySource.AddActivityListener(listener);
+            return listener;
+        }
+    }
+
+    [Fact]
+    public async Task ALeaseByHand_AllocatesItself_AndTwoLooksAtTheChannel()
+    {
+        const int Most = 88; // 40 of the lease, and 24 of each look
+        using var pool = new ChannelPool(new StubPolicy());
+        await pool.ConnectAsync();
+        var (got, acquired) = await OnOneThreadAsync(async () => (
+            await MeasureAsync(() => GetAndReturn(pool)).ConfigureAwait(false),
+            await MeasureAsync(() => AcquireAndDispose(pool)).ConfigureAwait(false)));
+        output.WriteLine($"{got} bytes for Get and Return, {acquired} for AcquireAsync and Dispose");
+        Assert.InRange(got, 0, Most);
+        Assert.InRange(acquired, 0, Most);
+    }
+
+    private static ValueTask GetAndReturn(ChannelPool pool)
+    {
+        pool.Return(pool.Get());
+        return ValueTask.CompletedTask;
+    }
+
+    private static ValueTask AcquireAndDispose(ChannelPool pool)
+    {
+        var acquiring = pool.AcquireAsync();
+        (acquiring.IsCompletedSuccessfully ? acquiring.Result : null)!.Dispose();
+        return ValueTask.CompletedTask;
+    }
 
     [AsyncMethodBuilder(typeof(PoolingAsyncValueTaskMethodBuilder))]
     private static async ValueTask UnaryAsync(User.UserClient client) => await client.GetNameAsync(new GetNameRequest()).ResponseAsync.ConfigureAwait(false);
@@ -53,7 +117,9 @@ public sealed class AllocationTests(ITestOutputHelper output)
         Assert.InRange(pooled - bare, 0, most);
     }
 
-    private static async Task<long> MeasureAsync(User.UserClient client, Func<User.UserClient, ValueTask> call)
+    private static Task<long> MeasureAsync(User.UserClient client, Func<User.UserClient, ValueTask> call) => MeasureAsync(() => call(client));
+
+    private static async Task<long> MeasureAsync(Func<ValueTask> call)
     {
         // The least of some rounds: what the runtime does beside, such as compiling what is hot, only adds to it.
         var least = long.MaxValue;
@@ -62,7 +128,7 @@ public sealed class AllocationTests(ITestOutputHelper output)
             var before = GC.GetTotalAllocatedBytes(precise: true);
             for (var i = 0; i < Calls; i++)
             {
-                await call(client).ConfigureAwait(false);
+                await call().ConfigureAwait(false);
             }
 
             least = Math.Min(least, (GC.GetTotalAllocatedBytes(precise: true) - before) / Calls);
@@ -107,8 +173,11 @@ public sealed class AllocationTests(ITestOutputHelper output)
     {
         private static readonly byte[] Frame = [0, 0, 0, 0, 6, .. new GetNameReply { Name = "anna" }.ToByteArray()];
 
+        public Activity? Activity { get; private set; } // of the last call
+
         protected override Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
         {
+            Activity = Activity.Current;
             var response = new HttpResponseMessage { Version = new Version(2, 0), Content = new ByteArrayContent(Frame) };
             response.Content.Headers.ContentType = new("application/grpc");
             response.TrailingHeaders.Add("grpc-status", "0");

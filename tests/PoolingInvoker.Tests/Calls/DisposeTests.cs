@@ -40,6 +40,35 @@ public sealed class DisposeTests : ScriptedCalls
         }
     }
 
+    // On a bare channel a disposed call throws that, however it had ended.
+    [Theory]
+    [InlineData("client streaming", true)]
+    [InlineData("client streaming", false)]
+    [InlineData("duplex", true)]
+    [InlineData("duplex", false)]
+    public async Task ThatHasEndedByAStrategy_ACallIsDisposedToItsWriter(string kind, bool completed)
+    {
+        Server.ThenHang();
+        var (client, pool) = NewClient(static options => options.ConfigurePipeline = static pipeline => pipeline.AddTimeout(TimeSpan.FromSeconds(1)));
+        var upload = kind == "duplex" ? null : client.ImportNames();
+        var chat = kind == "duplex" ? client.Chat() : null;
+        await Waiting.Until(() => pool.GetStatistics().CallsInFlight == 1);
+        if (completed)
+        {
+            await CompleteAsync().Soon();
+        }
+
+        await Elapse(chat?.ResponseHeadersAsync ?? upload!.ResponseHeadersAsync);
+        Assert.IsNotType<ObjectDisposedException>(await Record.ExceptionAsync(() => WriteAsync().Soon()));
+        upload?.Dispose();
+        chat?.Dispose();
+        await Assert.ThrowsAsync<ObjectDisposedException>(() => WriteAsync().Soon());
+        await Assert.ThrowsAsync<ObjectDisposedException>(() => CompleteAsync().Soon());
+
+        Task WriteAsync() => upload?.RequestStream.WriteAsync(new ImportNameRequest()) ?? chat!.RequestStream.WriteAsync(new ChatMessage());
+        Task CompleteAsync() => upload?.RequestStream.CompleteAsync() ?? chat!.RequestStream.CompleteAsync();
+    }
+
     [Fact]
     public async Task Dispose_RacesWithTheEndOfTheSlowPath()
     {

@@ -194,7 +194,7 @@ public sealed class HedgingTests : ScriptedCalls
     [InlineData("failed")]
     public async Task OnAnEmptyBudget_NothingIsHedged(string what)
     {
-        var (client, pool) = NewHedged(static options => options.RetryThrottling = new RetryThrottlingPolicy { MaxTokens = 1, TokenRatio = 1 });
+        var (client, pool) = NewHedged(static options => options.Pool.RetryThrottling = new RetryThrottlingPolicy { MaxTokens = 1, TokenRatio = 1 });
         var spending = new User.UserClient(new PoolingCallInvoker(pool, new PoolingCallInvokerOptions { Retry = { MaxRetryAttempts = 0 } }));
         Server.ThenStatus(StatusCode.Unavailable);
         await Assert.ThrowsAsync<RpcException>(() => spending.GetNameAsync(new GetNameRequest()).ResponseAsync.Soon());

@@ -43,7 +43,7 @@ public sealed class LateEndTests : ScriptedCalls
 
         public bool HasEnded { get; set; }
 
-        public override Task<Metadata> ResponseHeadersAsync => throw new NotSupportedException();
+        protected override Task<Metadata> InnerHeadersAsync => throw new NotSupportedException();
 
         public void Watch(CallOptions options, TimeProvider time) => _ = new CallCompletion(this, options, time);
 

@@ -239,7 +239,7 @@ public sealed class ReplayTests : ScriptedCalls
     {
         var end = new TaskCompletionSource();
         Server.ThenBreakWhen(end.Task).ThenReplyAfterRequests(Text("answer"));
-        var (call, _) = Start(ClientStreaming, configure: static options => (options.MaxRetryBufferPerCallSize, options.MaxRetryBufferSize) = (140, 140));
+        var (call, _) = Start(ClientStreaming, configure: static options => (options.MaxRetryBufferPerCallSize, options.Pool.MaxRetryBufferSize) = (140, 140));
         await call.WriteAsync("0123456789");
         await call.Requests.CompleteAsync().Soon();
         end.SetResult();
@@ -252,7 +252,7 @@ public sealed class ReplayTests : ScriptedCalls
     {
         var end = new TaskCompletionSource();
         Server.ThenBreakWhen(end.Task);
-        var (call, pool) = Start(Duplex, configure: static options => options.MaxRetryBufferSize = 0);
+        var (call, pool) = Start(Duplex, configure: static options => options.Pool.MaxRetryBufferSize = 0);
         await call.WriteAsync("1");
         var reading = call.ReadToEndAsync();
         end.SetResult();
@@ -265,7 +265,7 @@ public sealed class ReplayTests : ScriptedCalls
     {
         var end = new TaskCompletionSource();
         Server.ThenBreakWhen(end.Task).ThenBreakWhen(end.Task);
-        var (first, pool) = Start(ClientStreaming, configure: static options => options.MaxRetryBufferSize = 140 + 139);
+        var (first, pool) = Start(ClientStreaming, configure: static options => options.Pool.MaxRetryBufferSize = 140 + 139);
         await first.WriteAsync("0123456789");
         var second = Start(pool, ClientStreaming);
         await second.WriteAsync("0123456789"); // there is a byte too little

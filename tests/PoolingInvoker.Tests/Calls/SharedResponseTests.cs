@@ -14,7 +14,7 @@ public sealed class SharedResponseTests : ScriptedCalls
     {
         var judged = 0;
         var hedging = new ChannelHedgingStrategyOptions { ShouldHandle = _ => ValueTask.FromResult(Interlocked.Increment(ref judged) == 1) };
-        var invoker = NewInvoker(options => options.MethodConfigs.Add(new PooledMethodConfig { Names = { MethodName.Default }, Hedging = hedging, IsIdempotent = true }));
+        var invoker = NewInvoker(options => options.MethodConfigs.Add(new PooledMethodConfig { Names = { MethodName.Default }, Hedging = hedging, Idempotent = true }));
         var shared = new GetNameReply();
         var method = new Method<GetNameRequest, GetNameReply>(
             MethodType.Unary,

@@ -141,7 +141,7 @@ public sealed class ThrowingCallbackTests : ScriptedCalls
                 break;
         }
 
-        var (client, pool) = NewClient(options => options.MethodConfigs.Add(new PooledMethodConfig { Names = { MethodName.Default }, Hedging = hedging, IsIdempotent = true }));
+        var (client, pool) = NewClient(options => options.MethodConfigs.Add(new PooledMethodConfig { Names = { MethodName.Default }, Hedging = hedging, Idempotent = true }));
         using var call = client.GetNameAsync(new GetNameRequest());
         await Elapse(call.ResponseAsync);
         if (what == "action without an attempt")

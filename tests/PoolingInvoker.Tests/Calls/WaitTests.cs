@@ -31,13 +31,14 @@ public sealed class WaitTests : IDisposable
         var refused = await Assert.ThrowsAsync<RpcException>(() => _client.GetNameAsync(new GetNameRequest()).ResponseAsync.Soon());
         Assert.Equal(StatusCode.ResourceExhausted, refused.StatusCode);
         Assert.Contains("Pool.MaxCallsWaiting (2)", refused.Status.Detail, StringComparison.Ordinal);
+        Assert.Equal(2, Assert.IsType<ChannelPoolExhaustedException>(refused.Status.DebugException).CallsWaiting);
 
         _time.Advance(TimeSpan.FromSeconds(30));
         var timedOut = await Assert.ThrowsAsync<RpcException>(() => waiting.ResponseAsync.Soon());
         Assert.Equal(typeof(RpcException), timedOut.GetType());
         Assert.Equal(StatusCode.ResourceExhausted, timedOut.StatusCode);
         Assert.Contains("Pool.AcquireTimeout", timedOut.Status.Detail, StringComparison.Ordinal);
-        Assert.IsType<TimeoutException>(timedOut.Status.DebugException);
+        Assert.Equal(TimeSpan.FromSeconds(30), Assert.IsType<ChannelPoolExhaustedException>(timedOut.Status.DebugException).Waited);
         Assert.Equal(StatusCode.ResourceExhausted, waiting.GetStatus().StatusCode);
         await Assert.ThrowsAsync<RpcException>(() => second.ResponseStream.MoveNext(CancellationToken.None).Soon());
         await Assert.ThrowsAsync<RpcException>(() => second.ResponseHeadersAsync.Soon());

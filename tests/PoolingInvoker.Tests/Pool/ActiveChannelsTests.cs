@@ -199,9 +199,9 @@ public sealed class ActiveChannelsTests : IDisposable
     private void AssertOrder(ActiveChannels active, List<PooledChannel> model)
     {
         Assert.Equal(model.Count, active.Count);
-        var channels = Enumerable.Range(0, active.Count).Select(i => active[i]).ToList();
+        var channels = active.ToList();
         Assert.Equal(model.Select(static channel => channel.Id).Order(), channels.Select(static channel => channel.Id).Order());
-        Assert.Equal(Enumerable.Range(0, active.Count), channels.Select(static channel => channel.Index));
+        Assert.All(active.ByStanding, static placed => Assert.Equal(Enumerable.Range(0, placed.Count), placed.Select(static channel => channel.Index)));
         Assert.Equal(channels.Select(static channel => (int)channel.Standing).Order(), channels.Select(static channel => (int)channel.Standing));
         Assert.Equal(model.Count(static channel => channel.Standing < ChannelStanding.Doubtful), active.Good);
         Assert.Equal(model.Count(static channel => channel.Standing == ChannelStanding.Spare), active.Spare);

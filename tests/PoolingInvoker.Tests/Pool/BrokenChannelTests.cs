@@ -59,7 +59,7 @@ public sealed class BrokenChannelTests : IDisposable
 
     private ChannelPool NewPool(int channels)
     {
-        var pool = _in.New(options => (options.MinPoolSize, options.MaxPoolSize, options.PrimeAsync) =
+        var pool = _in.New(options => (options.MinPoolSize, options.MaxPoolSize, options.PrimeCallback) =
             (channels, channels, (_, _) => _isDown ? Task.FromException(new IOException("no dial tone")) : Task.CompletedTask));
         PoolInTime.Take(pool).Dispose();
         return pool;

@@ -153,7 +153,7 @@ public sealed class ChannelPoolTests : IDisposable
             _time.Advance(TimeSpan.FromMilliseconds(10));
         }
 
-        var exception = await Assert.ThrowsAsync<TimeoutException>(() => waiting.Soon());
+        var exception = await Assert.ThrowsAsync<ChannelPoolExhaustedException>(() => waiting.Soon());
         Assert.Equal(
             "No channel became free within 5 s (channels 1, in flight 1, waiting 0). The pool may have 2, but another could not be made and connected: StubPolicy.Create did not make a channel: no dial tone",
             exception.Message);
@@ -170,10 +170,13 @@ public sealed class ChannelPoolTests : IDisposable
         Assert.False(waiting.IsCompleted);
         _time.Advance(TimeSpan.FromSeconds(0.1));
 
-        var exception = await Assert.ThrowsAsync<TimeoutException>(() => waiting.Soon());
+        var exception = await Assert.ThrowsAsync<ChannelPoolExhaustedException>(() => waiting.Soon());
         Assert.Equal(
             "No channel became free within 5 s (channels 1, in flight 2, waiting 0). Raise Pool.MaxPoolSize (1), Pool.MaxConcurrentCallsPerChannel (2) or Pool.AcquireTimeout.",
             exception.Message);
+        Assert.Equal(
+            (1, 1, 2, 0, 100, TimeSpan.FromSeconds(5)),
+            (exception.Channels, exception.MaxPoolSize, exception.CallsInFlight, exception.CallsWaiting, exception.MaxCallsWaiting, exception.Waited));
         AssertPool(pool, channels: 1, inFlight: 2, waiting: 0);
     }
 
@@ -207,9 +210,13 @@ public sealed class ChannelPoolTests : IDisposable
         _ = await pool.AcquireAsync().Soon();
         _ = pool.AcquireAsync().AsTask();
 
-        var exception = await Assert.ThrowsAnyAsync<InvalidOperationException>(() => pool.AcquireAsync().Soon());
+        var exception = await Assert.ThrowsAsync<ChannelPoolExhaustedException>(() => pool.AcquireAsync().Soon());
         Assert.Contains("(channels 1, in flight 1, waiting 1)", exception.Message, StringComparison.Ordinal);
         Assert.Contains("Pool.MaxCallsWaiting (1)", exception.Message, StringComparison.Ordinal);
+        Assert.Equal(
+            (1, 1, 1, 1, 1, TimeSpan.Zero),
+            (exception.Channels, exception.MaxPoolSize, exception.CallsInFlight, exception.CallsWaiting, exception.MaxCallsWaiting, exception.Waited));
+        Assert.Equal(exception.Message, Assert.Throws<ChannelPoolExhaustedException>(pool.Get).Message);
     }
 
     [Fact]
@@ -385,7 +392,7 @@ public sealed class ChannelPoolTests : IDisposable
         // Who can wait waits: there is a channel that will have room.
         var waiting = pool.AcquireAsync().AsTask();
         _time.Advance(TimeSpan.FromSeconds(5));
-        var exception = await Assert.ThrowsAsync<TimeoutException>(() => waiting.Soon());
+        var exception = await Assert.ThrowsAsync<ChannelPoolExhaustedException>(() => waiting.Soon());
         Assert.Contains("in the pool already", exception.InnerException!.Message, StringComparison.Ordinal);
         AssertPool(pool, channels: 1, inFlight: 1);
         lease.Dispose();

@@ -78,14 +78,14 @@ public sealed class ChannelTransportTests : IDisposable
             await using var wire = new Wire();
             await using var connection = new ConnectionStream(wire, _transport);
             FrameScannerTests.Cut(bytes, random, longest: 1 + (round % 40)).ForEach(wire.Comes);
-            await connection.OpenAsync(_time, CancellationToken.None).Soon();
-            connection.Watch();
+            await connection.Opening.OpenAsync(_time, CancellationToken.None).Soon();
+            connection.Opening.Watch();
             if (round % 3 == 0)
             {
                 await Waiting.Until(() => wire.IsEmpty);
             }
 
-            Assert.True(connection.Take());
+            Assert.True(connection.Opening.Take());
             wire.Ends();
             var read = await ConnectionStreamTests.ReadToEndAsync(connection, () => random.Next(1, 2 + (round % 30)), round % 2 == 0);
             AssertIsAllOf([.. Settings, .. before, .. after], read, wire.Written[FrameScanner.Preface.Length..]);
@@ -100,14 +100,14 @@ public sealed class ChannelTransportTests : IDisposable
         await using var wire = new Wire();
         await using var connection = new ConnectionStream(wire, _transport);
         wire.Comes([.. Settings, .. ping, .. Settings, .. window, .. Settings[..4]]);
-        await connection.OpenAsync(_time, CancellationToken.None).Soon();
-        connection.Watch();
+        await connection.Opening.OpenAsync(_time, CancellationToken.None).Soon();
+        connection.Opening.Watch();
         byte[] opening = [.. FrameScanner.Preface, .. FrameScanner.EmptySettings, .. SettingsAck, .. FrameScanner.AckOf(ping), .. SettingsAck];
         await Waiting.Until(() => wire.Written.Length == opening.Length);
         Assert.Equal(opening, wire.Written);
 
         // The handler takes it in the middle of a third SETTINGS frame, which is its own.
-        Assert.True(connection.Take());
+        Assert.True(connection.Opening.Take());
         wire.Comes([.. Settings[4..], .. ping]);
         wire.Ends();
         var read = await ConnectionStreamTests.ReadToEndAsync(connection, static () => 5, zeroByteReads: false);
@@ -235,9 +235,9 @@ public sealed class ChannelTransportTests : IDisposable
         await using var wire = new Wire();
         await using var connection = new ConnectionStream(wire, _transport);
         wire.Comes([.. Settings, .. Response]);
-        await connection.OpenAsync(_time, CancellationToken.None).Soon();
-        connection.Watch();
-        connection.Take();
+        await connection.Opening.OpenAsync(_time, CancellationToken.None).Soon();
+        connection.Opening.Watch();
+        connection.Opening.Take();
         wire.Ends(new IOException("reset"));
         await Assert.ThrowsAsync<IOException>(() => ConnectionStreamTests.ReadToEndAsync(connection, static () => 100, zeroByteReads: false).Soon());
 
@@ -276,9 +276,9 @@ public sealed class ChannelTransportTests : IDisposable
         await using var wire = new Wire { FailsAtOnce = what.EndsWith("at once", StringComparison.Ordinal) };
         await using var connection = new ConnectionStream(wire, _transport);
         wire.Comes(Settings);
-        await connection.OpenAsync(_time, CancellationToken.None).Soon();
-        connection.Watch();
-        connection.Take();
+        await connection.Opening.OpenAsync(_time, CancellationToken.None).Soon();
+        connection.Opening.Watch();
+        connection.Opening.Take();
         var mark = _transport.Mark;
         var reading = ConnectionStreamTests.ReadToEndAsync(connection, static () => 100, zeroByteReads: true);
         switch (what)

@@ -1,5 +1,6 @@
 using System.Net;
 using System.Net.Sockets;
+using Microsoft.Extensions.ServiceDiscovery;
 using PoolingInvoker.Testing;
 
 namespace PoolingInvoker.Tests.Pool;
@@ -47,7 +48,7 @@ public sealed class DnsEndpointsTests
     }
 
     [Fact]
-    public async Task Addresses_AreInOneOrder_HoweverTheAnswerRotates()
+    public async Task TheAddresses_AreTheSame_HoweverTheAnswerRotates()
     {
         var answers = new Queue<string[]>([["10.0.0.10", "10.0.0.2", "fd00::2", "fd00::1", "10.0.0.2"], ["fd00::1", "10.0.0.2", "fd00::2", "10.0.0.10"]]);
         var dns = new DnsEndpoints(Users, _time, (host, _) =>
@@ -59,8 +60,8 @@ public sealed class DnsEndpointsTests
         {
             var source = await dns.ResolveAsync(CancellationToken.None);
             Assert.Equal(
-                ["10.0.0.2:5000", "10.0.0.10:5000", "[fd00::1]:5000", "[fd00::2]:5000"],
-                source.Endpoints.Select(static endpoint => ChannelEndpoint.From(endpoint.EndPoint, Users).ToString()));
+                (HashSet<string>)["10.0.0.2:5000", "10.0.0.10:5000", "[fd00::1]:5000", "[fd00::2]:5000"],
+                source.Endpoints.Select(static endpoint => ChannelEndpoint.From(endpoint.EndPoint, Users).ToString()).ToHashSet());
         }
     }
 
@@ -160,6 +161,35 @@ public sealed class DnsEndpointsTests
         Assert.Throws<InvalidOperationException>(() => ChannelEndpoint.From(new TextEndPoint("unix:/run/users.sock"), Users));
     }
 
+    public static TheoryData<EndPoint, string?, string, string, string, string> OfAService => new()
+    {
+        { new IPEndPoint(IPAddress.Loopback, 5001), null, "http://users", "127.0.0.1:5001", "http://127.0.0.1:5001/", "http://users/" },
+        { new IPEndPoint(IPAddress.Loopback, 5001), "users.test", "https://users", "127.0.0.1:5001", "https://users.test/", "https://users/" },
+        { new DnsEndPoint("pod-1.users", 0), null, "https://users:5000", "pod-1.users:443", "https://pod-1.users/", "https://users:5000/" },
+        { new TextEndPoint("http://localhost:5001/"), null, "https://users", "localhost:5001", "http://localhost:5001/", "http://users/" },
+        { new TextEndPoint("https://localhost:5001"), "users.test:1", "http://users", "localhost:5001", "https://users.test:1/", "https://users/" },
+        { new TextEndPoint("tcp://localhost:5001"), null, "http://users", "localhost:5001", "http://localhost:5001/", "http://users/" },
+    };
+
+    [Theory]
+    [MemberData(nameof(OfAService), DisableDiscoveryEnumeration = true)]
+    public void AnEndpointOfAService_KeepsItsAddress(EndPoint resolved, string? host, string service, string text, string address, string name)
+    {
+        var endpoint = ServiceEndpoint.Create(resolved);
+        endpoint.Features.Set<IHostNameFeature>(host is null ? null : new HostName(host));
+        var found = ChannelEndpoint.OfService(endpoint, new Uri(service));
+        Assert.Equal((text, address, name), (found.ToString(), found.Address!.AbsoluteUri, found.Service!.AbsoluteUri));
+        Assert.Equal(found, ChannelEndpoint.OfService(endpoint, new Uri(service)));
+    }
+
+    [Fact]
+    public void AnEndpointOfAServiceWithAPath_IsRefused()
+    {
+        var endpoint = ServiceEndpoint.Create(new TextEndPoint("http://gateway/users"));
+        var exception = Assert.Throws<InvalidOperationException>(() => ChannelEndpoint.OfService(endpoint, Users));
+        Assert.Contains("'http://gateway/users' has a path", exception.Message, StringComparison.Ordinal);
+    }
+
     [Fact]
     public void AList_HasEndpointsWithAddressesOfTheirOwn()
     {
@@ -175,13 +205,18 @@ public sealed class DnsEndpointsTests
     [InlineData("'dns:///users:5000'", "dns:///users:5000")]
     [InlineData("'http://a' and 'https://b' have different schemes", "http://a", "https://b")]
     public void NoList(string message, params string[] addresses) =>
-        Assert.Contains(message, Assert.Throws<ArgumentException>(() => ChannelEndpoint.ParseList(addresses)).Message, StringComparison.Ordinal);
+        Assert.Contains(message, Assert.Throws<ArgumentException>(() => ChannelEndpoint.ParseList([.. addresses])).Message, StringComparison.Ordinal);
 
     [Fact]
     public void NoListAtAll()
     {
         Assert.Throws<ArgumentNullException>(() => ChannelEndpoint.ParseList(null!));
         Assert.Throws<ArgumentNullException>(() => ChannelEndpoint.ParseList(["http://users:5000", null!]));
+    }
+
+    private sealed record HostName(string Host) : IHostNameFeature
+    {
+        string IHostNameFeature.HostName => Host;
     }
 
     /// <summary>As service discovery has it for what it reads from configuration.</summary>

@@ -178,7 +178,7 @@ public sealed class EndpointPoolTests : IDisposable
         var pool = NewPool(Servers[..3], options =>
         {
             options.MinPoolSize = min;
-            options.OnEvent = told => failed += told.Kind == ChannelPoolEventKind.Failed ? 1 : 0;
+            options.OnEvent = told => failed += told.Kind == ChannelPoolEventKind.ConnectFailed ? 1 : 0;
         });
         if (othersLive)
         {
@@ -207,10 +207,10 @@ public sealed class EndpointPoolTests : IDisposable
         });
         var failed = events.First(IsOfAChannel);
         Assert.Equal($"{Three.A}", failed.Endpoint);
-        Assert.EndsWith($" to {Three.B}", failed.Reason, StringComparison.Ordinal);
-        Assert.Null(pool.GetChannels().Single(channel => channel.Id == failed.Channel).LastError);
+        Assert.EndsWith($" to {Three.B}", failed.Message, StringComparison.Ordinal);
+        Assert.Null(pool.GetChannels().Single(channel => channel.Id == failed.ChannelId).LastError);
 
-        static bool IsOfAChannel(ChannelPoolEvent one) => one is { Kind: ChannelPoolEventKind.Failed, Channel: > 0 };
+        static bool IsOfAChannel(ChannelPoolEvent one) => one is { Kind: ChannelPoolEventKind.ConnectFailed, ChannelId: > 0 };
     }
 
     [Fact]
@@ -714,7 +714,7 @@ public sealed class EndpointPoolTests : IDisposable
 
     private ChannelPool Make(EndpointList list, Action<ChannelPoolOptions>? configure, int seed)
     {
-        var options = new ChannelPoolOptions { TimeProvider = _time, Queue = InlineWork.Queue, PrimeAsync = _policy.ConnectAsync, ProbeDelay = Timeout.InfiniteTimeSpan };
+        var options = new ChannelPoolOptions { TimeProvider = _time, Queue = InlineWork.Queue, PrimeCallback = _policy.ConnectAsync, ProbeDelay = Timeout.InfiniteTimeSpan };
         configure?.Invoke(options);
         return new ChannelPool(_policy, options.ValidatedCopy(), new Random(seed), list);
     }

@@ -17,7 +17,7 @@ public sealed class ExplainTests : IDisposable
         {
             options.MaxConcurrentCallsPerChannel = 10;
             options.PooledChannelLifetime = TimeSpan.FromMinutes(30);
-            options.PrimeAsync = _in.PrimeByHand;
+            options.PrimeCallback = _in.PrimeByHand;
         });
         Assert.Empty(pool.GetChannels());
         var line = PoolInTime.Come(pool, 2);
@@ -76,6 +76,9 @@ public sealed class ExplainTests : IDisposable
             "Created #4 to StubPolicy: calls need it",
         ],
         Told());
+        Assert.Equal(
+            [ChannelPoolEventReason.WarmUp, ChannelPoolEventReason.WarmUp, ChannelPoolEventReason.Crowded, ChannelPoolEventReason.CallsWaiting],
+            _in.Events.Select(static one => one.Reason));
     }
 
     [Fact]
@@ -103,7 +106,7 @@ public sealed class ExplainTests : IDisposable
             "Closed #1 to StubPolicy: its last call is over",
         ],
         told.Take(4));
-        var retired = _in.Events.Single(static one => one.Kind == ChannelPoolEventKind.Retired).Channel;
+        var retired = _in.Events.Single(static one => one.Kind == ChannelPoolEventKind.Retired).ChannelId;
         Assert.Equal(
         [
             $"Retired #{retired} to StubPolicy: it carried no call for 00:10:00",
@@ -116,7 +119,7 @@ public sealed class ExplainTests : IDisposable
     [Fact]
     public void Failed_SaysWithWhat_AndNothingIsSaidOfAChannelThatNeverWas()
     {
-        var pool = _in.New(options => (options.MaxConcurrentCallsPerChannel, options.PooledChannelLifetime, options.PrimeAsync) = (1, TimeSpan.FromMinutes(30), _in.PrimeByHand));
+        var pool = _in.New(options => (options.MaxConcurrentCallsPerChannel, options.PooledChannelLifetime, options.PrimeCallback) = (1, TimeSpan.FromMinutes(30), _in.PrimeByHand));
         PoolInTime.Come(pool, 1);
         _in.Primes[0].Ends.SetResult();
         PoolInTime.Come(pool, 1);
@@ -130,12 +133,12 @@ public sealed class ExplainTests : IDisposable
         Assert.Equal(
         [
             "Created #1 to StubPolicy: calls need it",
-            "Failed to StubPolicy: no channel could be made and connected (no dial tone)",
+            "ConnectFailed to StubPolicy: no channel could be made and connected (no dial tone)",
             "Created #3 to StubPolicy: calls wait",
         ],
         told.Take(3));
-        Assert.Matches("^Failed #[13] to StubPolicy: it stays: no replacement could be made and connected \\(no dial tone\\)$", Assert.Single(told.Skip(3)));
-        Assert.All(_in.Events.Where(static one => one.Kind == ChannelPoolEventKind.Failed), one => Assert.Same(error, one.Exception));
+        Assert.Matches("^ConnectFailed #[13] to StubPolicy: it stays: no replacement could be made and connected \\(no dial tone\\)$", Assert.Single(told.Skip(3)));
+        Assert.All(_in.Events.Where(static one => one.Kind == ChannelPoolEventKind.ConnectFailed), one => Assert.Same(error, one.Exception));
     }
 
     [Fact]
@@ -146,7 +149,7 @@ public sealed class ExplainTests : IDisposable
         {
             options.MinPoolSize = 2;
             options.ProbeDelay = TimeSpan.FromSeconds(1);
-            options.Probe = (_, cancellationToken) => Task.Delay(answers ? TimeSpan.Zero : Timeout.InfiniteTimeSpan, cancellationToken);
+            options.ProbeCallback = (_, cancellationToken) => Task.Delay(answers ? TimeSpan.Zero : Timeout.InfiniteTimeSpan, cancellationToken);
         });
         PoolInTime.Take(pool).Dispose();
         PoolInTime.Answer(pool);
@@ -159,14 +162,14 @@ public sealed class ExplainTests : IDisposable
             return pool.GetStatistics().ChannelsGivenUp == 1;
         });
         var told = _in.Events.Single(static one => one.Kind == ChannelPoolEventKind.GivenUp);
-        Assert.Equal(silent.Pooled.Id, told.Channel);
-        Assert.Matches("^nothing has come from it for [0-9.]+ s, nor an answer to a probe$", told.Reason);
+        Assert.Equal(silent.Pooled.Id, told.ChannelId);
+        Assert.Matches("^nothing has come from it for [0-9.]+ s, nor an answer to a probe$", told.Message);
         Assert.DoesNotContain(_in.Events, static one => one.Kind == ChannelPoolEventKind.Replaced);
         answers = true;
         await Waiting.Until(() =>
         {
             _in.Time.Advance(TimeSpan.FromMilliseconds(50));
-            return _in.Events.Any(one => one.Kind == ChannelPoolEventKind.Replaced && one.Reason == $"in place of #{told.Channel}, because {told.Reason}");
+            return _in.Events.Any(one => one.Kind == ChannelPoolEventKind.Replaced && one.Message == $"in place of #{told.ChannelId}, because {told.Message}");
         });
         silent.Dispose();
     }
@@ -182,11 +185,12 @@ public sealed class ExplainTests : IDisposable
         });
         using var held = PoolInTime.Take(pool);
         var waits = PoolInTime.Come(pool, 1, timeout: TimeSpan.FromSeconds(5));
-        var full = await Assert.ThrowsAnyAsync<InvalidOperationException>(() => PoolInTime.Come(pool, 1)[0].Soon());
+        var full = await Assert.ThrowsAsync<ChannelPoolExhaustedException>(() => PoolInTime.Come(pool, 1)[0].Soon());
         _in.Pass(TimeSpan.FromSeconds(5));
-        var late = await Assert.ThrowsAsync<TimeoutException>(() => waits[0].Soon());
+        var late = await Assert.ThrowsAsync<ChannelPoolExhaustedException>(() => waits[0].Soon());
         Assert.Equal([full, late], _in.Events.Where(static one => one.Kind == ChannelPoolEventKind.Refused).Select(static one => one.Exception));
-        Assert.Equal([full.Message, late.Message], _in.Events.Where(static one => one.Kind == ChannelPoolEventKind.Refused).Select(static one => one.Reason));
+        Assert.Equal([ChannelPoolEventReason.LineFull, ChannelPoolEventReason.PoolFull], _in.Events.Where(static one => one.Kind == ChannelPoolEventKind.Refused).Select(static one => one.Reason));
+        Assert.Equal([full.Message, late.Message], _in.Events.Where(static one => one.Kind == ChannelPoolEventKind.Refused).Select(static one => one.Message));
     }
 
     [Fact]
@@ -199,7 +203,7 @@ public sealed class ExplainTests : IDisposable
             options.MaxPoolSize = 6;
             options.PooledChannelIdleTimeout = TimeSpan.FromSeconds(30);
             options.PooledChannelLifetime = TimeSpan.FromSeconds(60);
-            options.PrimeAsync = (_, _) => random.Next(4) == 0 ? Task.FromException(new TimeoutException("no dial tone")) : Task.Delay(TimeSpan.FromMilliseconds(30), _in.Time, CancellationToken.None);
+            options.PrimeCallback = (_, _) => random.Next(4) == 0 ? Task.FromException(new TimeoutException("no dial tone")) : Task.Delay(TimeSpan.FromMilliseconds(30), _in.Time, CancellationToken.None);
         });
         List<Task<ChannelLease>> line = [];
         for (var i = 0; i < 2_000; i++)
@@ -228,7 +232,7 @@ public sealed class ExplainTests : IDisposable
         Assert.Equal((long)began.Count, pool.GetStatistics().ChannelsCreated);
         Assert.Equal(Ids(ChannelPoolEventKind.Replaced).Count, pool.GetStatistics().ChannelsReplaced);
 
-        List<int> Ids(ChannelPoolEventKind kind) => [.. _in.Events.Where(one => one.Kind == kind).Select(static one => one.Channel)];
+        List<int> Ids(ChannelPoolEventKind kind) => [.. _in.Events.Where(one => one.Kind == kind).Select(static one => one.ChannelId)];
     }
 
     [Fact]
@@ -258,7 +262,7 @@ public sealed class ExplainTests : IDisposable
         });
         var leases = new[] { PoolInTime.Take(pool), PoolInTime.Take(pool), PoolInTime.Take(pool) };
         var line = PoolInTime.Come(pool, 1);
-        await Assert.ThrowsAnyAsync<InvalidOperationException>(() => PoolInTime.Come(pool, 1)[0].Soon());
+        await Assert.ThrowsAsync<ChannelPoolExhaustedException>(() => PoolInTime.Come(pool, 1)[0].Soon());
         leases[0].Return(LeaseOutcome.ChannelFailed, new IOException("reset by peer"));
         (await PoolInTime.ServedAsync(pool, line)).ForEach(static lease => lease.Dispose());
         _in.Policy.OnCreate = static () => throw new TimeoutException("no dial tone");
@@ -269,7 +273,7 @@ public sealed class ExplainTests : IDisposable
         Assert.Empty(underTheLock);
         ChannelPoolEventKind[] kinds =
         [
-            ChannelPoolEventKind.Created, ChannelPoolEventKind.Replaced, ChannelPoolEventKind.Retired, ChannelPoolEventKind.Closed, ChannelPoolEventKind.Failed,
+            ChannelPoolEventKind.Created, ChannelPoolEventKind.Replaced, ChannelPoolEventKind.Retired, ChannelPoolEventKind.Closed, ChannelPoolEventKind.ConnectFailed,
             ChannelPoolEventKind.Refused,
         ];
         Assert.Equal(kinds, told.Distinct().Order());

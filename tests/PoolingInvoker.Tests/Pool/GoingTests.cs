@@ -48,7 +48,7 @@ public sealed class GoingTests : ScriptedCalls
     [Fact]
     public async Task WhoWaitsForAChannelThatIsBeingConnected_IsToldAtOnce()
     {
-        var pool = _in.New(options => options.PrimeAsync = _in.PrimeByHand);
+        var pool = _in.New(options => options.PrimeCallback = _in.PrimeByHand);
         var line = PoolInTime.Come(pool, 3);
         var disposing = pool.DisposeAsync().AsTask();
         await Task.WhenAll(line.Select(static one => Assert.ThrowsAsync<ObjectDisposedException>(() => one.Soon())));
@@ -115,7 +115,7 @@ public sealed class GoingTests : ScriptedCalls
         var pool = _in.New(options =>
         {
             options.MinPoolSize = 2;
-            options.PrimeAsync = (invoker, token) =>
+            options.PrimeCallback = (invoker, token) =>
             {
                 token.Register(static () => throw new FormatException("of the user's"));
                 return _in.PrimeByHand(invoker, token);
@@ -148,7 +148,7 @@ public sealed class GoingTests : ScriptedCalls
                 MinPoolSize = 2,
                 MaxPoolSize = 4,
                 MaxConcurrentCallsPerChannel = 2,
-                PrimeAsync = static async (_, _) => await Task.Yield(),
+                PrimeCallback = static async (_, _) => await Task.Yield(),
             });
             policy.OnReturn = _ => Random.Shared.Next(10) > 0;
             Func<Task>[] what =

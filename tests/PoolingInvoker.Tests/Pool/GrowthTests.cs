@@ -14,7 +14,7 @@ public sealed class GrowthTests(ITestOutputHelper output) : IDisposable
     [Fact]
     public async Task AColdPool_MakesAtOnceWhatTheLineNeeds_AndEachChannelServesAsSoonAsItIsPrimed()
     {
-        var pool = _in.New(options => (options.MaxConcurrentCallsPerChannel, options.TargetConcurrentCallsPerChannel, options.PrimeAsync) = (100, null, _in.PrimeByHand));
+        var pool = _in.New(options => (options.MaxConcurrentCallsPerChannel, options.TargetConcurrentCallsPerChannel, options.PrimeCallback) = (100, null, _in.PrimeByHand));
         var line = PoolInTime.Come(pool, 1_000);
         Assert.Equal(10, _in.Primes.Count); // all at a time, none is primed yet
         AssertPool(pool, channels: 10, inFlight: 0, waiting: 1_000);
@@ -38,7 +38,7 @@ public sealed class GrowthTests(ITestOutputHelper output) : IDisposable
     [Fact]
     public async Task AColdPoolOfExclusiveChannels_MakesOneForEach()
     {
-        var pool = _in.New(options => (options.MaxConcurrentCallsPerChannel, options.PrimeAsync) = (1, _in.PrimeIn(Connects)));
+        var pool = _in.New(options => (options.MaxConcurrentCallsPerChannel, options.PrimeCallback) = (1, _in.PrimeIn(Connects)));
         var line = PoolInTime.Come(pool, 50);
         _in.Pass(Connects);
         var leases = await PoolInTime.ServedAsync(pool, line);
@@ -51,7 +51,7 @@ public sealed class GrowthTests(ITestOutputHelper output) : IDisposable
     [Fact]
     public async Task WhoLeavesWhileChannelsConnect_CostsNoLease()
     {
-        var pool = _in.New(options => (options.MaxConcurrentCallsPerChannel, options.PrimeAsync) = (1, _in.PrimeByHand));
+        var pool = _in.New(options => (options.MaxConcurrentCallsPerChannel, options.PrimeCallback) = (1, _in.PrimeByHand));
         using var cancellation = new CancellationTokenSource();
         var cancelled = PoolInTime.Come(pool, 10, cancellationToken: cancellation.Token);
         var late = PoolInTime.Come(pool, 10, timeout: TimeSpan.FromSeconds(5));
@@ -61,7 +61,7 @@ public sealed class GrowthTests(ITestOutputHelper output) : IDisposable
         await cancellation.CancelAsync();
         _in.Pass(TimeSpan.FromSeconds(5));
         await Task.WhenAll(cancelled.Select(static one => Assert.ThrowsAnyAsync<OperationCanceledException>(() => one.Soon())));
-        await Task.WhenAll(late.Select(static one => Assert.ThrowsAsync<TimeoutException>(() => one.Soon())));
+        await Task.WhenAll(late.Select(static one => Assert.ThrowsAsync<ChannelPoolExhaustedException>(() => one.Soon())));
         foreach (var priming in _in.Primes)
         {
             priming.Ends.SetResult();
@@ -119,7 +119,7 @@ public sealed class GrowthTests(ITestOutputHelper output) : IDisposable
     [Fact]
     public async Task WhereConnectingTakesNoTime_ALineAtMostDoublesThePool()
     {
-        var pool = _in.New(options => (options.MaxConcurrentCallsPerChannel, options.PrimeAsync) = (1, _in.PrimeByHand));
+        var pool = _in.New(options => (options.MaxConcurrentCallsPerChannel, options.PrimeCallback) = (1, _in.PrimeByHand));
         var first = PoolInTime.Come(pool, 1);
         _in.Primes[0].Ends.SetResult();
         _ = await PoolInTime.ServedAsync(pool, first);
@@ -151,7 +151,7 @@ public sealed class GrowthTests(ITestOutputHelper output) : IDisposable
     {
         const int Max = 7;
         var random = new Random(seed);
-        var pool = _in.New(options => (options.MaxConcurrentCallsPerChannel, options.MaxPoolSize, options.PrimeAsync) = (1, Max, _in.PrimeByHand));
+        var pool = _in.New(options => (options.MaxConcurrentCallsPerChannel, options.MaxPoolSize, options.PrimeCallback) = (1, Max, _in.PrimeByHand));
         var line = PoolInTime.Come(pool, 100);
         Assert.Equal(Max, _in.Primes.Count);
 
@@ -191,7 +191,7 @@ public sealed class GrowthTests(ITestOutputHelper output) : IDisposable
     [Fact]
     public async Task WhatCannotBePrimed_IsDropped_AndOneAtATimeTriesAgain_AfterAPauseThatGrows()
     {
-        var pool = _in.New(options => (options.MaxConcurrentCallsPerChannel, options.PrimeAsync) = (1, _in.PrimeByHand));
+        var pool = _in.New(options => (options.MaxConcurrentCallsPerChannel, options.PrimeCallback) = (1, _in.PrimeByHand));
         var first = PoolInTime.Come(pool, 1);
         _in.Primes[0].Ends.SetResult();
         _ = await PoolInTime.ServedAsync(pool, first);
@@ -236,7 +236,7 @@ public sealed class GrowthTests(ITestOutputHelper output) : IDisposable
     [Fact]
     public async Task WhatCannotBePrimed_JoinsAllTheSame_WhereThereIsNoOther()
     {
-        var pool = _in.New(options => (options.MaxConcurrentCallsPerChannel, options.PrimeAsync) = (2, _in.PrimeByHand));
+        var pool = _in.New(options => (options.MaxConcurrentCallsPerChannel, options.PrimeCallback) = (2, _in.PrimeByHand));
         var line = PoolInTime.Come(pool, 5);
         Assert.Equal(3, _in.Primes.Count);
         _in.Primes[1].Ends.SetException(new TimeoutException("no dial tone"));
@@ -268,7 +268,7 @@ public sealed class GrowthTests(ITestOutputHelper output) : IDisposable
         {
             options.MinPoolSize = min;
             options.MaxConcurrentCallsPerChannel = 1;
-            options.PrimeAsync = _in.PrimeByHand;
+            options.PrimeCallback = _in.PrimeByHand;
             options.AcquireTimeout = nowait == "AcquireTimeout" ? TimeSpan.Zero : options.AcquireTimeout;
             options.MaxCallsWaiting = nowait == "MaxCallsWaiting" ? 0 : options.MaxCallsWaiting;
         });
@@ -334,7 +334,7 @@ public sealed class GrowthTests(ITestOutputHelper output) : IDisposable
 
     private async Task<ChannelPool> WarmAsync(int channels)
     {
-        var pool = _in.New(options => (options.MinPoolSize, options.MaxConcurrentCallsPerChannel, options.PrimeAsync) = (channels, 1, _in.PrimeIn(Connects)));
+        var pool = _in.New(options => (options.MinPoolSize, options.MaxConcurrentCallsPerChannel, options.PrimeCallback) = (channels, 1, _in.PrimeIn(Connects)));
         var connecting = pool.ConnectAsync();
         _in.Pass(Connects);
         await connecting.Soon();

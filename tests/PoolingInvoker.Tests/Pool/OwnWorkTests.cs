@@ -28,9 +28,9 @@ public sealed class OwnWorkTests
         {
             MinPoolSize = 2,
             MaxConcurrentCallsPerChannel = 1,
-            PrimeAsync = (_, _) =>
+            PrimeCallback = (_, _) =>
             {
-                See("PrimeAsync");
+                See("PrimeCallback");
                 return Task.CompletedTask;
             },
             OnEvent = one => See($"{one.Kind}"),
@@ -48,7 +48,7 @@ public sealed class OwnWorkTests
         });
         await AsACallerAsync(() => new ChannelPool(_policy, new ChannelPoolOptions { MinPoolSize = 2, OnEvent = one => See($"{one.Kind}") }).ConnectAsync().Wait(Waiting.Long));
         await Waiting.Until(() => seen.Any(static one => one.What == "Replaced"));
-        Assert.Equal(["Closed", "Create", "Created", "PrimeAsync", "Replaced"], seen.Select(static one => one.What).Distinct().Order(StringComparer.Ordinal));
+        Assert.Equal(["Closed", "Create", "Created", "PrimeCallback", "Replaced"], seen.Select(static one => one.What).Distinct().Order(StringComparer.Ordinal));
         Assert.All(seen, static one => Assert.Equal((one.What, Surroundings.Nobodys), one));
     }
 
@@ -102,11 +102,11 @@ public sealed class OwnWorkTests
         await Waiting.Until(() => told.Sum(Counts) == all);
         Assert.Equal(1, told.Count(static one => one.Kind == ChannelPoolEventKind.Dropped));
         Assert.Equal(ChannelPoolEventKind.Dropped, told.Last().Kind);
-        var begun = told.Where(static one => one.Kind is ChannelPoolEventKind.Created or ChannelPoolEventKind.Replaced).Select(static one => one.Channel).ToList();
+        var begun = told.Where(static one => one.Kind is ChannelPoolEventKind.Created or ChannelPoolEventKind.Replaced).Select(static one => one.ChannelId).ToList();
         Assert.Equal(begun.Order(), begun);
 
         static long Counts(ChannelPoolEvent one) => one.Kind == ChannelPoolEventKind.Dropped
-            ? long.Parse(Regex.Match(one.Reason, "([0-9]+) events were not told$").Groups[1].Value, CultureInfo.InvariantCulture)
+            ? long.Parse(Regex.Match(one.Message, "([0-9]+) events were not told$").Groups[1].Value, CultureInfo.InvariantCulture)
             : 1;
     }
 
@@ -120,7 +120,7 @@ public sealed class OwnWorkTests
         {
             MaxPoolSize = 1,
             LoggerFactory = log,
-            OnEvent = one => told.Enqueue((one.Kind, one.Channel)),
+            OnEvent = one => told.Enqueue((one.Kind, one.ChannelId)),
         });
         _policy.OnReturn = static _ => false;
         var lease = await pool.AcquireAsync().Soon();
@@ -160,7 +160,7 @@ public sealed class OwnWorkTests
             PooledChannelLifetime = TimeSpan.MaxValue,
             PooledChannelIdleTimeout = TimeSpan.MaxValue,
             LeakDetectionThreshold = TimeSpan.MaxValue,
-            Probe = (_, _) =>
+            ProbeCallback = (_, _) =>
             {
                 asked++;
                 return Task.CompletedTask;
@@ -168,7 +168,7 @@ public sealed class OwnWorkTests
             TimeProvider = time,
             Queue = InlineWork.Queue,
         });
-        var lease = await pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, CancellationToken.None).Soon();
+        var lease = await pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, new LeaseRequest(LeaseKind.Call), CancellationToken.None).Soon();
         for (var i = 0; i < 60; i++)
         {
             time.Advance(TimeSpan.FromSeconds(30));
@@ -184,7 +184,7 @@ public sealed class OwnWorkTests
         var time = new ThrowingTime();
         var log = new RecordingLoggerFactory();
         using var pool = new ChannelPool(_policy, new ChannelPoolOptions { TimeProvider = time, LoggerFactory = log, Queue = InlineWork.Queue });
-        var lease = await pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, CancellationToken.None).Soon();
+        var lease = await pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, new LeaseRequest(LeaseKind.Call), CancellationToken.None).Soon();
         lease.Return(LeaseOutcome.ServerFailed);
         Assert.NotNull(pool.GetChannels());
         time.Throws = true;
@@ -194,7 +194,7 @@ public sealed class OwnWorkTests
 
         // The next look finds that the channel need not be spared any more.
         time.Advance(TimeSpan.FromSeconds(5));
-        lease = await pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, CancellationToken.None).Soon();
+        lease = await pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, new LeaseRequest(LeaseKind.Call), CancellationToken.None).Soon();
         Assert.NotEqual(ChannelHealth.Penalized, lease.Pooled.Health);
         lease.Dispose();
     }
@@ -221,7 +221,7 @@ public sealed class OwnWorkTests
     public async Task AChannelWhoseServerGoes_WhileItIsPrimed_DoesNotJoin()
     {
         using var inTime = new PoolInTime();
-        var pool = inTime.New(options => (options.MaxConcurrentCallsPerChannel, options.PrimeAsync) = (1, inTime.PrimeByHand));
+        var pool = inTime.New(options => (options.MaxConcurrentCallsPerChannel, options.PrimeCallback) = (1, inTime.PrimeByHand));
         var first = PoolInTime.Come(pool, 1);
         inTime.Primes[0].Ends.SetResult();
         var lease = await first[0].Soon();
@@ -231,7 +231,7 @@ public sealed class OwnWorkTests
         inTime.Primes[1].Ends.SetResult();
         await Waiting.Until(() => StubPolicy.IsDisposed(inTime.Policy.Created[1]));
         Assert.False(line[0].IsCompleted);
-        Assert.Contains(inTime.Events, static one => one is { Kind: ChannelPoolEventKind.Failed, Exception: IOException gone } && gone.Message.Contains("GOAWAY", StringComparison.Ordinal));
+        Assert.Contains(inTime.Events, static one => one is { Kind: ChannelPoolEventKind.ConnectFailed, Exception: IOException gone } && gone.Message.Contains("GOAWAY", StringComparison.Ordinal));
 
         inTime.PassUntil(() => inTime.Primes.Count == 3, TimeSpan.FromSeconds(5));
         inTime.Primes[2].Ends.SetResult();
@@ -243,17 +243,17 @@ public sealed class OwnWorkTests
     public async Task WhoAvoidsTheOnlyChannel_WaitsForAcquireTimeoutOnce()
     {
         using var inTime = new PoolInTime();
-        var pool = inTime.New(options => (options.MaxConcurrentCallsPerChannel, options.PrimeAsync) = (2, inTime.PrimeByHand));
+        var pool = inTime.New(options => (options.MaxConcurrentCallsPerChannel, options.PrimeCallback) = (2, inTime.PrimeByHand));
         var first = PoolInTime.Come(pool, 1);
         inTime.Primes[0].Ends.SetResult();
         var lease = await first[0].Soon();
         lease.Return(LeaseOutcome.Answered);
         lease = PoolInTime.Take(pool);
-        var retry = pool.Picker.AcquireAsync(TimeSpan.FromSeconds(5), isStream: false, avoid: lease.Pooled, CancellationToken.None).AsTask();
+        var retry = pool.Picker.AcquireAsync(TimeSpan.FromSeconds(5), new LeaseRequest(LeaseKind.Call, lease.Pooled), CancellationToken.None).AsTask();
         await Waiting.Until(() => inTime.Primes.Count == 2);
         var other = PoolInTime.Take(pool);
         inTime.Pass(TimeSpan.FromSeconds(5));
-        await Assert.ThrowsAsync<TimeoutException>(() => retry.Soon());
+        await Assert.ThrowsAsync<ChannelPoolExhaustedException>(() => retry.Soon());
         lease.Dispose();
         other.Dispose();
     }

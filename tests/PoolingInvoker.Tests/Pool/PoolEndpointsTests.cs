@@ -178,7 +178,7 @@ public sealed class PoolEndpointsTests(ITestOutputHelper output)
     {
         const int Clients = 1_000;
         const int Servers = 300;
-        const int Fleets = 5; // hash codes are others in each process: what is asserted is the median
+        const int Fleets = 5; // what is asserted is the median
         var list = List(Servers);
         output.WriteLine("subset  connections  of a client  of a server  the most by the mean  load, the most by the mean");
         Dictionary<int, double> channelsMaxByMean = [];

@@ -85,13 +85,16 @@ internal sealed class PoolInTime : IDisposable
     }
 
     /// <summary>Takes leases as calls do: they come at once, and wait in line.</summary>
-    public static List<Task<ChannelLease>> Come(ChannelPool pool, int count, bool isStream = false, TimeSpan? timeout = null, CancellationToken cancellationToken = default) =>
-        [.. Enumerable.Range(0, count).Select(_ => pool.Picker.AcquireAsync(timeout ?? Timeout.InfiniteTimeSpan, isStream, avoid: null, cancellationToken).AsTask())];
+    public static List<Task<ChannelLease>> Come(ChannelPool pool, int count, bool isStream = false, TimeSpan? timeout = null, string? key = null, PooledChannel? avoid = null, CancellationToken cancellationToken = default)
+    {
+        var request = new LeaseRequest(isStream ? LeaseKind.Stream : LeaseKind.Call, avoid, ChannelAffinity.KeyOf(key));
+        return [.. Enumerable.Range(0, count).Select(_ => pool.Picker.AcquireAsync(timeout ?? Timeout.InfiniteTimeSpan, request, cancellationToken).AsTask())];
+    }
 
     /// <summary>A lease that there is room for.</summary>
-    public static ChannelLease Take(ChannelPool pool, bool isStream = false)
+    public static ChannelLease Take(ChannelPool pool, bool isStream = false, string? key = null, PooledChannel? avoid = null)
     {
-        var acquiring = Come(pool, 1, isStream)[0];
+        var acquiring = Come(pool, 1, isStream, key: key, avoid: avoid)[0];
         Assert.True(acquiring.IsCompletedSuccessfully, "There was no room.");
         return acquiring.Result;
     }

@@ -40,7 +40,7 @@ public abstract class ProbedPools : IAsyncDisposable
             MaxPoolSize = mostChannels,
             MaxConcurrentCallsPerChannel = mostCalls,
             ProbeDelay = probeDelay ?? TimeSpan.FromSeconds(1),
-            Probe = !hasProbe ? null : (invoker, token) =>
+            ProbeCallback = !hasProbe ? null : (invoker, token) =>
             {
                 var asked = new Asked(invoker);
                 _asked.Enqueue(asked);
@@ -56,7 +56,7 @@ public abstract class ProbedPools : IAsyncDisposable
     }
 
     private protected static Task<ChannelLease> CallAsync(ChannelPool pool) =>
-        pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, isStream: false, avoid: null, CancellationToken.None).Soon();
+        pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, new LeaseRequest(LeaseKind.Call), CancellationToken.None).Soon();
 
     // A call that is answered at once on this channel, which the pool has to choose.
     private protected static async Task AnswerAsync(ChannelPool pool, PooledChannel channel)

@@ -102,7 +102,32 @@ public sealed class RefreshTests(ITestOutputHelper output) : IDisposable
 
         _in.Primes[^1].Ends.SetResult();
         Assert.Equal((1, 1L), (pool.GetStatistics().Channels, pool.GetStatistics().ChannelsReplaced));
-        Assert.Equal(4, _in.Events.Count(static told => told.Kind == ChannelPoolEventKind.Failed));
+        Assert.Equal(4, _in.Events.Count(static told => told.Kind == ChannelPoolEventKind.ConnectFailed));
+    }
+
+    [Fact]
+    public async Task AChannelThatBreaksWhileItIsRefreshed_WaitsForTheBackoff_WhereTheRefreshFails()
+    {
+        var pool = NewPrimedPool();
+        var (first, second) = (PoolInTime.Take(pool), PoolInTime.Take(pool));
+        var old = first.Pooled;
+        PassUntilPriming(2);
+        first.Return(LeaseOutcome.Answered);
+        second.Return(LeaseOutcome.ChannelFailed);
+        Assert.Equal((PooledChannelState.Refreshing, ChannelHealth.Broken), (old.State, old.Health));
+        _in.Primes[1].Ends.SetException(new TimeoutException("no dial tone"));
+
+        // Calls go to it meanwhile.
+        var call = PoolInTime.Take(pool);
+        Assert.Same(old, call.Pooled);
+        call.Return(LeaseOutcome.ChannelFailed);
+        Assert.Equal((PooledChannelState.Active, 2), (old.State, _in.Primes.Count));
+
+        _in.Pass(TimeSpan.FromSeconds(0.2));
+        var waiting = PoolInTime.Come(pool, 1)[0];
+        Assert.Equal((PooledChannelState.Replacing, 3), (old.State, _in.Primes.Count));
+        _in.Primes[2].Ends.SetResult();
+        Assert.NotSame(old, (await waiting.Soon()).Pooled);
     }
 
     [Theory]
@@ -122,7 +147,7 @@ public sealed class RefreshTests(ITestOutputHelper output) : IDisposable
             options.MinPoolSize = channels;
             options.MaxPoolSize = channels;
             options.PooledChannelLifetime = lifetime;
-            options.PrimeAsync = _in.PrimeIn(TimeSpan.FromSeconds(primeSeconds));
+            options.PrimeCallback = _in.PrimeIn(TimeSpan.FromSeconds(primeSeconds));
         });
         var warm = pool.ConnectAsync();
         _in.Pass(TimeSpan.FromSeconds(primeSeconds), TimeSpan.FromSeconds(1));
@@ -195,7 +220,7 @@ public sealed class RefreshTests(ITestOutputHelper output) : IDisposable
     // With one channel, which is primed.
     private ChannelPool NewPrimedPool()
     {
-        var pool = _in.New(options => (options.PooledChannelLifetime, options.PrimeAsync) = (Lifetime, _in.PrimeByHand));
+        var pool = _in.New(options => (options.PooledChannelLifetime, options.PrimeCallback) = (Lifetime, _in.PrimeByHand));
         var warm = pool.ConnectAsync();
         _in.Primes[0].Ends.SetResult();
         Assert.True(SpinWait.SpinUntil(() => warm.IsCompletedSuccessfully, Waiting.Long));

@@ -220,7 +220,6 @@ public sealed class SilentChannelTests : ProbedPools
     [InlineData("trying out", 2)]
     [InlineData("between tries", 2)]
     [InlineData("asking fresh ones", 1)]
-    [InlineData("between fresh ones", 1)]
     public async Task ThePool_CanBeDisposedInAnyPhase(string phase, int channels)
     {
         var pool = NewPool(channels);

@@ -165,7 +165,7 @@ public sealed class WarmUpTests : IDisposable
             options.MaxPoolSize = 5;
             options.PooledChannelLifetime = TimeSpan.FromMinutes(1);
             options.PooledChannelIdleTimeout = TimeSpan.FromSeconds(20);
-            options.PrimeAsync = async (invoker, _) =>
+            options.PrimeCallback = async (invoker, _) =>
             {
                 await Task.Delay(TimeSpan.FromMilliseconds(50), _in.Time, CancellationToken.None).ConfigureAwait(false);
                 primed.AddOrUpdate(invoker, 1, static (_, times) => times + 1);
@@ -208,7 +208,7 @@ public sealed class WarmUpTests : IDisposable
         var line = PoolInTime.Come(pool, 1);
         _in.Primes[0].Ends.SetResult();
         var failed = (await PoolInTime.ServedAsync(pool, line))[0].Pooled;
-        var again = await pool.Picker.AcquireAsync(TimeSpan.Zero, isStream: false, avoid: failed, CancellationToken.None).Soon();
+        var again = await pool.Picker.AcquireAsync(TimeSpan.Zero, new LeaseRequest(LeaseKind.Call, failed), CancellationToken.None).Soon();
         Assert.Same(_in.Primes[0].Invoker, again.CallInvoker); // the only one that there is
         Assert.Equal(1, _in.Open);
     }
@@ -223,7 +223,7 @@ public sealed class WarmUpTests : IDisposable
         Assert.False(connecting.IsCompleted);
         _in.Pass(TimeSpan.FromSeconds(0.1));
         var exception = await Assert.ThrowsAsync<HttpRequestException>(() => connecting.Soon());
-        Assert.Equal("1 of 2 channels could not connect to StubPolicy: Pool.PrimeAsync did not end within 10 s.", exception.Message);
+        Assert.Equal("1 of 2 channels could not connect to StubPolicy: Pool.PrimeCallback did not end within 10 s.", exception.Message);
         Assert.True(_in.Primes[1].Token.IsCancellationRequested);
         Assert.Equal((1, 1), (pool.GetStatistics().Channels, _in.Open));
     }
@@ -233,10 +233,10 @@ public sealed class WarmUpTests : IDisposable
     [InlineData("gives null")]
     public async Task APrimingCallThatIsNone_FailsLikeOthers(string how)
     {
-        var pool = _in.New(options => options.PrimeAsync = (_, _) => how == "gives null" ? null! : throw new FormatException("of the user's"));
+        var pool = _in.New(options => options.PrimeCallback = (_, _) => how == "gives null" ? null! : throw new FormatException("of the user's"));
         await Assert.ThrowsAsync<HttpRequestException>(() => pool.ConnectAsync().Soon());
         PoolInTime.Take(pool).Dispose(); // it is the only one
     }
 
-    private ChannelPool NewPool(int min) => _in.New(options => (options.MinPoolSize, options.PrimeAsync) = (min, _in.PrimeByHand));
+    private ChannelPool NewPool(int min) => _in.New(options => (options.MinPoolSize, options.PrimeCallback) = (min, _in.PrimeByHand));
 }

@@ -106,7 +106,7 @@ public sealed class MethodConfigTests : ScriptedCalls
         var (client, _) = NewClient(options =>
         {
             options.IsIdempotent = callback is { } word ? _ => word : null;
-            options.MethodConfigs.Add(new PooledMethodConfig { Names = { Name(Service, method) }, IsIdempotent = config });
+            options.MethodConfigs.Add(new PooledMethodConfig { Names = { Name(Service, method) }, Idempotent = config });
         });
         Server.ThenBreak().ThenName("anna");
         Task calling = method == "GetName"
@@ -182,7 +182,7 @@ public sealed class MethodConfigTests : ScriptedCalls
 
     private static PooledMethodConfig Config(int retries, params MethodName[] names)
     {
-        var config = new PooledMethodConfig { Retry = new ChannelRetryStrategyOptions { MaxRetryAttempts = retries }, IsIdempotent = true };
+        var config = new PooledMethodConfig { Retry = new ChannelRetryStrategyOptions { MaxRetryAttempts = retries }, Idempotent = true };
         Array.ForEach(names, config.Names.Add);
         return config;
     }

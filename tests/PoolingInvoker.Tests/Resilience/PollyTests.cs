@@ -133,13 +133,17 @@ public sealed class PollyTests : ScriptedCalls
     {
         using var events = new MetricCollector<int>(meterScope: null, "Polly", "resilience.polly.strategy.events");
         Server.ThenBreak().ThenName("anna");
-        var (client, _) = NewClient(static options => options.ConfigureTelemetry = static pipeline => pipeline.ConfigureTelemetry(NullLoggerFactory.Instance));
+        var (client, _) = NewClient(static options =>
+        {
+            options.Pool.Name = "users";
+            options.ConfigureTelemetry = static pipeline => pipeline.ConfigureTelemetry(NullLoggerFactory.Instance);
+        });
         var call = client.GetNameAsync(new GetNameRequest());
         await Elapse(call.ResponseAsync);
 
         var retry = Assert.Single(events.GetMeasurementSnapshot(), static measured => Equals(measured.Tags["event.name"], "OnRetry"));
         Assert.Equal(
-            ("PoolingInvoker", "ChannelRetry", "/user.v1.User/GetName"),
-            (retry.Tags["pipeline.name"], retry.Tags["strategy.name"], retry.Tags["operation.key"]));
+            ("PoolingInvoker", "users", "ChannelRetry", "/user.v1.User/GetName"),
+            (retry.Tags["pipeline.name"], retry.Tags["pipeline.instance"], retry.Tags["strategy.name"], retry.Tags["operation.key"]));
     }
 }

@@ -102,7 +102,7 @@ public sealed class RetryBudgetTests : ScriptedCalls
     [Fact]
     public async Task ABurstOfFailures_StopsTheRetries_AndSuccessesBringThemBack()
     {
-        var (client, _) = NewClient(static options => options.RetryThrottling = new RetryThrottlingPolicy { MaxTokens = 4, TokenRatio = 1 });
+        var (client, _) = NewClient(static options => options.Pool.RetryThrottling = new RetryThrottlingPolicy { MaxTokens = 4, TokenRatio = 1 });
 
         // 4 tokens: the first failure leaves 3 and is tried again, the second leaves 2.
         Assert.Equal(2, await FailAsync(client, attempts: 2));
@@ -126,7 +126,7 @@ public sealed class RetryBudgetTests : ScriptedCalls
     {
         var (client, _) = NewClient(static options =>
         {
-            options.RetryThrottling = new RetryThrottlingPolicy { MaxTokens = 1, TokenRatio = 1 };
+            options.Pool.RetryThrottling = new RetryThrottlingPolicy { MaxTokens = 1, TokenRatio = 1 };
             options.ConfigurePipeline = static pipeline => Polly.RetryResiliencePipelineBuilderExtensions.AddRetry(pipeline, new Polly.Retry.RetryStrategyOptions { Delay = TimeSpan.Zero });
         });
         Assert.Equal(1, await FailAsync(client, attempts: 1));
@@ -140,7 +140,7 @@ public sealed class RetryBudgetTests : ScriptedCalls
     [InlineData(StatusCode.InvalidArgument, "10", true, false)]
     public async Task WhatCostsAToken(StatusCode status, string? pushback, bool isIdempotent, bool costs)
     {
-        var (client, pool) = NewClient(static options => options.RetryThrottling = new RetryThrottlingPolicy { MaxTokens = 4, TokenRatio = 1 });
+        var (client, pool) = NewClient(static options => options.Pool.RetryThrottling = new RetryThrottlingPolicy { MaxTokens = 4, TokenRatio = 1 });
         var withoutRetries = new User.UserClient(new PoolingCallInvoker(pool, new PoolingCallInvokerOptions { Retry = { MaxRetryAttempts = 0 } }));
         for (var i = 0; i < 2; i++)
         {
@@ -158,7 +158,7 @@ public sealed class RetryBudgetTests : ScriptedCalls
     [Fact]
     public async Task WhatNeverLeft_CostsNothing_AndIsTriedAgainOnAnEmptyBudget()
     {
-        var (client, pool) = NewClient(static options => options.RetryThrottling = new RetryThrottlingPolicy { MaxTokens = 2, TokenRatio = 1 });
+        var (client, pool) = NewClient(static options => options.Pool.RetryThrottling = new RetryThrottlingPolicy { MaxTokens = 2, TokenRatio = 1 });
         for (var i = 0; i < 5; i++)
         {
             Server.ThenRefuse();
@@ -189,14 +189,12 @@ public sealed class RetryBudgetTests : ScriptedCalls
     }
 
     [Fact]
-    public async Task InvokersOverOnePool_ShareTheBudgetOfTheFirst()
+    public async Task InvokersOverOnePool_ShareItsBudget()
     {
-        var (first, pool) = NewClient(static options => options.RetryThrottling = new RetryThrottlingPolicy { MaxTokens = 2, TokenRatio = 1 });
+        var (first, pool) = NewClient(static options => options.Pool.RetryThrottling = new RetryThrottlingPolicy { MaxTokens = 2, TokenRatio = 1 });
         var second = new User.UserClient(new PoolingCallInvoker(pool));
         Assert.Equal(1, await FailAsync(first, attempts: 1));
         Assert.Equal(1, await FailAsync(second, attempts: 1));
-        var withoutOne = new User.UserClient(new PoolingCallInvoker(pool, new PoolingCallInvokerOptions { RetryThrottling = null }));
-        Assert.Equal(4, await FailAsync(withoutOne, attempts: 4));
         var another = NewClient().Client; // over a pool of its own
         Assert.Equal(4, await FailAsync(another, attempts: 4));
     }
@@ -204,7 +202,7 @@ public sealed class RetryBudgetTests : ScriptedCalls
     [Fact]
     public async Task Null_TurnsItOff()
     {
-        var (client, _) = NewClient(static options => options.RetryThrottling = null);
+        var (client, _) = NewClient(static options => options.Pool.RetryThrottling = null);
         for (var i = 0; i < 20; i++)
         {
             Assert.Equal(4, await FailAsync(client, attempts: 4));
@@ -220,21 +218,11 @@ public sealed class RetryBudgetTests : ScriptedCalls
     [InlineData(10, double.NaN)]
     public void BadValues_AreSaidSo(int maxTokens, double tokenRatio)
     {
-        using var pool = new ChannelPool(new StubPolicy());
-        var options = new PoolingCallInvokerOptions { RetryThrottling = new RetryThrottlingPolicy { MaxTokens = maxTokens, TokenRatio = tokenRatio } };
-        var exception = Assert.Throws<ArgumentException>(() => new PoolingCallInvoker(pool, options));
+        var options = new ChannelPoolOptions { RetryThrottling = new RetryThrottlingPolicy { MaxTokens = maxTokens, TokenRatio = tokenRatio } };
+        var exception = Assert.Throws<ArgumentException>(() => new ChannelPool(new StubPolicy(), options));
         Assert.Equal(
             $"RetryThrottling has MaxTokens {maxTokens} and TokenRatio {tokenRatio}. MaxTokens must be at least 1 and TokenRatio at least 0.001; set RetryThrottling to null to turn it off.",
             exception.Message);
-    }
-
-    [Fact]
-    public void BadValues_AreSaidSo_ToTheSecondInvokerOverAPoolToo()
-    {
-        using var pool = new ChannelPool(new StubPolicy());
-        _ = new PoolingCallInvoker(pool);
-        var options = new PoolingCallInvokerOptions { RetryThrottling = new RetryThrottlingPolicy { MaxTokens = 0, TokenRatio = 1 } };
-        Assert.Throws<ArgumentException>(() => new PoolingCallInvoker(pool, options));
     }
 
     private static void Repeat(int times, Action action)

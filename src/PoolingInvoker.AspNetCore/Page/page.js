@@ -1,0 +1,3 @@
+import { showPools } from './pools.js';
+
+showPools(document.getElementById('pools'), 'live');
