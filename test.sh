@@ -121,6 +121,13 @@ fi
 
 # Each results file has a line <Counters total="3" executed="3" passed="3" failed="0" …>.
 count() { sed -n "s/.*<Counters .*\b$1=\"\([0-9]*\)\".*/\1/p" "$results"/*.trx | awk '{ sum += $1 } END { print sum + 0 }'; }
+# What failed, and the first words of why, once more at the end.
+sed 's/<UnitTestResult /\n&/g; s/<\/*Message>/\n&\n/g; s/<\/UnitTestResult>/\n&/g' "$results"/*.trx | awk '
+  /^<UnitTestResult / { failed = /^[^>]* outcome="Failed"/; name = $0; sub(/.* testName="/, "", name); sub(/".*/, "", name) }
+  failed && /^<UnitTestResult / { print "\nfailed: " name }
+  /^<\/Message>/ { message = failed = 0 }
+  message
+  failed && /^<Message>/ { message = 1 }' | head -n 60
 total=$(count total) passed=$(count passed) failed=$(count failed)
 skipped=$((total - passed - failed))
 absent=$(grep -ho 'absent hardware' "$results"/*.trx | wc -l)

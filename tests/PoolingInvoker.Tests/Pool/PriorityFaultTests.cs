@@ -217,8 +217,7 @@ public sealed class PriorityFaultTests(ITestOutputHelper output) : PriorityPools
             await pool.ConnectAsync().Soon();
             await Waiting.Until(() => pool.GetChannels().Count(static one => one.Priority == 1) == 1);
             var first = pool.GetChannels().Single(static one => one.Priority == 1).Id;
-            await Waiting.Until(() => pool.GetChannels().Any(one => one.Priority == 1 && one.Id > first));
-            Assert.Contains(pool.GetChannels(), one => one is { Priority: 1, ConnectivityState: Grpc.Core.ConnectivityState.Ready });
+            await Waiting.Until(() => pool.GetChannels().Any(one => one.Id > first && one is { Priority: 1, ConnectivityState: Grpc.Core.ConnectivityState.Ready }));
 
             // No other one is renewed any more.
             pool.UpdateOptions(new ChannelPoolOptions { StandbyPoolSize = 1 });
