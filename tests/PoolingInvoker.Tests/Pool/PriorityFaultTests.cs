@@ -460,18 +460,20 @@ public sealed class PriorityFaultTests(ITestOutputHelper output) : PriorityPools
 
     private static async Task AnswerAsync(TcpListener listener, ConcurrentBag<TcpClient>? clients = null, TaskCompletionSource? after = null)
     {
+        clients ??= []; // one that nobody holds is closed by the garbage collector
         await (after?.Task ?? Task.CompletedTask);
         try
         {
             while (true)
             {
                 var client = await listener.AcceptTcpClientAsync();
-                clients?.Add(client);
+                clients.Add(client);
                 await SettingsAsync(client);
             }
         }
         catch (Exception exception) when (exception is SocketException or InvalidOperationException) // it does not listen any more
         {
+            clients.ToList().ForEach(static client => client.Dispose());
         }
 
         static async Task SettingsAsync(TcpClient client)
