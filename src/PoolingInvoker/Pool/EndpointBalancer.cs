@@ -108,7 +108,7 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
     {
         if (channel.Server is { } server)
         {
-            channel.Server = null;
+            (channel.LastPriority, channel.Server) = (server.Priority.Number, null);
             _endpoints.Leave(server);
             _timer.Start(_state, Period);
         }

@@ -58,6 +58,7 @@ internal sealed class PooledChannel
     public int Index { get; set; } = -1; // among those of the same place; -1 where it is none of them
     public ConnectivityState? ConnectivityState => Transport?.State ?? (_tellsState ? Channel.State : null); // null where it cannot be told
     public bool IsConnected => Transport?.HasConnections ?? ConnectivityState == Grpc.Core.ConnectivityState.Ready;
+    public int LastPriority { get; set; } // that of its endpoint when it left this
     public bool StandsBy => Server is { Priority.Share: 0 }; // it goes to an endpoint of a priority that gets no calls
     public bool IsGood => Index >= 0 && Place < ChannelStanding.Doubtful;
     public bool HasRoom => State is (PooledChannelState.Active or PooledChannelState.Refreshing) && Leases < Capacity;
@@ -132,7 +133,7 @@ internal sealed class PooledChannel
         State = State,
         ConnectivityState = ConnectivityState,
         Endpoint = Endpoint,
-        Priority = Server?.Priority.Number ?? 0,
+        Priority = Server?.Priority.Number ?? LastPriority,
         CallsInFlight = Leases,
         Capacity = Capacity,
         Age = age,

@@ -325,6 +325,18 @@ public sealed class PriorityTests(ITestOutputHelper output) : PriorityPools
     }
 
     [Fact]
+    public async Task AChannelThatDrains_TellsItsPriorityStill()
+    {
+        var pool = await NewPoolAsync([1, 1]);
+        Lose(pool, [(0, 1)]);
+        Advance(5 * Second);
+        using var lease = PoolInTime.Take(pool);
+        pool.Picker.MarkFailed(lease.Pooled, new IOException("lost"));
+        PassUntil(() => pool.GetStatistics().DrainingChannels == 1);
+        Assert.Equal(1, pool.GetChannels().Single(static one => one.State == PooledChannelState.Draining).Priority);
+    }
+
+    [Fact]
     public async Task OptionsThatChange_Count()
     {
         var pool = await NewPoolAsync([2, 1]);
