@@ -14,7 +14,6 @@ internal sealed class CallShares
         (_state, _share) = (state, NewShare(state.Options, before: null));
         state.Metrics.BudgetLeft = () => Budget?.Left;
         state.Metrics.ReplayBytes = () => ReplaySpace.Taken;
-        state.Metrics.Affinity = () => (state.Affinity.Calls, state.Affinity.Moved);
     }
 
     public RetryBudget? Budget => Now.Budget;

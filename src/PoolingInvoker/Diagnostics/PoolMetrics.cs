@@ -39,7 +39,6 @@ internal sealed class PoolMetrics
     public Func<PoolReading?>? Read { get; set; }
     public Func<double?>? BudgetLeft { get; set; } // of the retries, from 0 to 1; null where they are not counted
     public Func<long>? ReplayBytes { get; set; }
-    public Func<(long Calls, long Moves)>? Affinity { get; set; } // so far
 
     // Both under the lock of the pool: what is read with them is of the same moment.
     public IReadOnlyDictionary<(ChannelPoolEventKind Kind, ChannelPoolEventReason Reason), long> CopyEvents() => Tally.CopyEvents();
@@ -54,11 +53,6 @@ internal sealed class PoolMetrics
             if ((_readBy & bit) != 0 || _reading is null || Stopwatch.GetElapsedTime(_readAt) > OneCollection)
             {
                 var reading = Read?.Invoke();
-                if (Affinity is { } affinity)
-                {
-                    Tally.Affinity = reading is { Statistics: var now } ? (now.AffinityCalls, now.AffinityMoves) : affinity();
-                }
-
                 _reading = reading is null ? null : Tally.AddTo(reading with { ReplayBytes = ReplayBytes?.Invoke() ?? 0, BudgetLeft = BudgetLeft?.Invoke() });
                 (_readAt, _readBy) = (Stopwatch.GetTimestamp(), 0);
             }

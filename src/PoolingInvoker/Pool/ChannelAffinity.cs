@@ -9,7 +9,7 @@ namespace PoolingInvoker;
 /// Keys share so many buckets that none shows. The first choice of a bucket is kept until a channel comes or goes, so that a pick looks at
 /// one channel, however many there are; where that one gives way it looks at all.
 /// </remarks>
-internal sealed class ChannelAffinity(ActiveChannels active, Func<ChannelPoolOptions> options)
+internal sealed class ChannelAffinity(ActiveChannels active, Func<ChannelPoolOptions> options, PoolTally tally)
 {
     private const int Buckets = 1 << 13;
 
@@ -18,8 +18,6 @@ internal sealed class ChannelAffinity(ActiveChannels active, Func<ChannelPoolOpt
     private int _version; // of the channels, when the first of these was chosen
 
     public PoolEndpoints? Endpoints { get; set; } // of a pool that has several
-    public long Calls { get; private set; } // leases for calls with a key
-    public long Moved { get; private set; } // how many of them are on another channel than the first choice of the key
 
     /// <summary>What the pool knows of a key: the same number on all clients, and 0 where there is no key.</summary>
     public static ulong KeyOf(string? text)
@@ -58,16 +56,18 @@ internal sealed class ChannelAffinity(ActiveChannels active, Func<ChannelPoolOpt
 
     public void Count(ulong key, PooledChannel leased)
     {
-        Calls += key == 0 ? 0 : 1;
-        Moved += key == 0 || First(key) == leased ? 0 : 1;
+        if (key != 0)
+        {
+            tally.CountAffinity(isMove: First(key) != leased);
+        }
     }
 
     /// <summary>How many there have been since this was asked for the last time.</summary>
     public (long Calls, long Moved) TakeMoves()
     {
-        var since = (Calls - _told.Calls, Moved - _told.Moved);
-        _told = (Calls, Moved);
-        return since;
+        var told = _told;
+        _told = (tally.AffinityCalls, tally.AffinityMoves);
+        return (_told.Calls - told.Calls, _told.Moved - told.Moved);
     }
 
     private static ulong BucketOf(ulong key) => key % Buckets;

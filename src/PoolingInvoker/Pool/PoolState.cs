@@ -40,7 +40,7 @@ internal sealed class PoolState
         Clock = new SectionClock(this);
         Backoff = new ReconnectBackoff(Clock, random, FirstPause, longest: TimeSpan.FromSeconds(1));
         Active = new ActiveChannels(random, TargetOf(options));
-        Affinity = new ChannelAffinity(Active, () => Options);
+        Affinity = new ChannelAffinity(Active, () => Options, Metrics.Tally);
     }
 
     public ChannelPoolOptions Options { get; private set; }

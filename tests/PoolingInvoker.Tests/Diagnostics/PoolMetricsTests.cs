@@ -227,12 +227,14 @@ public sealed class PoolMetricsTests : IDisposable
         Assert.Equal(4, Last("channel.created"));
         Assert.Equal(4, Last("channel.created"));
         Assert.Equal(1, Last("channel.limit"));
+        Assert.Equal(3, Last("affinity.calls")); // nobody read them while the pools were there
 
         [MethodImpl(MethodImplOptions.NoInlining)]
         WeakReference Drop()
         {
             var pool = new ChannelPool(new StubPolicy(), new ChannelPoolOptions { Name = "counted", MeterFactory = _meters, MaxPoolSize = 1 });
             pool.Return(pool.Get());
+            PoolInTime.Take(pool, isStream: false, "user-7").Dispose();
             return new WeakReference(pool);
         }
     }

@@ -196,7 +196,7 @@ public sealed class ChannelAffinityTests(ITestOutputHelper output) : IDisposable
 
         Assert.Equal(calls, pool.Active.Calls);
         Assert.Equal(expected, pool.Active.Max(static channel => channel.Leases));
-        Assert.Equal((calls, calls - expected), (pool.Affinity.Calls, pool.Affinity.Moved));
+        Assert.Equal((calls, calls - expected), (pool.Tally.AffinityCalls, pool.Tally.AffinityMoves));
     }
 
     [Fact]
@@ -230,14 +230,14 @@ public sealed class ChannelAffinityTests(ITestOutputHelper output) : IDisposable
     {
         var pool = NewPool(endpoints: 5, channels: 2);
         Array.ForEach(Keys[..400], key => Lease(pool, key));
-        output.WriteLine($"moved {pool.Affinity.Moved} of {pool.Affinity.Calls}, {string.Join(' ', pool.Active.Select(static channel => channel.Leases))}");
+        output.WriteLine($"moved {pool.Tally.AffinityMoves} of {pool.Tally.AffinityCalls}, {string.Join(' ', pool.Active.Select(static channel => channel.Leases))}");
         Assert.All(pool.Active, static channel => Assert.InRange(channel.Leases, 28, 50));
-        Assert.InRange(pool.Affinity.Moved, 0, 40);
+        Assert.InRange(pool.Tally.AffinityMoves, 0, 40);
     }
 
-    private static PooledChannel Choice((ActiveChannels Active, ChannelAffinity Affinity) pool, ulong key) => pool.Affinity.Pick(key, avoid: null)!;
+    private static PooledChannel Choice((ActiveChannels Active, ChannelAffinity Affinity, PoolTally Tally) pool, ulong key) => pool.Affinity.Pick(key, avoid: null)!;
 
-    private static void Lease((ActiveChannels Active, ChannelAffinity Affinity) pool, ulong key)
+    private static void Lease((ActiveChannels Active, ChannelAffinity Affinity, PoolTally Tally) pool, ulong key)
     {
         var channel = Choice(pool, key);
         pool.Affinity.Count(key, channel);
@@ -246,7 +246,7 @@ public sealed class ChannelAffinityTests(ITestOutputHelper output) : IDisposable
 
     private static double Skew(IReadOnlyCollection<int> numbers) => numbers.Max() / numbers.Average();
 
-    private (ActiveChannels Active, ChannelAffinity Affinity) NewPool(int endpoints, int channels, double factor = 1.25, int leastLoad = 1)
+    private (ActiveChannels Active, ChannelAffinity Affinity, PoolTally Tally) NewPool(int endpoints, int channels, double factor = 1.25, int leastLoad = 1)
     {
         var active = new ActiveChannels(new Random(1), new ChannelTarget(12));
         foreach (var endpoint in Enumerable.Range(1, Math.Max(1, endpoints)).Select(number => endpoints == 0 ? null : NewEndpoint(number)))
@@ -258,7 +258,8 @@ public sealed class ChannelAffinityTests(ITestOutputHelper output) : IDisposable
         }
 
         var options = new ChannelPoolOptions { AffinityLoadFactor = factor, TargetConcurrentCallsPerChannel = leastLoad };
-        return (active, new ChannelAffinity(active, () => options));
+        var tally = new PoolTally();
+        return (active, new ChannelAffinity(active, () => options, tally), tally);
     }
 
     private static PoolEndpoint NewEndpoint(int number)
