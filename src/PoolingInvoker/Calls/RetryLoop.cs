@@ -203,7 +203,7 @@ internal sealed class RetryLoop<TResponse>(PooledCall<TResponse> call)
             // A call that waits for ready waits for its deadline alone.
             var timeout = call.Options.IsWaitForReady ? Timeout.InfiniteTimeSpan : Pool.State.Options.AcquireTimeout;
             var key = hedge is null || previousAttempts < 2 ? call.Given.Key : 0; // a further hedge would come upon the first one again
-            lease = await call.Picker.AcquireAsync(timeout, new LeaseRequest(call.LeaseKind, avoid, key), cancellationToken).ConfigureAwait(false);
+            lease = await Pool.Queue.AcquireAsync(timeout, new LeaseRequest(call.LeaseKind, avoid, key), cancellationToken).ConfigureAwait(false);
             attempt = call.StartAttempt(lease.Pooled, lease, previousAttempts);
             if (hedge is null)
             {

@@ -55,6 +55,7 @@ public sealed class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDi
         var leakDetector = validated.LeakDetectionThreshold > TimeSpan.Zero ? new LeaseLeakDetector(validated.LeakDetectionThreshold, State.Time, State.Log) : null;
         _upkeep = new PoolUpkeep(State, _connector, Growth, leakDetector);
         Picker = new ChannelPicker(State, factory, _connector, Growth, new SilenceWatch(State, _connector), leakDetector);
+        Queue = new LeaseQueue(State, Picker, _connector, Growth, keepsStacks: leakDetector is not null);
         _counts = new PoolCounts(State);
         State.Balancer = endpoints is null ? null : new EndpointBalancer(State, _connector, Growth, endpoints, factory.Target);
     }
@@ -64,6 +65,7 @@ public sealed class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDi
 
     /// <summary>The data plane: calls ask it for their leases.</summary>
     internal ChannelPicker Picker { get; }
+    internal LeaseQueue Queue { get; } // of those that wait for one
     internal PoolState State { get; }
     internal string Target => _factory.Target;
     internal bool ThrowsOperationCanceled => _factory.ThrowsOperationCanceled; // where others throw an RpcException
@@ -156,7 +158,7 @@ public sealed class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDi
     /// <inheritdoc cref="AcquireAsync(CancellationToken)" path="/exception"/>
     public override GrpcChannel Get()
     {
-        var acquiring = Picker.AcquireAsync(State.Options.AcquireTimeout, new LeaseRequest(LeaseKind.Got), CancellationToken.None);
+        var acquiring = Queue.AcquireAsync(State.Options.AcquireTimeout, new LeaseRequest(LeaseKind.Got), CancellationToken.None);
         return (acquiring.IsCompleted ? acquiring.Result : acquiring.AsTask().GetAwaiter().GetResult()).Channel;
     }
 
@@ -203,7 +205,7 @@ public sealed class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDi
     /// <exception cref="InvalidOperationException">The policy did not make a channel, and there is none. What <see cref="ChannelPoolOptions.ConfigureChannel"/> throws is thrown as it is.</exception>
     public bool TryAcquire([NotNullWhen(true)] out ChannelLease? lease)
     {
-        lease = Picker.TakeAtOnce(new LeaseRequest(LeaseKind.ByHand));
+        lease = Queue.TakeAtOnce(new LeaseRequest(LeaseKind.ByHand));
         return lease is not null;
     }
 
@@ -217,7 +219,7 @@ public sealed class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDi
     /// <exception cref="ObjectDisposedException">The pool is disposed, or was while this call waited.</exception>
     /// <exception cref="OperationCanceledException"><paramref name="cancellationToken"/> was cancelled.</exception>
     public ValueTask<ChannelLease> AcquireAsync(CancellationToken cancellationToken = default) =>
-        Picker.AcquireAsync(State.Options.AcquireTimeout, new LeaseRequest(LeaseKind.ByHand), cancellationToken);
+        Queue.AcquireAsync(State.Options.AcquireTimeout, new LeaseRequest(LeaseKind.ByHand), cancellationToken);
 
     /// <summary>
     /// Goes on with other options. Sizes, numbers of calls, times and probes hold from now on, without a call being cut: channels above a smaller

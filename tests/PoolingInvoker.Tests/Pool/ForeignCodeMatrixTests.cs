@@ -92,7 +92,7 @@ public sealed class ForeignCodeMatrixTests
         await disposing;
         Assert.Equal((0, 0, 0), (pool.GetStatistics().CallsInFlight, pool.GetStatistics().CallsWaiting, pool.GetStatistics().Channels));
 
-        Task<ChannelLease> AcquireAsync(TimeSpan timeout) => pool.Picker.AcquireAsync(timeout, new LeaseRequest(LeaseKind.Call), CancellationToken.None).AsTask();
+        Task<ChannelLease> AcquireAsync(TimeSpan timeout) => pool.Queue.AcquireAsync(timeout, new LeaseRequest(LeaseKind.Call), CancellationToken.None).AsTask();
 
         Task Passing(Func<bool> condition) => Waiting.Until(() =>
         {

@@ -159,7 +159,7 @@ public sealed class ForeignCodeTests : IDisposable
             TimeProvider = time,
             Queue = InlineWork.Queue,
         });
-        using var lease = await pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, new LeaseRequest(LeaseKind.Call), CancellationToken.None).Soon();
+        using var lease = await pool.Queue.AcquireAsync(Timeout.InfiniteTimeSpan, new LeaseRequest(LeaseKind.Call), CancellationToken.None).Soon();
         await Waiting.Until(() =>
         {
             time.Advance(TimeSpan.FromMilliseconds(250));

@@ -115,7 +115,7 @@ public sealed class HostileTests : ProbedPools
 
     private static ChannelLease CallElsewhere(ChannelPool pool, PooledChannel otherThan)
     {
-        var acquiring = pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, new LeaseRequest(LeaseKind.Call, otherThan), CancellationToken.None).AsTask();
+        var acquiring = pool.Queue.AcquireAsync(Timeout.InfiniteTimeSpan, new LeaseRequest(LeaseKind.Call, otherThan), CancellationToken.None).AsTask();
         Assert.True(acquiring.IsCompletedSuccessfully);
         return acquiring.Result;
     }

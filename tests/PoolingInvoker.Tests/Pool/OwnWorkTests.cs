@@ -168,7 +168,7 @@ public sealed class OwnWorkTests
             TimeProvider = time,
             Queue = InlineWork.Queue,
         });
-        var lease = await pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, new LeaseRequest(LeaseKind.Call), CancellationToken.None).Soon();
+        var lease = await pool.Queue.AcquireAsync(Timeout.InfiniteTimeSpan, new LeaseRequest(LeaseKind.Call), CancellationToken.None).Soon();
         for (var i = 0; i < 60; i++)
         {
             time.Advance(TimeSpan.FromSeconds(30));
@@ -184,7 +184,7 @@ public sealed class OwnWorkTests
         var time = new ThrowingTime();
         var log = new RecordingLoggerFactory();
         using var pool = new ChannelPool(_policy, new ChannelPoolOptions { TimeProvider = time, LoggerFactory = log, Queue = InlineWork.Queue });
-        var lease = await pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, new LeaseRequest(LeaseKind.Call), CancellationToken.None).Soon();
+        var lease = await pool.Queue.AcquireAsync(Timeout.InfiniteTimeSpan, new LeaseRequest(LeaseKind.Call), CancellationToken.None).Soon();
         lease.Return(LeaseOutcome.ServerFailed);
         Assert.NotNull(pool.GetChannels());
         time.Throws = true;
@@ -194,7 +194,7 @@ public sealed class OwnWorkTests
 
         // The next look finds that the channel need not be spared any more.
         time.Advance(TimeSpan.FromSeconds(5));
-        lease = await pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, new LeaseRequest(LeaseKind.Call), CancellationToken.None).Soon();
+        lease = await pool.Queue.AcquireAsync(Timeout.InfiniteTimeSpan, new LeaseRequest(LeaseKind.Call), CancellationToken.None).Soon();
         Assert.NotEqual(ChannelHealth.Penalized, lease.Pooled.Health);
         lease.Dispose();
     }
@@ -249,7 +249,7 @@ public sealed class OwnWorkTests
         var lease = await first[0].Soon();
         lease.Return(LeaseOutcome.Answered);
         lease = PoolInTime.Take(pool);
-        var retry = pool.Picker.AcquireAsync(TimeSpan.FromSeconds(5), new LeaseRequest(LeaseKind.Call, lease.Pooled), CancellationToken.None).AsTask();
+        var retry = pool.Queue.AcquireAsync(TimeSpan.FromSeconds(5), new LeaseRequest(LeaseKind.Call, lease.Pooled), CancellationToken.None).AsTask();
         await Waiting.Until(() => inTime.Primes.Count == 2);
         var other = PoolInTime.Take(pool);
         inTime.Pass(TimeSpan.FromSeconds(5));

@@ -88,7 +88,7 @@ internal sealed class PoolInTime : IDisposable
     public static List<Task<ChannelLease>> Come(ChannelPool pool, int count, bool isStream = false, TimeSpan? timeout = null, string? key = null, PooledChannel? avoid = null, CancellationToken cancellationToken = default)
     {
         var request = new LeaseRequest(isStream ? LeaseKind.Stream : LeaseKind.Call, avoid, ChannelAffinity.KeyOf(key));
-        return [.. Enumerable.Range(0, count).Select(_ => pool.Picker.AcquireAsync(timeout ?? Timeout.InfiniteTimeSpan, request, cancellationToken).AsTask())];
+        return [.. Enumerable.Range(0, count).Select(_ => pool.Queue.AcquireAsync(timeout ?? Timeout.InfiniteTimeSpan, request, cancellationToken).AsTask())];
     }
 
     /// <summary>A lease that there is room for.</summary>

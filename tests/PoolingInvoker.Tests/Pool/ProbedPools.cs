@@ -56,7 +56,7 @@ public abstract class ProbedPools : IAsyncDisposable
     }
 
     private protected static Task<ChannelLease> CallAsync(ChannelPool pool) =>
-        pool.Picker.AcquireAsync(Timeout.InfiniteTimeSpan, new LeaseRequest(LeaseKind.Call), CancellationToken.None).Soon();
+        pool.Queue.AcquireAsync(Timeout.InfiniteTimeSpan, new LeaseRequest(LeaseKind.Call), CancellationToken.None).Soon();
 
     // A call that is answered at once on this channel, which the pool has to choose.
     private protected static async Task AnswerAsync(ChannelPool pool, PooledChannel channel)

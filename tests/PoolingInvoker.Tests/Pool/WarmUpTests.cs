@@ -208,7 +208,7 @@ public sealed class WarmUpTests : IDisposable
         var line = PoolInTime.Come(pool, 1);
         _in.Primes[0].Ends.SetResult();
         var failed = (await PoolInTime.ServedAsync(pool, line))[0].Pooled;
-        var again = await pool.Picker.AcquireAsync(TimeSpan.Zero, new LeaseRequest(LeaseKind.Call, failed), CancellationToken.None).Soon();
+        var again = await pool.Queue.AcquireAsync(TimeSpan.Zero, new LeaseRequest(LeaseKind.Call, failed), CancellationToken.None).Soon();
         Assert.Same(_in.Primes[0].Invoker, again.CallInvoker); // the only one that there is
         Assert.Equal(1, _in.Open);
     }
