@@ -83,9 +83,9 @@ on_net8() {
 }
 
 coverage() {
-  printf '\n== coverage of Calls/ and Pool/\n'
+  printf '\n== coverage of Calls/, Pool/, Endpoints/ and Connections/\n'
   dotnet tool restore > /dev/null && dotnet reportgenerator "-reports:$results/*/coverage.cobertura.xml" "-targetdir:$results/coverage" \
-    "-reporttypes:Cobertura;TextSummary" "-filefilters:+*/Calls/*;+*/Pool/*" -verbosity:Error || status=1
+    "-reporttypes:Cobertura;TextSummary" "-filefilters:+*/Calls/*;+*/Pool/*;+*/Endpoints/*;+*/Connections/*" -verbosity:Error || status=1
   grep -E "^ +(Line|Branch) coverage|^ +PoolingInvoker\." "$results/coverage/Summary.txt"
   printf 'Not covered:\n'
   awk -F '"' '

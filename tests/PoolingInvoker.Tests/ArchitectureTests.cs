@@ -12,9 +12,11 @@ public sealed partial class ArchitectureTests
     private static readonly string[] Data = ["ChannelAddress", "ChannelPoolOptions", "ChannelPoolStatistics", "ChannelPoolEvent", "ChannelPoolEventKind", "ChannelPoolEventReason", "ChannelPoolExhaustedException", "PooledChannelState", "PooledChannelSnapshot", "ConnectionFact", "PoolingCallInvokerOptions", "ChannelRetryStrategyOptions", "ChannelHedgingStrategyOptions", "PooledMethodConfig"];
 
     [Theory]
-    [InlineData("Diagnostics", "Calls", "Pool", "Resilience", "")]
+    [InlineData("Diagnostics", "Calls", "Pool", "Endpoints", "Connections", "Resilience", "")]
+    [InlineData("Connections", "Calls", "Pool", "Endpoints", "Resilience", "")]
+    [InlineData("Endpoints", "Calls", "Resilience", "")]
     [InlineData("Pool", "Calls", "Resilience", "")]
-    [InlineData("Resilience", "Calls", "Pool", "")]
+    [InlineData("Resilience", "Calls", "Pool", "Endpoints", "")]
     [InlineData("Calls", "")]
     public void AFolderKnowsNothingOfTheFoldersAbove(string folder, params string[] above)
     {
@@ -30,7 +32,7 @@ public sealed partial class ArchitectureTests
     [Fact]
     public void ThePoolKnowsNeitherPollyNorTheStatusOfCalls()
     {
-        foreach (var file in SourcesIn("Pool"))
+        foreach (var file in new[] { "Pool", "Endpoints", "Connections" }.SelectMany(SourcesIn))
         {
             Assert.DoesNotMatch(@"\b(Polly|RpcException|(?<!response\.)StatusCode(?!: >=))\b", Code(file));
         }
