@@ -26,10 +26,9 @@ internal sealed class SendOnceHandler : RedirectHandler
     {
         ChannelSpans.LeaveOutUnheard();
 
-        // Grpc.Net.Client has a type of its own for the content of streams.
-        if (request.Content is { } content && content.GetType().Name.StartsWith("PushStreamContent", StringComparison.Ordinal))
+        if (HasStream(request))
         {
-            request.Content = new SendOnceContent(content);
+            request.Content = new SendOnceContent(request.Content!);
             if (_tells)
             {
                 IsStream.Value = true;
@@ -37,15 +36,20 @@ internal sealed class SendOnceHandler : RedirectHandler
         }
 
         var response = await SendOnAsync(request, cancellationToken).ConfigureAwait(false);
+        (request.Content as SendOnceContent)?.LeaveTo(request);
         return EndsCall(response) ? await EndAsync(request, response, cancellationToken).ConfigureAwait(false) : response;
     }
+
+    // Grpc.Net.Client has a type of its own for the content of streams.
+    private static bool HasStream(HttpRequestMessage request) =>
+        request.Content is { } content && content.GetType().Name.StartsWith("PushStreamContent", StringComparison.Ordinal);
 
     private static bool EndsCall(HttpResponseMessage response) =>
         response.StatusCode != HttpStatusCode.OK || response.Headers.NonValidated.Contains("grpc-status");
 
     private async Task<HttpResponseMessage> EndAsync(HttpRequestMessage request, HttpResponseMessage response, CancellationToken token)
     {
-        var last = request.Content is SendOnceContent ? response : await FollowAsync(request, response, token).ConfigureAwait(false);
+        var last = HasStream(request) ? response : await FollowAsync(request, response, token).ConfigureAwait(false);
         if (EndsCall(last))
         {
             await _refusals;
@@ -66,6 +70,7 @@ internal sealed class SendOnceHandler : RedirectHandler
 
         private readonly HttpContent _inner;
         private bool _isSent;
+        private bool _isDisposed;
 
         public SendOnceContent(HttpContent inner)
         {
@@ -73,6 +78,15 @@ internal sealed class SendOnceHandler : RedirectHandler
             foreach (var (name, values) in inner.Headers.NonValidated)
             {
                 Headers.TryAddWithoutValidation(name, values);
+            }
+        }
+
+        /// <summary>No handler sends the request again that has its response. A stream may last long, and the inner content says as much.</summary>
+        public void LeaveTo(HttpRequestMessage request)
+        {
+            if (!_isDisposed) // else the request may be, too, which then takes no other content
+            {
+                request.Content = _inner;
             }
         }
 
@@ -98,6 +112,7 @@ internal sealed class SendOnceHandler : RedirectHandler
 
         protected override void Dispose(bool disposing)
         {
+            _isDisposed = true;
             _inner.Dispose();
             base.Dispose(disposing);
         }
