@@ -6,14 +6,16 @@ namespace PoolingInvoker;
 internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel channel, object lease) : CallAttempt<TResponse>(channel, lease)
     where TResponse : class
 {
-    private readonly TaskCompletionSource<TResponse>? _deciding = // null where the response decides
+    private static readonly Task<TResponse> Committed = Task.FromResult<TResponse>(null!);
+
+    private TaskCompletionSource<TResponse>? _deciding = // null where the response decides, and where a commit has
         call.HasOneResponse ? null : new(TaskCreationOptions.RunContinuationsAsynchronously);
 
     private CallCompletion? _watch;
 
     public IDisposable? Inner { get; set; } // the call on the channel: one of the next three
 
-    public override Task<TResponse> Deciding => _deciding?.Task ?? Client!.ResponseAsync;
+    public override Task<TResponse> Deciding => _deciding?.Task ?? Client?.ResponseAsync ?? Committed;
     protected override Task<Metadata> InnerHeadersAsync =>
         Client?.ResponseHeadersAsync ?? Server?.ResponseHeadersAsync ?? Duplex!.ResponseHeadersAsync;
     public IClientStreamWriter<ReplayableRequest>? RequestStream => Client?.RequestStream ?? Duplex?.RequestStream;
@@ -50,7 +52,13 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         }
     }
 
-    public void WasCommitted() => _deciding?.TrySetResult(null!);
+    public void WasCommitted()
+    {
+        if (_deciding?.TrySetResult(null!) == true)
+        {
+            _deciding = null; // a stream may last long
+        }
+    }
 
     public async Task CompleteRequestsAsync()
     {
@@ -92,11 +100,11 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         }
         finally
         {
-            if (_deciding is not null)
+            if (!call.HasOneResponse)
             {
                 var disposed = new RpcException(AsGivenUp(CallErrors.Cancelled(CancellationToken.None)));
                 Release(disposed);
-                _deciding.TrySetException(disposed);
+                _deciding?.TrySetException(disposed);
             }
         }
     }
@@ -105,7 +113,7 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     {
         base.EndedUnread();
         call.TraceEnd(this, GetStatus() is { StatusCode: not StatusCode.OK } status ? new RpcException(status) : null);
-        _deciding!.TrySetException(new RpcException(GetStatus()));
+        _deciding?.TrySetException(new RpcException(GetStatus()));
     }
 
     public RpcException NewEndException()
@@ -137,7 +145,7 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
             // Statement order is important: a channel may be disposed on its last return, and would end the call with that.
             await IsSoonOverAsync().ConfigureAwait(false);
             Release(failure);
-            _deciding!.TrySetException(failure);
+            _deciding?.TrySetException(failure);
             return;
         }
 
