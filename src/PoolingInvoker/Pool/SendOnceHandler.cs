@@ -1,4 +1,5 @@
 using System.Net;
+using System.Runtime.CompilerServices;
 
 namespace PoolingInvoker;
 
@@ -101,8 +102,12 @@ internal sealed class SendOnceHandler : RedirectHandler
             }
 
             _isSent = true;
-            return _inner.CopyToAsync(stream, context, cancellationToken);
+            return SendOf(_inner, stream, context, cancellationToken);
         }
+
+        // As the handler sends a content. CopyToAsync has a task of its own, which would last as long as the requests do, and wraps what is thrown.
+        [UnsafeAccessor(UnsafeAccessorKind.Method, Name = nameof(SerializeToStreamAsync))]
+        private static extern Task SendOf(HttpContent content, Stream stream, TransportContext? context, CancellationToken cancellationToken);
 
         protected override bool TryComputeLength(out long length)
         {
