@@ -31,11 +31,12 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     public override Status GetStatus() => AsGivenUp(Client?.GetStatus() ?? Server?.GetStatus() ?? Duplex!.GetStatus());
     public override Metadata GetTrailers() => Client?.GetTrailers() ?? Server?.GetTrailers() ?? Duplex!.GetTrailers();
 
-    public void Started()
+    /// <param name="response">The response of the transport, where it is the pool's own.</param>
+    public void Started(Task<HttpResponseMessage>? response)
     {
         if (ResponseStream is not null)
         {
-            _ = WatchHeadersAsync();
+            _ = WatchHeadersAsync(response);
         }
     }
 
@@ -131,22 +132,26 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
 
     // A stream may end without anybody reading it. Until there are headers, every end shows as a failure to get them. Later the
     // deadline and the token of the call are watched: what else can end it then shows only to who reads.
-    private async Task WatchHeadersAsync()
+    private async Task WatchHeadersAsync(Task<HttpResponseMessage>? response)
     {
-        var headers = ResponseHeadersAsync;
-        if (!headers.IsCompleted)
+        await ((Task?)response ?? Task.CompletedTask).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        if (response is null || !SendOnceHandler.IsAnswer(response))
         {
-            await ((Task)headers).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-            await RefusalDelivery.OverAsync(Channel!.Transport?.Refusals, Deciding).ConfigureAwait(false);
-        }
+            var headers = ResponseHeadersAsync;
+            if (response is not null || !headers.IsCompleted)
+            {
+                await ((Task)headers).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+                await RefusalDelivery.OverAsync(Channel!.Transport?.Refusals, Deciding).ConfigureAwait(false);
+            }
 
-        if (FailureOf(headers) is { } failure)
-        {
-            // Statement order is important: a channel may be disposed on its last return, and would end the call with that.
-            await IsSoonOverAsync().ConfigureAwait(false);
-            Release(failure);
-            _deciding?.TrySetException(failure);
-            return;
+            if (FailureOf(headers) is { } failure)
+            {
+                // Statement order is important: a channel may be disposed on its last return, and would end the call with that.
+                await IsSoonOverAsync().ConfigureAwait(false);
+                Release(failure);
+                _deciding?.TrySetException(failure);
+                return;
+            }
         }
 
         HasHeaders = true;

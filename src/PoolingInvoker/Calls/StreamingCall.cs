@@ -54,13 +54,22 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     protected override void StartOn(CallInvoker channel, CallAttempt<TResponse> attempt, CallOptions options)
     {
         var (stream, method) = ((StreamAttempt<TResponse>)attempt, (Method<TRequest, TResponse>)Method);
-        stream.Inner = Kind switch
+        SendOnceHandler.Begin(HasOneResponse ? null : method.FullName);
+        try
         {
-            MethodType.ClientStreaming => channel.AsyncClientStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options),
-            MethodType.ServerStreaming => channel.AsyncServerStreamingCall(method, Given.Host, options, (TRequest)Request!),
-            _ => channel.AsyncDuplexStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options),
-        };
-        stream.Started();
+            stream.Inner = Kind switch
+            {
+                MethodType.ClientStreaming => channel.AsyncClientStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options),
+                MethodType.ServerStreaming => channel.AsyncServerStreamingCall(method, Given.Host, options, (TRequest)Request!),
+                _ => channel.AsyncDuplexStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options),
+            };
+            stream.Started(SendOnceHandler.Response);
+        }
+        finally
+        {
+            SendOnceHandler.Begin(null);
+        }
+
         if (stream.RequestStream is { } requests && WriteOptions != requests.WriteOptions)
         {
             requests.WriteOptions = WriteOptions;

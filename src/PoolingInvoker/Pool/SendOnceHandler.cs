@@ -11,6 +11,12 @@ namespace PoolingInvoker;
 /// </summary>
 internal sealed class SendOnceHandler : RedirectHandler
 {
+    [ThreadStatic]
+    private static string? _begins; // the method of the call that begins on this thread
+
+    [ThreadStatic]
+    private static Task<HttpResponseMessage>? _response;
+
     private readonly bool _tells; // those below it which requests are a stream
     private readonly RefusalDelivery _refusals;
 
@@ -23,7 +29,30 @@ internal sealed class SendOnceHandler : RedirectHandler
         transport.Credentials = transport.Credentials is { } credentials ? new CredentialsOfOthers(credentials) : null;
     }
 
-    protected override async Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
+    /// <summary>
+    /// What the call gets that began on this thread with <see cref="Begin"/>: from it shows when the headers come, which to ask the call for would
+    /// keep with it. Null where the request has yet to be sent, as behind call credentials.
+    /// </summary>
+    public static Task<HttpResponseMessage>? Response => _response;
+
+    /// <summary>A call of this method begins on this thread; or, with null, has begun.</summary>
+    public static void Begin(string? method) => (_begins, _response) = (method, null);
+
+    /// <summary>Whether there are headers, and not those of a refusal.</summary>
+    public static bool IsAnswer(Task<HttpResponseMessage> response) => response.IsCompletedSuccessfully && !EndsCall(response.Result);
+
+    protected override Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
+    {
+        var response = SendOnceAsync(request, cancellationToken);
+        if (_begins is { } method && request.RequestUri?.AbsolutePath == method) // and not one for a token, say, which comes before
+        {
+            _response = response;
+        }
+
+        return response;
+    }
+
+    private async Task<HttpResponseMessage> SendOnceAsync(HttpRequestMessage request, CancellationToken cancellationToken)
     {
         ChannelSpans.LeaveOutUnheard();
 
