@@ -158,7 +158,7 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         Answered();
         if (GivenOptions.DueTime(call.Options.Deadline, call.TimeProvider) != Timeout.InfiniteTimeSpan || call.Options.CancellationToken.CanBeCanceled)
         {
-            var watch = new CallCompletion(this, call.Options, call.TimeProvider);
+            var watch = new CallCompletion(this, call.Given, call.TimeProvider);
             Interlocked.Exchange(ref _watch, watch); // and a fence: whoever releases the lease looks for the watch afterwards
             if (IsReleased)
             {
