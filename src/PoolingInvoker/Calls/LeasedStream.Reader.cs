@@ -28,7 +28,7 @@ internal sealed partial class LeasedStream<TRequest, TResponse>(StreamingCall<TR
 
         if (call.FinalStream is { } attempt)
         {
-            return ReadAsync(attempt, cancellationToken);
+            return ReadAsync(attempt.ReadAsync(cancellationToken), attempt);
         }
 
         call.ThrowIfDisposed();
@@ -36,9 +36,8 @@ internal sealed partial class LeasedStream<TRequest, TResponse>(StreamingCall<TR
     }
 
     [AsyncMethodBuilder(typeof(FailingTaskMethodBuilder<>))]
-    private async Task<bool> ReadAsync(StreamAttempt<TResponse> attempt, CancellationToken cancellationToken)
+    private async Task<bool> ReadAsync(Task<bool> reading, StreamAttempt<TResponse> attempt)
     {
-        var reading = attempt.ReadAsync(cancellationToken);
         await ((Task)reading).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
         if (attempt.FailureOf(reading) is not { } failure)
         {
