@@ -94,6 +94,25 @@ public sealed class AllocationTests(ITestOutputHelper output)
         Assert.InRange(pooled - bare, 0, Most);
     }
 
+    [Fact]
+    public async Task AStreamThatWasSentAgain_HoldsNothingMoreThanTheHeaderThatSaysSo()
+    {
+        using var pool = NewPool(refuses: false);
+        using var refused = NewPool(refuses: true);
+        var sentOnce = await HeldByAStreamAsync(NewClient(pool));
+        var sentAgain = await HeldByAStreamAsync(NewClient(refused));
+        output.WriteLine($"{sentOnce} bytes a stream, {sentAgain} where it was sent again");
+        Assert.Equal(Rounds * Calls, refused.GetStatistics().Retries);
+        Assert.InRange(sentAgain - sentOnce, 0, 300);
+
+        static ChannelPool NewPool(bool refuses) => new(
+            new StubPolicy { OnCreate = () => StubPolicy.NewChannel(new ChattingHandler { Refuses = refuses }) },
+            new ChannelPoolOptions { MaxPoolSize = 1, MaxConcurrentCallsPerChannel = Rounds * Calls, RetryThrottling = null });
+
+        static User.UserClient NewClient(ChannelPool pool) =>
+            new(new PoolingCallInvoker(pool, new PoolingCallInvokerOptions { Retry = { Delay = TimeSpan.Zero }, IsIdempotent = static _ => true }));
+    }
+
     private static async Task<long> HeldByAStreamAsync(User.UserClient client)
     {
         // The median of some rounds, whose streams all stay: what else is collected meanwhile, or made, differs.
@@ -207,9 +226,13 @@ public sealed class AllocationTests(ITestOutputHelper output)
 
     private static GrpcChannel NewChannel() => StubPolicy.NewChannel(new AnsweringHandler());
 
-    // Takes all requests, and gives one answer.
+    // Takes all requests, and gives one answer. Or it refuses each second call.
     private sealed class ChattingHandler : HttpMessageHandler
     {
+        private int _calls;
+
+        public bool Refuses { get; init; }
+
         protected override async Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
         {
             _ = request.Content!.CopyToAsync(Stream.Null, CancellationToken.None);
@@ -217,6 +240,11 @@ public sealed class AllocationTests(ITestOutputHelper output)
             await body.Writer.WriteAsync((byte[])[0, 0, 0, 0, 0], cancellationToken).ConfigureAwait(false);
             var response = new HttpResponseMessage { Version = new Version(2, 0), Content = new StreamContent(body.Reader.AsStream()) };
             response.Content.Headers.ContentType = new("application/grpc");
+            if (Refuses && Interlocked.Increment(ref _calls) % 2 == 1)
+            {
+                response.Headers.Add("grpc-status", "14");
+            }
+
             return response;
         }
     }
