@@ -179,8 +179,8 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
     {
         var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.ClientStreaming, method, given, request: null);
         var response = call.Start();
-        var handle = new CallHandle(call);
-        return new(new LeasedStreamWriter<TRequest, TResponse>(call, handle), response, GetHeaders, GetStatus, GetTrailers, EndCall, handle);
+        var stream = new LeasedStream<TRequest, TResponse>(call);
+        return new(stream, response, GetHeaders, GetStatus, GetTrailers, EndCall, stream);
     }
 
     internal AsyncServerStreamingCall<TResponse> AsyncServerStreamingCall<TRequest, TResponse>(
@@ -190,8 +190,8 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
     {
         var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.ServerStreaming, method, given, request);
         _ = call.Start();
-        var handle = new CallHandle(call);
-        return new(new LeasedStreamReader<TRequest, TResponse>(call, handle), GetHeaders, GetStatus, GetTrailers, EndCall, handle);
+        var stream = new LeasedStream<TRequest, TResponse>(call);
+        return new(stream, GetHeaders, GetStatus, GetTrailers, EndCall, stream);
     }
 
     internal AsyncDuplexStreamingCall<TRequest, TResponse> AsyncDuplexStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, GivenOptions given)
@@ -200,9 +200,8 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
     {
         var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.DuplexStreaming, method, given, request: null);
         _ = call.Start();
-        var handle = new CallHandle(call);
-        var (requests, responses) = (new LeasedStreamWriter<TRequest, TResponse>(call, handle), new LeasedStreamReader<TRequest, TResponse>(call, handle));
-        return new(requests, responses, GetHeaders, GetStatus, GetTrailers, EndCall, handle);
+        var stream = new LeasedStream<TRequest, TResponse>(call);
+        return new(requestStream: stream, responseStream: stream, GetHeaders, GetStatus, GetTrailers, EndCall, stream);
     }
 
     /// <summary>Disposes the pool if it is the invoker's own: calls in flight may end, up to <see cref="ChannelPoolOptions.DrainTimeout"/>.</summary>

@@ -15,7 +15,6 @@
 //
 // The gate is CallAttempt.Release: whoever comes first gives the lease back, the others do nothing. Law 1: every lease is returned exactly
 // once, whatever ends the call.
-using Grpc.Core;
 
 namespace PoolingInvoker;
 
@@ -26,23 +25,23 @@ namespace PoolingInvoker;
 internal sealed class CallCompletion : IDisposable
 {
     private readonly CallAttempt _attempt;
-    private readonly CallOptions _options;
+    private readonly GivenOptions _given;
     private readonly TimeProvider _time;
     private readonly ITimer _timer;
     private readonly CancellationTokenRegistration _registration;
     private TimeSpan _pause = CallAttempt.FirstPause; // between two looks at a call whose end is due
 
-    public CallCompletion(CallAttempt attempt, CallOptions options, TimeProvider time)
+    public CallCompletion(CallAttempt attempt, GivenOptions given, TimeProvider time)
     {
-        (_attempt, _options, _time) = (attempt, options, time);
+        (_attempt, _given, _time) = (attempt, given, time);
         using (ExecutionContext.SuppressFlow())
         {
             _timer = time.CreateTimer(static watch => ((CallCompletion)watch!).Look(), this, Timeout.InfiniteTimeSpan, Timeout.InfiniteTimeSpan);
         }
 
         // Statement order is important: a token that fires has the last word.
-        _timer.Change(GivenOptions.DueTime(options.Deadline, time), Timeout.InfiniteTimeSpan);
-        _registration = options.CancellationToken.UnsafeRegister(static timer => ((ITimer)timer!).Change(TimeSpan.Zero, Timeout.InfiniteTimeSpan), _timer);
+        _timer.Change(GivenOptions.DueTime(given.Options.Deadline, time), Timeout.InfiniteTimeSpan);
+        _registration = given.Options.CancellationToken.UnsafeRegister(static timer => ((ITimer)timer!).Change(TimeSpan.Zero, Timeout.InfiniteTimeSpan), _timer);
     }
 
     // A token that outlives the call would keep it alive.
@@ -61,7 +60,7 @@ internal sealed class CallCompletion : IDisposable
             return;
         }
 
-        var next = _options.CancellationToken.IsCancellationRequested ? TimeSpan.Zero : GivenOptions.DueTime(_options.Deadline, _time);
+        var next = _given.Options.CancellationToken.IsCancellationRequested ? TimeSpan.Zero : GivenOptions.DueTime(_given.Options.Deadline, _time);
         if (next <= _pause)
         {
             (next, _pause) = (_pause, CallAttempt.Longer(_pause));

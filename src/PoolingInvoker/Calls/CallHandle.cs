@@ -4,10 +4,10 @@ using Grpc.Core;
 namespace PoolingInvoker;
 
 /// <summary>
-/// What the application holds of a stream: its call object, reader and writer lead here, and nothing of the pool does. So when the
+/// What the application holds of a stream: its call object leads here, reader and writer are it, and nothing of the pool leads here. So when the
 /// application drops all of them without ending the call it is collected, and the call is ended for it.
 /// </summary>
-internal sealed class CallHandle(PooledCall call) : IEnumerable<KeyValuePair<string, object>>
+internal abstract class CallHandle : IEnumerable<KeyValuePair<string, object>>
 {
     // Made once, as the delegates of a bare channel are.
     public static readonly Func<object, Task<Metadata>> GetHeaders = static state => CallOf(state).GetResponseHeadersAsync(holder: state);
@@ -20,11 +20,11 @@ internal sealed class CallHandle(PooledCall call) : IEnumerable<KeyValuePair<str
     };
 
     // Not on the thread of the finalizers, which what ends a call could hold up.
-    ~CallHandle() => ThreadPool.UnsafeQueueUserWorkItem(static call => call.Reclaim(), call, preferLocal: false);
+    ~CallHandle() => ThreadPool.UnsafeQueueUserWorkItem(static call => call.Reclaim(), Call, preferLocal: false);
 
-    private PooledCall Call => call;
+    protected abstract PooledCall Call { get; }
 
-    public IEnumerator<KeyValuePair<string, object>> GetEnumerator() => call.GetEnumerator();
+    public IEnumerator<KeyValuePair<string, object>> GetEnumerator() => Call.GetEnumerator();
 
     IEnumerator IEnumerable.GetEnumerator() => GetEnumerator();
 

@@ -16,11 +16,11 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
     : PooledCall(environment, method, given, request)
     where TResponse : class
 {
-    private RetryLoop<TResponse>? _loop; // made by whoever needs it first
+    private RetryLoop<TResponse>? _loop; // made by whoever needs it first, and dropped when no more attempts are made
     private Task<TResponse>? _response;
 
     protected override Exception? LastFailure => _loop?.LastFailure;
-    protected RetryLoop<TResponse> Loop => Volatile.Read(ref _loop) ?? Interlocked.CompareExchange(ref _loop, new(this), null) ?? _loop;
+    protected RetryLoop<TResponse> Loop => Volatile.Read(ref _loop) ?? NewLoop();
     private CallAttempt<TResponse> Current => (CallAttempt<TResponse>)Attempt!;
 
     protected abstract CallAttempt<TResponse> NewAttempt(PooledChannel channel, object lease);
@@ -231,6 +231,17 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
             var goesOn = !HasOneResponse && Attempt is { IsCommitted: true } and not EndedCall;
             trace.Completed(Traced(failure), Channel?.Id, Channel?.Endpoint, goesOn ? Attempt : null);
         }
+
+        if (Volatile.Read(ref _loop) is { Headers: null })
+        {
+            _loop = null; // a stream may last long
+        }
+    }
+
+    private RetryLoop<TResponse> NewLoop()
+    {
+        var loop = new RetryLoop<TResponse>(this);
+        return Interlocked.CompareExchange(ref _loop, loop, null) ?? loop;
     }
 
     // Whoever has cancelled a call, or let its deadline pass, need not look at how it ended: so it is on a bare channel.

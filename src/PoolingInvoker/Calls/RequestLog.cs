@@ -20,12 +20,7 @@ internal sealed class RequestLog(ReplaySpace space, long maxSize)
         return true;
     }
 
-    public void Clear()
-    {
-        space.GiveBack(_size);
-        _size = 0;
-        _requests.Clear();
-    }
+    public void GiveBack() => space.GiveBack(_size);
 }
 
 /// <summary>The bytes that all calls over a pool may keep together.</summary>

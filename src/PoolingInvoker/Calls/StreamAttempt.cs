@@ -6,14 +6,16 @@ namespace PoolingInvoker;
 internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel channel, object lease) : CallAttempt<TResponse>(channel, lease)
     where TResponse : class
 {
-    private readonly TaskCompletionSource<TResponse>? _deciding = // null where the response decides
+    private static readonly Task<TResponse> Committed = Task.FromResult<TResponse>(null!);
+
+    private TaskCompletionSource<TResponse>? _deciding = // null where the response decides, and where a commit has
         call.HasOneResponse ? null : new(TaskCreationOptions.RunContinuationsAsynchronously);
 
     private CallCompletion? _watch;
 
     public IDisposable? Inner { get; set; } // the call on the channel: one of the next three
 
-    public override Task<TResponse> Deciding => _deciding?.Task ?? Client!.ResponseAsync;
+    public override Task<TResponse> Deciding => _deciding?.Task ?? Client?.ResponseAsync ?? Committed;
     protected override Task<Metadata> InnerHeadersAsync =>
         Client?.ResponseHeadersAsync ?? Server?.ResponseHeadersAsync ?? Duplex!.ResponseHeadersAsync;
     public IClientStreamWriter<ReplayableRequest>? RequestStream => Client?.RequestStream ?? Duplex?.RequestStream;
@@ -29,11 +31,12 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     public override Status GetStatus() => AsGivenUp(Client?.GetStatus() ?? Server?.GetStatus() ?? Duplex!.GetStatus());
     public override Metadata GetTrailers() => Client?.GetTrailers() ?? Server?.GetTrailers() ?? Duplex!.GetTrailers();
 
-    public void Started()
+    /// <param name="response">The response of the transport, where it is the pool's own.</param>
+    public void Started(Task<HttpResponseMessage>? response)
     {
         if (ResponseStream is not null)
         {
-            _ = WatchHeadersAsync();
+            _ = WatchHeadersAsync(response);
         }
     }
 
@@ -50,7 +53,13 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         }
     }
 
-    public void WasCommitted() => _deciding?.TrySetResult(null!);
+    public void WasCommitted()
+    {
+        if (_deciding?.TrySetResult(null!) == true)
+        {
+            _deciding = null; // a stream may last long
+        }
+    }
 
     public async Task CompleteRequestsAsync()
     {
@@ -92,11 +101,11 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
         }
         finally
         {
-            if (_deciding is not null)
+            if (!call.HasOneResponse)
             {
                 var disposed = new RpcException(AsGivenUp(CallErrors.Cancelled(CancellationToken.None)));
                 Release(disposed);
-                _deciding.TrySetException(disposed);
+                _deciding?.TrySetException(disposed);
             }
         }
     }
@@ -105,7 +114,7 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
     {
         base.EndedUnread();
         call.TraceEnd(this, GetStatus() is { StatusCode: not StatusCode.OK } status ? new RpcException(status) : null);
-        _deciding!.TrySetException(new RpcException(GetStatus()));
+        _deciding?.TrySetException(new RpcException(GetStatus()));
     }
 
     public RpcException NewEndException()
@@ -123,29 +132,33 @@ internal sealed class StreamAttempt<TResponse>(PooledCall call, PooledChannel ch
 
     // A stream may end without anybody reading it. Until there are headers, every end shows as a failure to get them. Later the
     // deadline and the token of the call are watched: what else can end it then shows only to who reads.
-    private async Task WatchHeadersAsync()
+    private async Task WatchHeadersAsync(Task<HttpResponseMessage>? response)
     {
-        var headers = ResponseHeadersAsync;
-        if (!headers.IsCompleted)
+        await ((Task?)response ?? Task.CompletedTask).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        if (response is null || !SendOnceHandler.IsAnswer(response))
         {
-            await ((Task)headers).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-            await RefusalDelivery.OverAsync(Channel!.Transport?.Refusals, Deciding).ConfigureAwait(false);
-        }
+            var headers = ResponseHeadersAsync;
+            if (response is not null || !headers.IsCompleted)
+            {
+                await ((Task)headers).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+                await RefusalDelivery.OverAsync(Channel!.Transport?.Refusals, Deciding).ConfigureAwait(false);
+            }
 
-        if (FailureOf(headers) is { } failure)
-        {
-            // Statement order is important: a channel may be disposed on its last return, and would end the call with that.
-            await IsSoonOverAsync().ConfigureAwait(false);
-            Release(failure);
-            _deciding!.TrySetException(failure);
-            return;
+            if (FailureOf(headers) is { } failure)
+            {
+                // Statement order is important: a channel may be disposed on its last return, and would end the call with that.
+                await IsSoonOverAsync().ConfigureAwait(false);
+                Release(failure);
+                _deciding?.TrySetException(failure);
+                return;
+            }
         }
 
         HasHeaders = true;
         Answered();
         if (GivenOptions.DueTime(call.Options.Deadline, call.TimeProvider) != Timeout.InfiniteTimeSpan || call.Options.CancellationToken.CanBeCanceled)
         {
-            var watch = new CallCompletion(this, call.Options, call.TimeProvider);
+            var watch = new CallCompletion(this, call.Given, call.TimeProvider);
             Interlocked.Exchange(ref _watch, watch); // and a fence: whoever releases the lease looks for the watch afterwards
             if (IsReleased)
             {

@@ -12,7 +12,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
 {
     private static readonly TimeSpan ResponseGrace = TimeSpan.FromSeconds(30);
 
-    private readonly RequestLog? _log; // what has been written, while it may have to be written again; guarded by the gate
+    private RequestLog? _log; // what has been written, while it may have to be written again; guarded by the gate
     private bool _areRequestsComplete; // written under the gate
     private RpcException? _endedByToken; // of a read or a write, and not by the application's Dispose
     private ITimer? _grace;
@@ -35,7 +35,7 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     public bool AreRequestsComplete => Volatile.Read(ref _areRequestsComplete);
     protected override Status? EndedByToken => _endedByToken?.Status;
     private StreamAttempt<TResponse>? Stream => Attempt as StreamAttempt<TResponse>;
-    private object Gate => (object?)_log ?? this; // neither leaves the library
+    private object Gate => this; // the application holds its handle alone
 
     public override bool TryCommit(CallAttempt attempt)
     {
@@ -54,13 +54,22 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
     protected override void StartOn(CallInvoker channel, CallAttempt<TResponse> attempt, CallOptions options)
     {
         var (stream, method) = ((StreamAttempt<TResponse>)attempt, (Method<TRequest, TResponse>)Method);
-        stream.Inner = Kind switch
+        SendOnceHandler.Begin(HasOneResponse ? null : method.FullName);
+        try
         {
-            MethodType.ClientStreaming => channel.AsyncClientStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options),
-            MethodType.ServerStreaming => channel.AsyncServerStreamingCall(method, Given.Host, options, (TRequest)Request!),
-            _ => channel.AsyncDuplexStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options),
-        };
-        stream.Started();
+            stream.Inner = Kind switch
+            {
+                MethodType.ClientStreaming => channel.AsyncClientStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options),
+                MethodType.ServerStreaming => channel.AsyncServerStreamingCall(method, Given.Host, options, (TRequest)Request!),
+                _ => channel.AsyncDuplexStreamingCall(ReplayableRequest.MethodOf(method), Given.Host, options),
+            };
+            stream.Started(SendOnceHandler.Response);
+        }
+        finally
+        {
+            SendOnceHandler.Begin(null);
+        }
+
         if (stream.RequestStream is { } requests && WriteOptions != requests.WriteOptions)
         {
             requests.WriteOptions = WriteOptions;
@@ -289,14 +298,10 @@ internal sealed class StreamingCall<TRequest, TResponse> : PooledCall<TResponse>
 
     private void ForgetRequests()
     {
-        if (_log is null)
-        {
-            return;
-        }
-
         lock (Gate)
         {
-            _log.Clear();
+            _log?.GiveBack();
+            _log = null;
         }
     }
 }

@@ -13,7 +13,7 @@ internal sealed class ConnectionOpening(ConnectionStream connection)
     private const int MostEarly = 1 << 16;
 
     private readonly object _lock = new();
-    private readonly byte[] _buffer = new byte[1024];
+    private byte[] _buffer = new byte[1024];
     private readonly List<byte> _early = []; // what the handler has yet to read
     private int _seen; // how much of it are whole frames that the pool has seen to
     private int _acksLeft; // how often the handler will acknowledge SETTINGS that have been acknowledged
@@ -113,6 +113,7 @@ internal sealed class ConnectionOpening(ConnectionStream connection)
             isOpen = reading.IsCompletedSuccessfully && await reading.ConfigureAwait(false);
         }
 
+        _buffer = []; // a connection may last long
         if (!isOpen)
         {
             Discard();

@@ -1,4 +1,5 @@
 using System.Net;
+using System.Runtime.CompilerServices;
 
 namespace PoolingInvoker;
 
@@ -10,6 +11,12 @@ namespace PoolingInvoker;
 /// </summary>
 internal sealed class SendOnceHandler : RedirectHandler
 {
+    [ThreadStatic]
+    private static string? _begins; // the method of the call that begins on this thread
+
+    [ThreadStatic]
+    private static Task<HttpResponseMessage>? _response;
+
     private readonly bool _tells; // those below it which requests are a stream
     private readonly RefusalDelivery _refusals;
 
@@ -22,14 +29,36 @@ internal sealed class SendOnceHandler : RedirectHandler
         transport.Credentials = transport.Credentials is { } credentials ? new CredentialsOfOthers(credentials) : null;
     }
 
-    protected override async Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
+    /// <summary>
+    /// What the call gets that began on this thread with <see cref="Begin"/>: from it shows when the headers come, which to ask the call for would
+    /// keep with it. Null where the request has yet to be sent, as behind call credentials.
+    /// </summary>
+    public static Task<HttpResponseMessage>? Response => _response;
+
+    /// <summary>A call of this method begins on this thread; or, with null, has begun.</summary>
+    public static void Begin(string? method) => (_begins, _response) = (method, null);
+
+    /// <summary>Whether there are headers, and not those of a refusal.</summary>
+    public static bool IsAnswer(Task<HttpResponseMessage> response) => response.IsCompletedSuccessfully && !EndsCall(response.Result);
+
+    protected override Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
+    {
+        var response = SendOnceAsync(request, cancellationToken);
+        if (_begins is { } method && request.RequestUri?.AbsolutePath == method) // and not one for a token, say, which comes before
+        {
+            _response = response;
+        }
+
+        return response;
+    }
+
+    private async Task<HttpResponseMessage> SendOnceAsync(HttpRequestMessage request, CancellationToken cancellationToken)
     {
         ChannelSpans.LeaveOutUnheard();
 
-        // Grpc.Net.Client has a type of its own for the content of streams.
-        if (request.Content is { } content && content.GetType().Name.StartsWith("PushStreamContent", StringComparison.Ordinal))
+        if (HasStream(request))
         {
-            request.Content = new SendOnceContent(content);
+            request.Content = new SendOnceContent(request.Content!);
             if (_tells)
             {
                 IsStream.Value = true;
@@ -37,15 +66,20 @@ internal sealed class SendOnceHandler : RedirectHandler
         }
 
         var response = await SendOnAsync(request, cancellationToken).ConfigureAwait(false);
+        (request.Content as SendOnceContent)?.LeaveTo(request);
         return EndsCall(response) ? await EndAsync(request, response, cancellationToken).ConfigureAwait(false) : response;
     }
+
+    // Grpc.Net.Client has a type of its own for the content of streams.
+    private static bool HasStream(HttpRequestMessage request) =>
+        request.Content is { } content && content.GetType().Name.StartsWith("PushStreamContent", StringComparison.Ordinal);
 
     private static bool EndsCall(HttpResponseMessage response) =>
         response.StatusCode != HttpStatusCode.OK || response.Headers.NonValidated.Contains("grpc-status");
 
     private async Task<HttpResponseMessage> EndAsync(HttpRequestMessage request, HttpResponseMessage response, CancellationToken token)
     {
-        var last = request.Content is SendOnceContent ? response : await FollowAsync(request, response, token).ConfigureAwait(false);
+        var last = HasStream(request) ? response : await FollowAsync(request, response, token).ConfigureAwait(false);
         if (EndsCall(last))
         {
             await _refusals;
@@ -66,6 +100,7 @@ internal sealed class SendOnceHandler : RedirectHandler
 
         private readonly HttpContent _inner;
         private bool _isSent;
+        private bool _isDisposed;
 
         public SendOnceContent(HttpContent inner)
         {
@@ -73,6 +108,15 @@ internal sealed class SendOnceHandler : RedirectHandler
             foreach (var (name, values) in inner.Headers.NonValidated)
             {
                 Headers.TryAddWithoutValidation(name, values);
+            }
+        }
+
+        /// <summary>No handler sends the request again that has its response. A stream may last long, and the inner content says as much.</summary>
+        public void LeaveTo(HttpRequestMessage request)
+        {
+            if (!_isDisposed) // else the request may be, too, which then takes no other content
+            {
+                request.Content = _inner;
             }
         }
 
@@ -87,8 +131,12 @@ internal sealed class SendOnceHandler : RedirectHandler
             }
 
             _isSent = true;
-            return _inner.CopyToAsync(stream, context, cancellationToken);
+            return SendOf(_inner, stream, context, cancellationToken);
         }
+
+        // As the handler sends a content. CopyToAsync has a task of its own, which would last as long as the requests do, and wraps what is thrown.
+        [UnsafeAccessor(UnsafeAccessorKind.Method, Name = nameof(SerializeToStreamAsync))]
+        private static extern Task SendOf(HttpContent content, Stream stream, TransportContext? context, CancellationToken cancellationToken);
 
         protected override bool TryComputeLength(out long length)
         {
@@ -98,6 +146,7 @@ internal sealed class SendOnceHandler : RedirectHandler
 
         protected override void Dispose(bool disposing)
         {
+            _isDisposed = true;
             _inner.Dispose();
             base.Dispose(disposing);
         }

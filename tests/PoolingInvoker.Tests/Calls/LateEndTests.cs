@@ -45,7 +45,7 @@ public sealed class LateEndTests : ScriptedCalls
 
         protected override Task<Metadata> InnerHeadersAsync => throw new NotSupportedException();
 
-        public void Watch(CallOptions options, TimeProvider time) => _ = new CallCompletion(this, options, time);
+        public void Watch(CallOptions options, TimeProvider time) => _ = new CallCompletion(this, new GivenOptions(null, options), time);
 
         public override bool IsOver()
         {

@@ -3,15 +3,9 @@ using Grpc.Core;
 
 namespace PoolingInvoker;
 
-/// <summary>
-/// The requests of a call. They can be written before there is a channel, and until the call is committed they are kept, and written
-/// again to the next attempt if one fails. Then they pass through.
-/// </summary>
-/// <remarks>A write under way keeps the handle alive: the application may have nothing left of the call but the task of that write.</remarks>
-internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TRequest, TResponse> call, CallHandle handle)
-    : IClientStreamWriter<TRequest>
-    where TRequest : class
-    where TResponse : class
+// The requests. They can be written before there is a channel, and until the call is committed they are kept, and written again to the next
+// attempt if one fails. Then they pass through.
+internal sealed partial class LeasedStream<TRequest, TResponse>
 {
     private Task _writing = Task.CompletedTask; // the last write that was not passed through
 
@@ -61,7 +55,7 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TReq
     private async Task<bool> WriteAsync(Task writing, StreamAttempt<TResponse> attempt)
     {
         await writing.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-        GC.KeepAlive(handle);
+        GC.KeepAlive(this);
         return await new FailureOf<bool>(attempt.FailureOf(writing) is var failure && failure is ObjectDisposedException ? call.EndOfWrites(attempt) ?? failure : failure);
     }
 
@@ -112,6 +106,6 @@ internal sealed class LeasedStreamWriter<TRequest, TResponse>(StreamingCall<TReq
         }
 
         _writing = Task.CompletedTask; // a stream may last long, and what this write took is kept no longer
-        GC.KeepAlive(handle);
+        GC.KeepAlive(this);
     }
 }

@@ -3,14 +3,19 @@ using Grpc.Core;
 
 namespace PoolingInvoker;
 
-/// <summary>The responses of a call. Until the first one it follows the call from attempt to attempt; then it passes through.</summary>
-/// <remarks>A read under way keeps the handle alive: the application may have nothing left of the call but the task of that read.</remarks>
-internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TRequest, TResponse> call, CallHandle handle)
-    : IAsyncStreamReader<TResponse>
+/// <summary>What the application holds of a stream: the handle of the call, its responses and its requests, in one object.</summary>
+/// <remarks>
+/// The responses: until the first one they follow the call from attempt to attempt; then they pass through. A read or a write under way keeps the
+/// handle alive: the application may have nothing left of the call but the task of that.
+/// </remarks>
+internal sealed partial class LeasedStream<TRequest, TResponse>(StreamingCall<TRequest, TResponse> call)
+    : CallHandle, IAsyncStreamReader<TResponse>, IClientStreamWriter<TRequest>
     where TRequest : class
     where TResponse : class
 {
-    private Task<bool>? _first;
+    private Task<bool>? _first; // the read of the first response, until that is there
+
+    protected override PooledCall Call => call;
 
     public TResponse Current => call.FinalStream?.ResponseStream is { } stream ? stream.Current : default!;
 
@@ -23,7 +28,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
 
         if (call.FinalStream is { } attempt)
         {
-            return ReadAsync(attempt, cancellationToken);
+            return ReadAsync(attempt.ReadAsync(cancellationToken), attempt);
         }
 
         call.ThrowIfDisposed();
@@ -31,9 +36,8 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
     }
 
     [AsyncMethodBuilder(typeof(FailingTaskMethodBuilder<>))]
-    private async Task<bool> ReadAsync(StreamAttempt<TResponse> attempt, CancellationToken cancellationToken)
+    private async Task<bool> ReadAsync(Task<bool> reading, StreamAttempt<TResponse> attempt)
     {
-        var reading = attempt.ReadAsync(cancellationToken);
         await ((Task)reading).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
         if (attempt.FailureOf(reading) is not { } failure)
         {
@@ -97,7 +101,7 @@ internal sealed class LeasedStreamReader<TRequest, TResponse>(StreamingCall<TReq
             attempt.Release(exception: null);
         }
 
-        GC.KeepAlive(handle);
+        GC.KeepAlive(this);
         return more;
     }
 }
