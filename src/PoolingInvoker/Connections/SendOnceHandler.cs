@@ -100,7 +100,6 @@ internal sealed class SendOnceHandler : RedirectHandler
 
         private readonly HttpContent _inner;
         private bool _isSent;
-        private bool _isDisposed;
 
         public SendOnceContent(HttpContent inner)
         {
@@ -114,9 +113,13 @@ internal sealed class SendOnceHandler : RedirectHandler
         /// <summary>No handler sends the request again that has its response. A stream may last long, and the inner content says as much.</summary>
         public void LeaveTo(HttpRequestMessage request)
         {
-            if (!_isDisposed) // else the request may be, too, which then takes no other content
+            try
             {
                 request.Content = _inner;
+            }
+            catch (ObjectDisposedException)
+            {
+                // The call has ended.
             }
         }
 
@@ -146,7 +149,6 @@ internal sealed class SendOnceHandler : RedirectHandler
 
         protected override void Dispose(bool disposing)
         {
-            _isDisposed = true;
             _inner.Dispose();
             base.Dispose(disposing);
         }
