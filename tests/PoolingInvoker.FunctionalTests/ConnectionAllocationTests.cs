@@ -33,7 +33,7 @@ public sealed class ConnectionAllocationTests(ITestOutputHelper output)
     }
 
     [Fact]
-    public async Task AnIdleStream_HoldsAtMost480BytesOnTop()
+    public async Task AnIdleStream_HoldsAtMost500BytesOnTop()
     {
         await using var server = await ServerProcess.StartAsync("one");
         var (onBare, onPool) = (new List<long>(), new List<long>());
@@ -44,7 +44,7 @@ public sealed class ConnectionAllocationTests(ITestOutputHelper output)
         }
 
         output.WriteLine($"bytes a stream on a default channel: {string.Join(", ", onBare.Order())}; through the pool: {string.Join(", ", onPool.Order())}");
-        Assert.InRange(onPool.Order().ElementAt(Rounds / 2) - onBare.Order().ElementAt(Rounds / 2), 0, 480);
+        Assert.InRange(onPool.Order().ElementAt(Rounds / 2) - onBare.Order().ElementAt(Rounds / 2), 0, 500);
     }
 
     // The connection is there before. What else is collected meanwhile, or made, differs from round to round.
