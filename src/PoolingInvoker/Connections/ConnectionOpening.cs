@@ -55,6 +55,11 @@ internal sealed class ConnectionOpening(ConnectionStream connection)
     {
         lock (_lock)
         {
+            if (!discards && !connection.IsOpen)
+            {
+                return false; // it has ended, and is about to be discarded
+            }
+
             (var wasOver, _isOver) = (_isOver, true);
             _isTaken |= !wasOver && !discards;
             return !wasOver;

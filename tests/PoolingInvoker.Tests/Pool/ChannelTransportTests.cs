@@ -252,6 +252,22 @@ public sealed class ChannelTransportTests : IDisposable
     }
 
     [Fact]
+    public async Task AConnectionThatHasEnded_IsNotTaken_ThoughItIsNotDiscardedYet()
+    {
+        await using var wire = new Wire();
+        await using var connection = new ConnectionStream(wire, _transport);
+        wire.Comes(Settings);
+        await connection.Opening.OpenAsync(_time, CancellationToken.None).Soon();
+        bool? isTaken = null;
+        _transport.ConnectionLost += () => isTaken = connection.Opening.Take();
+        connection.Opening.Watch();
+        wire.Ends();
+        await Waiting.Until(() => isTaken is not null);
+        Assert.False(isTaken);
+        await Waiting.Until(() => wire.IsDisposed);
+    }
+
+    [Fact]
     public async Task AConnectionThatHasWaitedForTooLong_IsNotTaken()
     {
         await ConnectAsync();
