@@ -46,8 +46,8 @@ public sealed class ChannelPoolOptions
     /// Gets or sets the number of calls that one channel should carry at a time: when for a tenth of a second there have been more on each,
     /// another channel is made, up to <see cref="MaxPoolSize"/>, and when there are fewer for a while calls keep to fewer channels, the others
     /// close. While there may be more channels, streams that last keep to some of their own, so that bulk does not starve small calls.
-    /// From the ninth channel on, each is made for four times as many calls: by then the first have reached servers enough, and calls that share
-    /// a connection cost less.
+    /// A ninth channel, and each after it, is made only where there would be more than eight times as many calls on each: by then the first have
+    /// reached servers enough, and calls that share a connection cost less.
     /// </summary>
     /// <value>The default value is 12. At least 1. <see langword="null"/> makes another channel only when all are full.</value>
     public int? TargetConcurrentCallsPerChannel { get; set; } = 12;

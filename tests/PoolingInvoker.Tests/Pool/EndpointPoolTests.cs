@@ -472,8 +472,8 @@ public sealed class EndpointPoolTests : IDisposable
         for (var seed = 0; seed < 20; seed++)
         {
             var pool = NewPool(Servers[..3], static options => options.TargetConcurrentCallsPerChannel = 1, seed);
-            var leases = await AcquireAsync(pool, 9);
-            while (ChannelsOf(pool).Values.Sum() < 9)
+            var leases = await AcquireAsync(pool, 6);
+            while (ChannelsOf(pool).Values.Sum() < 6)
             {
                 pool.Growth.SampleLoad();
             }
@@ -493,7 +493,7 @@ public sealed class EndpointPoolTests : IDisposable
                 lease.Return(LeaseOutcome.Answered);
             }
 
-            Assert.Equal(9, ChannelsOf(pool).Values.Sum());
+            Assert.Equal(6, ChannelsOf(pool).Values.Sum());
             Assert.True(picks.Count == 3 && picks.Values.Max() < 150, $"seed {seed}: {string.Join(", ", picks.Values)} calls");
             pool.Dispose();
         }
