@@ -155,7 +155,7 @@ public sealed class PriorityFaultTests(ITestOutputHelper output) : PriorityPools
         await using (var pool = ChannelPool.ForAddresses(addresses, options))
         {
             await pool.ConnectAsync().Soon();
-            Assert.Equal(1, Assert.Single(pool.GetChannels()).Priority);
+            Assert.All(pool.GetChannels(), static one => Assert.Equal(1, one.Priority)); // there may be one for each failure
         }
 
         listeners[0].Dispose();
@@ -215,8 +215,8 @@ public sealed class PriorityFaultTests(ITestOutputHelper output) : PriorityPools
             new ChannelPoolOptions { StandbyPoolSize = 1, PooledChannelIdleTimeout = TimeSpan.FromMilliseconds(200) }))
         {
             await pool.ConnectAsync().Soon();
-            await Waiting.Until(() => pool.GetChannels().Count(static one => one.Priority == 1) == 1);
-            var first = pool.GetChannels().Single(static one => one.Priority == 1).Id;
+            var first = 0;
+            await Waiting.Until(() => (first = pool.GetChannels().FirstOrDefault(static one => one.Priority == 1).Id) > 0);
             await Waiting.Until(() => pool.GetChannels().Any(one => one.Id > first && one is { Priority: 1, ConnectivityState: Grpc.Core.ConnectivityState.Ready }));
 
             // No other one is renewed any more.

@@ -198,7 +198,7 @@ public sealed class RefreshTests(ITestOutputHelper output) : IDisposable
             lease.Dispose();
         }
 
-        _in.PassUntil(() => pool.GetStatistics().ChannelsReplaced == 1 || pool.GetChannels()[0].State == PooledChannelState.Refreshing, Lifetime + Maintenance, TimeSpan.FromSeconds(1));
+        _in.PassUntil(() => pool.GetStatistics().ChannelsReplaced == 1 || Volatile.Read(ref dialed) > 0 || pool.GetChannels()[0].State == PooledChannelState.Refreshing, Lifetime + Maintenance, TimeSpan.FromSeconds(1));
         await Waiting.Until(() => pool.GetChannels()[0] is { State: PooledChannelState.Active } first && (isIdle || first.LastError is not null));
         Assert.Equal(dials, dialed);
         Assert.Equal((1, isIdle ? 1L : 0L), (pool.GetStatistics().Channels, pool.GetStatistics().ChannelsReplaced));
