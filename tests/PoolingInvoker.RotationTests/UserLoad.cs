@@ -52,6 +52,23 @@ internal sealed class UserLoad(CallInvoker invoker, bool hasStreams = true)
         }
     }
 
+    /// <summary>
+    /// Waits until each of these servers has answered so many calls more while no other has answered any: a channel that drains, or stands by
+    /// again, has calls that it still finishes.
+    /// </summary>
+    public async Task AnsweredOnlyByAsync(IReadOnlyCollection<string> servers, int calls)
+    {
+        var since = TimeProvider.System.GetTimestamp();
+        for (int before = -1, now = ByOthers(); now != before; now = ByOthers())
+        {
+            Assert.True(TimeProvider.System.GetElapsedTime(since) < Waiting.Long, $"Others still answer calls, {now} so far.");
+            before = now;
+            await AnsweredByAsync(servers, calls);
+        }
+
+        int ByOthers() => _answers.Where(answers => !servers.Contains(answers.Key)).Sum(static answers => answers.Value);
+    }
+
     /// <param name="goesOn">Whether there is another call, given its number from 1.</param>
     public Task RunAsync(Func<int, bool> goesOn) => Task.WhenAll(Enumerable.Range(0, Callers).Select(_ => Task.Run(async () =>
     {

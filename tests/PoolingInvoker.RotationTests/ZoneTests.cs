@@ -63,10 +63,8 @@ public sealed class ZoneTests(ITestOutputHelper output)
             await load.AnsweredByAsync(Near, calls: 1);
             toNear = TimeProvider.System.GetElapsedTime(healed);
             await Waiting.Until(Waiting.Long, () => ChannelsTo(1) == standby && ChannelsTo(0) >= Near.Length);
+            await load.AnsweredOnlyByAsync(Near, calls: 500);
             allNear = TimeProvider.System.GetElapsedTime(healed);
-            var before = load.Answers;
-            await load.AnsweredByAsync(Near, calls: 500);
-            Assert.All(Far, server => Assert.Equal(before[server], load.Answers[server]));
         }
         finally
         {
