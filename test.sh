@@ -63,23 +63,25 @@ run_tests() {
   return "$failed"
 }
 
-# The same, with the projects of two lists side by side: many tests wait.
-run_tests_side_by_side() {
-  run_tests "$1" "${@:3}" > "$results/second.log" 2>&1 &
+# side_by_side LOG 'COMMAND' 'COMMAND': both at a time, as many tests wait. What the first one prints is shown after what the second one does.
+side_by_side() {
+  (eval "$2") > "$1" 2>&1 &
+  local first=$!
   trap 'kill $! 2> /dev/null' EXIT
-  run_tests "$2" "${@:3}" || status=1
-  wait $! || status=1
+  eval "$3" || status=1
+  wait "$first" || status=1
   trap - EXIT
-  cat "$results/second.log"
+  cat "$1"
 }
 
 # The contract, clients of the client factory, and the page, on the older runtime that the libraries support: the programs bring it along.
 on_net8() {
-  local project
+  local project failed=0
   for project in ContractTests DependencyInjectionTests AspNetCoreTests; do
     step dotnet publish "tests/PoolingInvoker.$project" -p:TestTargetFramework=net8.0 --use-current-runtime --self-contained --artifacts-path artifacts/net8.0
-    "artifacts/net8.0/publish/PoolingInvoker.$project/release/PoolingInvoker.$project" -result-trx "$results/PoolingInvoker.$project.net8.0.trx" || status=1
+    "artifacts/net8.0/publish/PoolingInvoker.$project/release/PoolingInvoker.$project" -result-trx "$results/PoolingInvoker.$project.net8.0.trx" || failed=1
   done
+  return "$failed"
 }
 
 coverage() {
@@ -99,16 +101,15 @@ if $all; then
   bring || { printf '\n0 passed, 1 failed\n'; exit 1; }
   step tests/PoolingInvoker.RotationTests/Servers/build.sh
   step dotnet build PoolingInvoker.sln --configuration Debug
-  step dotnet build src/PoolingInvoker.AspNetCore --configuration Release # and the others that it is made of
-  step dotnet format PoolingInvoker.sln --verify-no-changes --no-restore
+  step dotnet format style PoolingInvoker.sln --verify-no-changes --no-restore --diagnostics IMPORTS # the build has checked the rest
   mkdir -p "$results"
-  run_tests_side_by_side 'FunctionalTests FaultTests DropInTests DependencyInjectionTests TelemetryTests BrowserTests' \
-    'Tests Interleavings ContractTests AspNetCoreTests DocsTests' --collect "XPlat Code Coverage" --settings coverage.runsettings
-  run_tests RotationTests --collect "XPlat Code Coverage" --settings coverage.runsettings || status=1
-  on_net8
+  with_coverage=(--collect 'XPlat Code Coverage' --settings coverage.runsettings)
+  side_by_side "$results/beside.log" \
+    'run_tests "FunctionalTests FaultTests DropInTests DependencyInjectionTests TelemetryTests BrowserTests ContractTests" "${with_coverage[@]}"' \
+    'run_tests "Tests Interleavings AspNetCoreTests DocsTests" "${with_coverage[@]}"'
+  run_tests RotationTests "${with_coverage[@]}" || status=1
+  side_by_side "$results/net8.log" on_net8 'step tests/PoolingInvoker.NativeTests/run.sh; step tests/PoolingInvoker.PackageTests/run.sh'
   coverage
-  step tests/PoolingInvoker.NativeTests/run.sh
-  step tests/PoolingInvoker.PackageTests/run.sh
   # A further step: one that writes a .trx file into $results is counted, and any other sets status=1 where it fails.
 else
   # Less of what grows with the time it is given; Budget.cs and SoakTests say what these are.
@@ -116,7 +117,9 @@ else
   export SOAK_UNARY=4000 SOAK_STREAMS=800
   step dotnet build PoolingInvoker.Fast.slnf --configuration Debug -p:PlantBugs=false
   mkdir -p "$results"
-  run_tests_side_by_side 'FunctionalTests DropInTests DependencyInjectionTests FaultTests TelemetryTests' 'Tests Interleavings ContractTests AspNetCoreTests DocsTests' --filter 'Tier!=all'
+  side_by_side "$results/beside.log" \
+    'run_tests "FunctionalTests DropInTests DependencyInjectionTests FaultTests TelemetryTests" --filter "Tier!=all"' \
+    'run_tests "Tests Interleavings ContractTests AspNetCoreTests DocsTests" --filter "Tier!=all"'
 fi
 
 # Each results file has a line <Counters total="3" executed="3" passed="3" failed="0" …>.
@@ -130,6 +133,7 @@ sed 's/<UnitTestResult /\n&/g; s/<\/*Message>/\n&\n/g; s/<\/UnitTestResult>/\n&/
   failed && /^<Message>/ { message = 1 }' | head -n 60
 total=$(count total) passed=$(count passed) failed=$(count failed)
 skipped=$((total - passed - failed))
+[ "$status" -eq 0 ] || [ "$failed" -gt 0 ] || failed=1 # what is no test, or never came to its end
 absent=$(grep -ho 'absent hardware' "$results"/*.trx | wc -l)
 printf '\n%s passed, %s failed' "$passed" "$failed"
 [ "$skipped" -eq 0 ] || printf ', %s skipped' "$skipped"
