@@ -23,6 +23,9 @@ internal sealed class EndpointPolicy(TimeProvider time) : IChannelFactory
     /// <summary>What connecting waits for, on the way to an endpoint that is not dead.</summary>
     public Task Connected { get; set; } = Task.CompletedTask;
 
+    /// <summary>What an attempt waits for, before it fails, on the way to an endpoint that is dead.</summary>
+    public Task Refused { get; set; } = Task.CompletedTask;
+
     /// <summary>Each attempt to connect, and when it was made.</summary>
     public IReadOnlyList<(ChannelEndpoint Endpoint, DateTimeOffset At)> Dials => [.. _dials];
 
@@ -41,6 +44,12 @@ internal sealed class EndpointPolicy(TimeProvider time) : IChannelFactory
     {
         var endpoint = _made!;
         _dials.Enqueue((endpoint, time.GetUtcNow()));
-        return Dead.Contains(endpoint) ? Task.FromException(new IOException($"{endpoint} cannot be reached.")) : Connected.WaitAsync(cancellationToken);
+        return Dead.Contains(endpoint) ? FailAsync() : Connected.WaitAsync(cancellationToken);
+
+        async Task FailAsync()
+        {
+            await Refused.WaitAsync(cancellationToken);
+            throw new IOException($"{endpoint} cannot be reached.");
+        }
     }
 }

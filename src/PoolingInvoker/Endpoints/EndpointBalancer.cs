@@ -151,11 +151,22 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
     public bool IsTooMany(PooledChannel broken) => _endpoints.HasPriorities && broken.Server is { IsFailing: true } && _state.Active.Good > 0
         && (broken.StandsBy || _state.Count > Math.Max(_state.Minimum, _growth.Needed));
 
-    /// <summary>A channel could not be replaced where it was. If it is broken it is replaced elsewhere at once, unless others are being made.</summary>
+    /// <summary>
+    /// A channel could not be replaced where it was. If it is broken it is replaced elsewhere at once. It goes where others are being made already:
+    /// calls would spend their attempts on it meanwhile.
+    /// </summary>
     public void Stays(PooledChannel channel)
     {
-        if (channel is { State: PooledChannelState.Active, Server.IsFailing: true, Health: >= ChannelHealth.Broken } && MayDialElsewhere
-            && (_state.Creating == 0 || IsTooMany(channel)))
+        if (channel is not { State: PooledChannelState.Active, Server.IsFailing: true, Health: >= ChannelHealth.Broken } || !MayDialElsewhere)
+        {
+            return;
+        }
+
+        if (_state.Creating > 0)
+        {
+            _state.Retire(channel, PoolReason.EndpointUnreachable);
+        }
+        else
         {
             _connector.Replace(channel, PoolReason.EndpointUnreachable, countsAsDial: false);
         }

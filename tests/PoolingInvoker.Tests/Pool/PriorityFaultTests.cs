@@ -23,6 +23,30 @@ public sealed class PriorityFaultTests(ITestOutputHelper output) : PriorityPools
         Policy.Connected = Task.CompletedTask;
     }
 
+    // Calls would spend their attempts on channels that are known to be broken, while one to the next is being connected.
+    [Theory]
+    [InlineData(2)]
+    [InlineData(4)]
+    [InlineData(8)]
+    public async Task WhileTheNextIsBeingConnected_NobodyGetsALostChannel(int channels)
+    {
+        var pool = await NewPoolAsync([2, 2], options => options.MinPoolSize = channels);
+        Assert.Equal((channels, 0), (ChannelsTo(pool, 0), ChannelsTo(pool, 1)));
+        var (refused, connecting) = (new TaskCompletionSource(), new TaskCompletionSource());
+        (Policy.Refused, Policy.Connected) = (refused.Task, connecting.Task);
+        Lose(pool, [(0, 1), (0, 2)]);
+        refused.SetResult();
+        var waiting = PoolInTime.Come(pool, 10);
+        Assert.All(waiting, static one => Assert.False(one.IsCompleted));
+        Advance(3 * Second);
+        Assert.All(waiting, static one => Assert.False(one.IsCompleted));
+        connecting.SetResult();
+        var served = await Task.WhenAll(waiting).Soon();
+        Assert.All(served, static lease => Assert.Equal(1, PriorityOf(lease.Pooled)));
+        Array.ForEach(served, static lease => lease.Return(LeaseOutcome.Answered));
+        Assert.Equal(0, ChannelsTo(pool, 0));
+    }
+
     [Fact]
     public async Task ThoseThatStandBy_LeaveRoomForTheFirst()
     {
