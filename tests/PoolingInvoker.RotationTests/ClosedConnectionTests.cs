@@ -10,7 +10,8 @@ namespace PoolingInvoker.RotationTests;
 
 /// <summary>
 /// Real servers and proxies that close each connection after some time or some requests, under load. ROTATION_CALLS=100000 makes the runs
-/// longer, and ROTATION_COMPARE=1 shows beside the pool what a bare channel makes of it.
+/// longer, and ROTATION_COMPARE=1 shows beside the pool what a bare channel makes of it. On a busy machine grpc-js violates HTTP/2 when it closes
+/// a connection, over a bare channel, too: the streams that it breaks with that are not counted as lost.
 /// </summary>
 [Collection(nameof(LoadTests))]
 [Trait("Tier", "all")]
@@ -48,6 +49,7 @@ public sealed class ClosedConnectionTests(ITestOutputHelper output)
         var renames = server.CountRenames();
         Assert.Multiple(
             () => Assert.True(connects >= ConnectsAtLeast, $"There were {connects} connections: the test does not test."),
+            () => Assert.True(kind == RotatingServer.GrpcJs || load.Violated.Count == 0, string.Join('\n', load.Violated.Take(3))),
             () => Assert.True(load.Lost.Count == 0, $"{load.Lost.Count} of {load.Calls} calls are lost, as in:\n{string.Join("\n\n", load.Lost.Take(3))}"),
             () => Assert.NotEmpty(load.Renamed),
             () => Assert.All(load.Renamed, id => Assert.Equal(1, renames.GetValueOrDefault(id))),
@@ -67,7 +69,7 @@ public sealed class ClosedConnectionTests(ITestOutputHelper output)
         var failed = load.RenamesFailed;
         var run = server.CountRenames();
         output.WriteLine(string.Create(CultureInfo.InvariantCulture,
-            $"{client}: {load.Calls} calls in {seconds:0.0} s, {load.Calls / seconds:0} calls/s; {connects.Count} connects; {load.Lost.Count} calls lost; "
+            $"{client}: {load.Calls} calls in {seconds:0.0} s, {load.Calls / seconds:0} calls/s; {connects.Count} connects; {load.Lost.Count} calls lost, {load.Violated.Count} more as the server violated HTTP/2; "
             + $"{failed.Count} of {failed.Count + load.Renamed.Count()} renames failed, {run.Values.Count(static times => times > 1)} ran twice"));
         if (failed.Count > 0)
         {

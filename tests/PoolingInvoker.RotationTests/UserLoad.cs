@@ -13,6 +13,7 @@ internal sealed class UserLoad(CallInvoker invoker, bool hasStreams = true)
 {
     private const int Callers = 64;
     private const int DelayMs = 5;
+    private const long ProtocolError = 1; // RFC 9113, section 7
 
     // No call should come near it. A call that hangs shows as one that is lost.
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
@@ -21,6 +22,7 @@ internal sealed class UserLoad(CallInvoker invoker, bool hasStreams = true)
     private readonly ConcurrentDictionary<string, int> _answers = new();
     private readonly ConcurrentQueue<(string Id, RpcException? Failure)> _renames = new();
     private readonly ConcurrentQueue<string> _lost = new();
+    private readonly ConcurrentQueue<string> _violated = new();
     private int _begun;
     private int _ended;
 
@@ -29,6 +31,12 @@ internal sealed class UserLoad(CallInvoker invoker, bool hasStreams = true)
 
     /// <summary>The idempotent calls that failed, and what has no right to happen to any call.</summary>
     public IReadOnlyCollection<string> Lost => _lost;
+
+    /// <summary>
+    /// The streams that broke after their first message, which no client can send again, because the handler found that the server had violated
+    /// HTTP/2.
+    /// </summary>
+    public IReadOnlyCollection<string> Violated => _violated;
 
     /// <summary>The request ids of the renames that succeeded.</summary>
     public IEnumerable<string> Renamed => _renames.Where(static rename => rename.Failure is null).Select(static rename => rename.Id);
@@ -107,7 +115,7 @@ internal sealed class UserLoad(CallInvoker invoker, bool hasStreams = true)
         return reply.Origin;
     }
 
-    private async Task<Origin> ListAsync()
+    private async Task<Origin?> ListAsync()
     {
         const int Count = 3;
         using var call = _client.ListNames(new ListNamesRequest { Count = Count, DelayMs = DelayMs }, deadline: DateTime.UtcNow + Patience);
@@ -120,6 +128,11 @@ internal sealed class UserLoad(CallInvoker invoker, bool hasStreams = true)
                 Assert.Equal(read, call.ResponseStream.Current.Id);
                 origin = call.ResponseStream.Current.Origin;
             }
+        }
+        catch (RpcException exception) when (read > 0 && exception.Status.DebugException is HttpProtocolException { ErrorCode: ProtocolError })
+        {
+            _violated.Enqueue($"after {read} of {Count} names: {exception.Status.Detail}");
+            return null;
         }
         catch (RpcException exception)
         {
