@@ -1,5 +1,3 @@
-using Grpc.Core;
-
 namespace PoolingInvoker;
 
 /// <summary>Makes the calls of a pooling invoker with one key.</summary>

@@ -1,4 +1,3 @@
-using Grpc.Core;
 using Microsoft.Extensions.ServiceDiscovery;
 using static PoolingInvoker.CallHandle;
 

@@ -1,6 +1,5 @@
 using System.Collections.Concurrent;
 using System.Runtime.CompilerServices;
-using Grpc.Core;
 using Grpc.Net.Client.Configuration;
 
 namespace PoolingInvoker;
