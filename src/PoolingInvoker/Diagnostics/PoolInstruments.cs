@@ -47,11 +47,11 @@ internal sealed class PoolInstruments
         Count("channel.given_up", "{channel}", "Channels that were given up because nothing came from them.", ByReason(ChannelPoolEventKind.GivenUp), Reason);
         Count("channel.connect_failures", "{channel}", "Channels that could not be made or connected.", ByReason(ChannelPoolEventKind.ConnectFailed), Reason);
         Count("refusals", "{call}", "Calls that got no channel.", ByReason(ChannelPoolEventKind.Refused), Reason);
-        Count("retries", "{retry}", "Attempts that followed one that had failed.", static pool => [(pool.Retries, null, null)]);
-        Count("hedges", "{hedge}", "Attempts beside one that was under way.", static pool => [(pool.Hedges, null, null)]);
-        Count("affinity.calls", "{call}", "Attempts of calls with a key.", static pool => [(pool.AffinityCalls, null, null)]);
-        Count("affinity.moves", "{call}", "Attempts of calls with a key on another channel than that of the key.", static pool => [(pool.AffinityMoves, null, null)]);
-        Count("leaks", "{lease}", "Leases of calls that were dropped before their end, and taken back.", static pool => [(pool.Leaks, null, null)]);
+        Count("retries", "{retry}", "Attempts that followed one that had failed.", static pool => [(pool.Statistics.Retries - pool.Statistics.Hedges, null, null)]);
+        Count("hedges", "{hedge}", "Attempts beside one that was under way.", static pool => [(pool.Statistics.Hedges, null, null)]);
+        Count("affinity.calls", "{call}", "Attempts of calls with a key.", static pool => [(pool.Statistics.AffinityCalls, null, null)]);
+        Count("affinity.moves", "{call}", "Attempts of calls with a key on another channel than that of the key.", static pool => [(pool.Statistics.AffinityMoves, null, null)]);
+        Count("leaks", "{lease}", "Leases of calls that were dropped before their end, and taken back.", static pool => [(pool.Statistics.LeaksReclaimed, null, null)]);
 
         var budget = _observed++;
         _meter.CreateObservableGauge(Prefix + "retry_budget.remaining", () => Budgets(budget), "1", "What is left of the retry budget. Nothing is sent again up to a half.");
