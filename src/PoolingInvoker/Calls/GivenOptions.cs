@@ -49,11 +49,11 @@ internal class GivenOptions(string? host, CallOptions options)
         return previousAttempts > 0 ? attempt.WithHeaders(Copy(attempt.Headers, previousAttempts)) : attempt;
     }
 
-    // An enumerator of Metadata is an object of its own.
-    private static Metadata Copy(Metadata? headers, int previousAttempts = 0)
+    /// <summary>A copy without the headers that are the pool's own.</summary>
+    public static Metadata Copy(Metadata? headers, int previousAttempts = 0)
     {
         var copy = new Metadata();
-        for (var i = 0; i < headers?.Count; i++)
+        for (var i = 0; i < headers?.Count; i++) // an enumerator of Metadata is an object of its own
         {
             if (headers[i].Key is var name && name != AffinityHeader.Name && (previousAttempts == 0 || name != PreviousAttemptsHeader))
             {
