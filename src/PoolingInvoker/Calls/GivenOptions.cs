@@ -16,10 +16,10 @@ internal class GivenOptions(string? host, CallOptions options)
 
     public static GivenOptions Of(string? host, CallOptions options, ulong key, CallTrace? trace)
     {
-        if (options.Headers is { Count: > 0 } headers)
+        if (options.Headers is { } headers)
         {
             key = AffinityHeader.KeyIn(headers) ?? key;
-            options = options.WithHeaders(Copy(headers)); // the caller may use its object again
+            options = options.WithHeaders(headers.Count > 0 ? Copy(headers) : null!); // the caller may use its object again
         }
 
         return key != 0 || trace is not null ? new MarkedOptions(host, options, key, trace)
