@@ -11,41 +11,13 @@ internal sealed class ClientChannels(GrpcClientFactoryOptions client, HandlerRec
     private readonly HandlerRecipes _recipes = provider.GetRequiredService<HandlerRecipes>();
 
     /// <summary>The same options for channels of the client. Those that are given may be those of several.</summary>
-    public ChannelPoolOptions Over(ChannelPoolOptions given) =>
-        Copy(given, channel => Configure(channel, given.ConfigureHandler, given.ConfigureChannel));
-
-    /// <summary>A copy in which another callback makes the channels, or none.</summary>
-    public static ChannelPoolOptions Copy(ChannelPoolOptions given, Action<GrpcChannelOptions>? configureChannel) => new()
+    public ChannelPoolOptions Over(ChannelPoolOptions given)
     {
-        Name = given.Name,
-        MinPoolSize = given.MinPoolSize,
-        MaxPoolSize = given.MaxPoolSize,
-        MaxConcurrentCallsPerChannel = given.MaxConcurrentCallsPerChannel,
-        TargetConcurrentCallsPerChannel = given.TargetConcurrentCallsPerChannel,
-        AffinityLoadFactor = given.AffinityLoadFactor,
-        AcquireTimeout = given.AcquireTimeout,
-        MaxCallsWaiting = given.MaxCallsWaiting,
-        PooledChannelLifetime = given.PooledChannelLifetime,
-        PooledChannelIdleTimeout = given.PooledChannelIdleTimeout,
-        DrainTimeout = given.DrainTimeout,
-        LeakDetectionThreshold = given.LeakDetectionThreshold,
-        ConfigureChannel = configureChannel,
-        PrimeCallback = given.PrimeCallback,
-        OnEvent = given.OnEvent,
-        EndpointWeight = given.EndpointWeight,
-        EndpointPriority = given.EndpointPriority,
-        OverprovisioningFactor = given.OverprovisioningFactor,
-        RecoveryDelay = given.RecoveryDelay,
-        StandbyPoolSize = given.StandbyPoolSize,
-        ProbeDelay = given.ProbeDelay,
-        ProbeTimeout = given.ProbeTimeout,
-        ProbeCallback = given.ProbeCallback,
-        RetryThrottling = given.RetryThrottling,
-        MaxRetryBufferSize = given.MaxRetryBufferSize,
-        LoggerFactory = given.LoggerFactory,
-        MeterFactory = given.MeterFactory,
-        TimeProvider = given.TimeProvider,
-    };
+        var copy = OptionsCopy.Of(given);
+        copy.ConfigureHandler = null;
+        copy.ConfigureChannel = channel => Configure(channel, given.ConfigureHandler, given.ConfigureChannel);
+        return copy;
+    }
 
     private void Configure(GrpcChannelOptions channel, Action<SocketsHttpHandler>? configureHandler, Action<GrpcChannelOptions>? configureChannel)
     {

@@ -1,5 +1,3 @@
-using Grpc.Core;
-
 namespace PoolingInvoker;
 
 /// <summary>Gives a single call a key, whatever is between its client and the pool.</summary>

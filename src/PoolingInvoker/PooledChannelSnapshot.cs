@@ -1,5 +1,3 @@
-using Grpc.Core;
-
 namespace PoolingInvoker;
 
 /// <summary>One channel of a <see cref="ChannelPool"/> at one moment.</summary>

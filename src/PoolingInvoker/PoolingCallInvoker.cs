@@ -1,6 +1,4 @@
-using Grpc.Core;
 using Microsoft.Extensions.ServiceDiscovery;
-using static PoolingInvoker.CallHandle;
 
 namespace PoolingInvoker;
 
@@ -19,6 +17,7 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
 
     private readonly object _updating = new();
     private volatile CallEnvironment _environment;
+    private readonly KeyedCallInvoker _calls;
     private readonly bool _ownsPool;
     private PooledChannelBase? _channel;
 
@@ -29,21 +28,21 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
     public PoolingCallInvoker(ChannelPool pool, PoolingCallInvokerOptions? options = null)
         : this(pool, options ?? new PoolingCallInvokerOptions(), ownsPool: false)
     {
-        ChannelPoolOptions.Require(
-            options?.HasOtherPoolThan(pool) != true,
-            OwnOptions,
-            nameof(options));
+        ChannelPoolOptions.Require(options?.HasOtherPoolThan(pool) != true, OwnOptions, nameof(options));
     }
 
     private PoolingCallInvoker(ChannelPool pool, PoolingCallInvokerOptions options, bool ownsPool)
     {
         ArgumentNullException.ThrowIfNull(pool);
         _environment = new CallEnvironment(pool, options);
+        _calls = new KeyedCallInvoker(this, key: null);
         _ownsPool = ownsPool;
     }
 
     /// <summary>Gets the pool that calls lease from.</summary>
     public ChannelPool Pool => _environment.Pool;
+
+    internal CallEnvironment Environment => _environment;
 
     /// <summary>Makes an invoker over a pool of its own, which connects to one address, or to all addresses that a name has.</summary>
     /// <inheritdoc cref="ChannelPool.ForAddress(string, ChannelPoolOptions?)" path="/param|/exception"/>
@@ -133,76 +132,32 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
     public CallInvoker WithAffinity(string key)
     {
         ArgumentNullException.ThrowIfNull(key);
-        return new AffinityCallInvoker(this, ChannelAffinity.KeyOf(key));
+        return new KeyedCallInvoker(this, ChannelAffinity.KeyOf(key));
     }
 
     /// <inheritdoc/>
     public override TResponse BlockingUnaryCall<TRequest, TResponse>(Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request) =>
-        BlockingUnaryCall(method, request, Given(method, host, options, request));
+        _calls.BlockingUnaryCall(method, host, options, request);
 
     /// <inheritdoc/>
     public override AsyncUnaryCall<TResponse> AsyncUnaryCall<TRequest, TResponse>(
         Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request) =>
-        AsyncUnaryCall(method, request, Given(method, host, options, request));
+        _calls.AsyncUnaryCall(method, host, options, request);
 
     /// <inheritdoc/>
     public override AsyncClientStreamingCall<TRequest, TResponse> AsyncClientStreamingCall<TRequest, TResponse>(
         Method<TRequest, TResponse> method, string? host, CallOptions options) =>
-        AsyncClientStreamingCall(method, Given(method, host, options, request: null));
+        _calls.AsyncClientStreamingCall(method, host, options);
 
     /// <inheritdoc/>
     public override AsyncServerStreamingCall<TResponse> AsyncServerStreamingCall<TRequest, TResponse>(
         Method<TRequest, TResponse> method, string? host, CallOptions options, TRequest request) =>
-        AsyncServerStreamingCall(method, request, Given(method, host, options, request));
+        _calls.AsyncServerStreamingCall(method, host, options, request);
 
     /// <inheritdoc/>
     public override AsyncDuplexStreamingCall<TRequest, TResponse> AsyncDuplexStreamingCall<TRequest, TResponse>(
         Method<TRequest, TResponse> method, string? host, CallOptions options) =>
-        AsyncDuplexStreamingCall(method, Given(method, host, options, request: null));
-
-    internal TResponse BlockingUnaryCall<TRequest, TResponse>(Method<TRequest, TResponse> method, TRequest request, GivenOptions given)
-        where TRequest : class
-        where TResponse : class =>
-        new UnaryCall<TRequest, TResponse>(_environment, method, given, request).Start().GetAwaiter().GetResult();
-
-    internal AsyncUnaryCall<TResponse> AsyncUnaryCall<TRequest, TResponse>(Method<TRequest, TResponse> method, TRequest request, GivenOptions given)
-        where TRequest : class
-        where TResponse : class
-    {
-        var call = new UnaryCall<TRequest, TResponse>(_environment, method, given, request);
-        return new(call.Start(), GetHeaders, GetStatus, GetTrailers, EndCall, call);
-    }
-
-    internal AsyncClientStreamingCall<TRequest, TResponse> AsyncClientStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, GivenOptions given)
-        where TRequest : class
-        where TResponse : class
-    {
-        var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.ClientStreaming, method, given, request: null);
-        var response = call.Start();
-        var stream = new LeasedStream<TRequest, TResponse>(call);
-        return new(stream, response, GetHeaders, GetStatus, GetTrailers, EndCall, stream);
-    }
-
-    internal AsyncServerStreamingCall<TResponse> AsyncServerStreamingCall<TRequest, TResponse>(
-        Method<TRequest, TResponse> method, TRequest request, GivenOptions given)
-        where TRequest : class
-        where TResponse : class
-    {
-        var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.ServerStreaming, method, given, request);
-        _ = call.Start();
-        var stream = new LeasedStream<TRequest, TResponse>(call);
-        return new(stream, GetHeaders, GetStatus, GetTrailers, EndCall, stream);
-    }
-
-    internal AsyncDuplexStreamingCall<TRequest, TResponse> AsyncDuplexStreamingCall<TRequest, TResponse>(Method<TRequest, TResponse> method, GivenOptions given)
-        where TRequest : class
-        where TResponse : class
-    {
-        var call = new StreamingCall<TRequest, TResponse>(_environment, MethodType.DuplexStreaming, method, given, request: null);
-        _ = call.Start();
-        var stream = new LeasedStream<TRequest, TResponse>(call);
-        return new(requestStream: stream, responseStream: stream, GetHeaders, GetStatus, GetTrailers, EndCall, stream);
-    }
+        _calls.AsyncDuplexStreamingCall(method, host, options);
 
     /// <summary>Disposes the pool if it is the invoker's own: calls in flight may end, up to <see cref="ChannelPoolOptions.DrainTimeout"/>.</summary>
     public ValueTask DisposeAsync() => _ownsPool ? Pool.DisposeAsync() : ValueTask.CompletedTask;
@@ -215,11 +170,6 @@ public sealed class PoolingCallInvoker : CallInvoker, IAsyncDisposable, IDisposa
             Pool.Dispose();
         }
     }
-
-    internal GivenOptions Given(IMethod method, string? host, CallOptions options, ulong key) => _environment.Given(method, host, options, key);
-
-    private GivenOptions Given(IMethod method, string? host, CallOptions options, object? request) =>
-        Given(method, host, options, _environment.KeyOf(method, request));
 
     private sealed class PooledChannelBase(PoolingCallInvoker invoker) : ChannelBase(invoker.Pool.Target)
     {

@@ -1,6 +1,5 @@
 using System.Collections.ObjectModel;
 using Google.Protobuf.Reflection;
-using Grpc.Core;
 using Polly;
 
 namespace PoolingInvoker;

@@ -19,9 +19,13 @@ internal sealed partial class PoolOptionsValidation(string client, IServiceProvi
 
         try
         {
-            var given = ClientChannels.Copy(options.Pool, configureChannel: null);
-            using var pool = new ChannelPool(new NoChannels(), given);
-            using var invoker = new PoolingCallInvoker(pool, OfCalls(options, given));
+            var given = OptionsCopy.Of(options);
+            given.Pool = OptionsCopy.Of(options.Pool);
+            (given.Pool.ConfigureHandler, given.Pool.ConfigureChannel) = (null, null);
+            options.MethodConfigs.ToList().ForEach(given.MethodConfigs.Add);
+            options.ServiceDescriptors.ToList().ForEach(given.ServiceDescriptors.Add);
+            using var pool = new ChannelPool(new NoChannels(), given.Pool);
+            using var invoker = new PoolingCallInvoker(pool, given);
             return ValidateOptionsResult.Success;
         }
         catch (Exception exception) when (exception is ArgumentException or ValidationException)
@@ -34,22 +38,6 @@ internal sealed partial class PoolOptionsValidation(string client, IServiceProvi
     /// <summary>What has no key of a section is told with the name of its client, once.</summary>
     public static string CannotBeMade(string client, string message) =>
         $"The channel pool of the gRPC client '{client}' cannot be made: " is var beginning && message.StartsWith(beginning, StringComparison.Ordinal) ? message : beginning + message;
-
-    private static PoolingCallInvokerOptions OfCalls(PoolingCallInvokerOptions options, ChannelPoolOptions ofPool)
-    {
-        var copy = new PoolingCallInvokerOptions
-        {
-            Pool = ofPool,
-            Retry = options.Retry,
-            ConfigurePipeline = options.ConfigurePipeline,
-            ConfigureTelemetry = options.ConfigureTelemetry,
-            IsIdempotent = options.IsIdempotent,
-            MaxRetryBufferPerCallSize = options.MaxRetryBufferPerCallSize,
-        };
-        options.MethodConfigs.ToList().ForEach(copy.MethodConfigs.Add);
-        options.ServiceDescriptors.ToList().ForEach(copy.ServiceDescriptors.Add);
-        return copy;
-    }
 
     // A message names options. The first that a section has is told by its key; what follows the name of a method config is its own.
     private string? WithKey(string message)

@@ -1,5 +1,4 @@
 using System.Globalization;
-using Grpc.Core;
 
 namespace PoolingInvoker;
 
@@ -10,15 +9,7 @@ internal static class AffinityHeader
 
     public static Metadata AddTo(Metadata? headers, ulong key)
     {
-        var added = new Metadata();
-        for (var i = 0; i < headers?.Count; i++)
-        {
-            if (headers[i].Key != Name)
-            {
-                added.Add(headers[i]);
-            }
-        }
-
+        var added = GivenOptions.Copy(headers);
         added.Add(Name, key.ToString("x16", CultureInfo.InvariantCulture));
         return added;
     }

@@ -1,5 +1,3 @@
-using Grpc.Core;
-
 namespace PoolingInvoker;
 
 /// <summary>One try of a call: a lease, the call on the leased channel, and the gate through which the lease goes back.</summary>

@@ -1,6 +1,5 @@
 using System.Collections.Concurrent;
 using System.Runtime.CompilerServices;
-using Grpc.Core;
 using Grpc.Net.Client.Configuration;
 
 namespace PoolingInvoker;
@@ -16,7 +15,6 @@ internal sealed class CallEnvironment
     private readonly ConcurrentDictionary<string, CallPlan> _planOf = new(StringComparer.Ordinal);
     private readonly string[] _named; // services that the configs name
     private readonly ConcurrentDictionary<string, bool> _called = new(StringComparer.Ordinal); // services, where there are configs
-    private readonly ConcurrentDictionary<string, bool> _checked = new(StringComparer.Ordinal); // services whose methods have been compared with the configs
     private readonly MethodIdempotency _idempotency;
     private readonly Func<IMethod, object?, string?>? _affinityKey;
     private readonly CallShares _shares;
@@ -79,27 +77,33 @@ internal sealed class CallEnvironment
 
     private CallPlan FindPlan(IMethod method)
     {
-        TellMistyped(method);
-        TellUnnamed(method);
-        return Lookup(method);
+        if (_called.TryAdd(method.ServiceName, true)) // a service is known with the first call of it
+        {
+            TellMistyped(method);
+            TellUnnamed(method);
+        }
+
+        return _plans.GetValueOrDefault(method.FullName)
+            ?? _plans.GetValueOrDefault($"/{method.ServiceName}/")
+            ?? _plans.GetValueOrDefault("//")
+            ?? _plan;
     }
 
     // Nobody knows which services there are. One that is named, and that no call is of, may be mistyped, called later, or called through another
     // invoker with the same options.
     private void TellUnnamed(IMethod method)
     {
-        if (_called.TryAdd(method.ServiceName, true) && _named.Length > 0 && !_named.Any(_called.ContainsKey))
+        if (_named.Length > 0 && !_named.Any(_called.ContainsKey))
         {
             Pool.State.Log.ServiceNotNamed(string.Join(", ", _named), method.ServiceName);
         }
     }
 
-    // A service is known with the first call of it.
     private void TellMistyped(IMethod method)
     {
         var prefix = $"/{method.ServiceName}/";
         var named = _plans.Keys.Where(key => key.Length > prefix.Length && key.StartsWith(prefix, StringComparison.Ordinal)).ToList();
-        if (named.Count > 0 && _checked.TryAdd(method.ServiceName, true) && _idempotency.ServiceOf(method) is { } service)
+        if (named.Count > 0 && _idempotency.ServiceOf(method) is { } service)
         {
             var methods = service.Methods.Select(static known => known.Name).ToList();
             foreach (var key in named.Where(key => !methods.Contains(key[prefix.Length..])))
@@ -108,9 +112,6 @@ internal sealed class CallEnvironment
             }
         }
     }
-
-    private CallPlan Lookup(IMethod method) =>
-        _plans.GetValueOrDefault(method.FullName) ?? _plans.GetValueOrDefault($"/{method.ServiceName}/") ?? _plans.GetValueOrDefault("//") ?? _plan;
 
     // In a service config an empty name is the same as none.
     private static string KeyOf(MethodName name) => $"/{name.Service}/{name.Method}";

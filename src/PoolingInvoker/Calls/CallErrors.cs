@@ -1,5 +1,3 @@
-using Grpc.Core;
-
 namespace PoolingInvoker;
 
 /// <summary>What a caller sees of failures that are not an attempt's own: statuses and texts as a bare channel gives them, the cause inside.</summary>

@@ -33,17 +33,39 @@ internal static class CallResilience
         Require(
             config?.Hedging is null or { MaxHedgedAttempts: >= 1 and <= 10 },
             $"Hedging.MaxHedgedAttempts is {config?.Hedging?.MaxHedgedAttempts}. It must be from 1 to 10.");
-        var hedging = config?.Hedging is { } hedge ? Prepared(new ResiliencePipelineBuilder<object>(), options, pool).AddHedging(Guard(hedge)).Build() : null;
+        var hedging = config?.Hedging is { } hedge ? Prepared(new ResiliencePipelineBuilder<object>()).AddHedging(Guard(hedge)).Build() : null;
+        if (retry is { MaxRetryAttempts: > 0 } && Guard(retry) is var guarded)
+        {
+            configurePipeline = builder => builder.AddRetry(guarded);
+        }
+
+        var pipeline = configurePipeline is null ? null : new Lazy<ResiliencePipeline>(() =>
+        {
+            var builder = Prepared(new ResiliencePipelineBuilder());
+            configurePipeline(builder);
+            return builder.Build();
+        });
+        if (retry is null || options.ConfigureTelemetry is not null)
+        {
+            _ = pipeline?.Value; // else with the first retry: Polly is a sixth of what the pool adds to a first answer
+        }
+
         return new CallPlan(
-            retry is null ? new Lazy<ResiliencePipeline>(Configured(configurePipeline!, options, pool))
-            : retry.MaxRetryAttempts > 0 ? Retrying(retry, options, pool)
-            : null,
+            pipeline,
             OnFailureOnly: retry is { MaxRetryAttempts: 0 } || retry?.ShouldHandle == ChannelRetryStrategyOptions.Preset,
             hedging,
             config?.Idempotent);
 
         void Require(bool isValid, string message) =>
             ChannelPoolOptions.Require(isValid, config is null ? message : $"{CallOptionValues.NameOf(config)}: {message}", nameof(options));
+
+        TBuilder Prepared<TBuilder>(TBuilder builder)
+            where TBuilder : ResiliencePipelineBuilderBase
+        {
+            (builder.Name, builder.InstanceName, builder.TimeProvider) = ("PoolingInvoker", pool.Name, pool.State.Time);
+            options.ConfigureTelemetry?.Invoke(builder);
+            return builder;
+        }
     }
 
     public static void Attach(ResilienceContext context, PooledCall call) => context.Properties.Set(Call, call);
@@ -59,22 +81,6 @@ internal static class CallResilience
     public static TimeSpan? DelayBeforeRetry(RetryDelayGeneratorArguments<object> arguments) =>
         arguments.Context.Properties.TryGetValue(Call, out var call) ? call.DelayBeforeRetry(arguments.Outcome.Exception, arguments.AttemptNumber) : null;
 
-    private static ResiliencePipeline Configured(Action<ResiliencePipelineBuilder> configure, PoolingCallInvokerOptions options, ChannelPool pool)
-    {
-        var pipeline = Prepared(new ResiliencePipelineBuilder(), options, pool);
-        configure(pipeline);
-        return pipeline.Build();
-    }
-
-    // Most processes begin without a retry: Polly is a sixth of what the pool adds to a first answer.
-    private static Lazy<ResiliencePipeline> Retrying(ChannelRetryStrategyOptions retry, PoolingCallInvokerOptions options, ChannelPool pool)
-    {
-        var guarded = Guard(retry);
-        return options.ConfigureTelemetry is null ? new Lazy<ResiliencePipeline>(Build) : new Lazy<ResiliencePipeline>(Build());
-
-        ResiliencePipeline Build() => Prepared(new ResiliencePipelineBuilder(), options, pool).AddRetry(guarded).Build();
-    }
-
     // What Polly says of these does not name the option.
     private static void Check(ChannelRetryStrategyOptions retry, Action<bool, string> Require)
     {
@@ -86,14 +92,6 @@ internal static class CallResilience
         Require(retry.Randomizer is not null, "Retry.Randomizer is null. Leave it as it is for random jitter.");
 
         static bool IsDelay(TimeSpan delay) => delay >= TimeSpan.Zero && delay <= TimeSpan.FromDays(1);
-    }
-
-    private static TBuilder Prepared<TBuilder>(TBuilder builder, PoolingCallInvokerOptions options, ChannelPool pool)
-        where TBuilder : ResiliencePipelineBuilderBase
-    {
-        (builder.Name, builder.InstanceName, builder.TimeProvider) = ("PoolingInvoker", pool.Name, pool.State.Time);
-        options.ConfigureTelemetry?.Invoke(builder);
-        return builder;
     }
 
     // No hedge where the budget of the pool is spent.

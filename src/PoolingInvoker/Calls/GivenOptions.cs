@@ -1,5 +1,4 @@
 using System.Globalization;
-using Grpc.Core;
 
 namespace PoolingInvoker;
 
@@ -17,10 +16,10 @@ internal class GivenOptions(string? host, CallOptions options)
 
     public static GivenOptions Of(string? host, CallOptions options, ulong key, CallTrace? trace)
     {
-        if (options.Headers is { Count: > 0 } headers)
+        if (options.Headers is { } headers)
         {
             key = AffinityHeader.KeyIn(headers) ?? key;
-            options = options.WithHeaders(Copy(headers)); // the caller may use its object again
+            options = options.WithHeaders(headers.Count > 0 ? Copy(headers) : null!); // the caller may use its object again
         }
 
         return key != 0 || trace is not null ? new MarkedOptions(host, options, key, trace)
@@ -50,11 +49,11 @@ internal class GivenOptions(string? host, CallOptions options)
         return previousAttempts > 0 ? attempt.WithHeaders(Copy(attempt.Headers, previousAttempts)) : attempt;
     }
 
-    // An enumerator of Metadata is an object of its own.
-    private static Metadata Copy(Metadata? headers, int previousAttempts = 0)
+    /// <summary>A copy without the headers that are the pool's own.</summary>
+    public static Metadata Copy(Metadata? headers, int previousAttempts = 0)
     {
         var copy = new Metadata();
-        for (var i = 0; i < headers?.Count; i++)
+        for (var i = 0; i < headers?.Count; i++) // an enumerator of Metadata is an object of its own
         {
             if (headers[i].Key is var name && name != AffinityHeader.Name && (previousAttempts == 0 || name != PreviousAttemptsHeader))
             {

@@ -1,5 +1,4 @@
 using System.Collections;
-using Grpc.Core;
 
 namespace PoolingInvoker;
 

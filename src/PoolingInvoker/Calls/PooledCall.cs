@@ -1,6 +1,5 @@
 using System.Diagnostics.CodeAnalysis;
 using System.Runtime.CompilerServices;
-using Grpc.Core;
 
 namespace PoolingInvoker;
 
@@ -51,8 +50,11 @@ internal abstract class PooledCall<TResponse>(CallEnvironment environment, IMeth
 
         Pool.State.ThrowIfDisposed();
         ChannelLease? lease = null; // a unary call stands for its own
-        if (Plan.OnFailureOnly && !IsHedged && !Options.IsWaitForReady
-            && (LeaseKind == LeaseKind.Stream ? Picker.TryLease(new LeaseRequest(LeaseKind, Key: Given.Key), out lease) ? lease.Pooled : null : Picker.TryLease(this, Given.Key)) is { } channel)
+        var channel = !Plan.OnFailureOnly || IsHedged || Options.IsWaitForReady ? null
+            : LeaseKind == LeaseKind.Call ? Picker.TryLease(this, Given.Key)
+            : Picker.TryLease(new LeaseRequest(LeaseKind, Key: Given.Key), out lease) ? lease.Pooled
+            : null;
+        if (channel is not null)
         {
             try
             {

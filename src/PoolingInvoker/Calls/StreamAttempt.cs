@@ -1,5 +1,3 @@
-using Grpc.Core;
-
 namespace PoolingInvoker;
 
 /// <summary>One try of a call that streams.</summary>

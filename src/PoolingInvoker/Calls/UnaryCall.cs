@@ -1,5 +1,3 @@
-using Grpc.Core;
-
 namespace PoolingInvoker;
 
 /// <summary>A unary call. An attempt is decided by its response, and its lease goes back with that.</summary>

@@ -1,7 +1,6 @@
 using System.Collections.Concurrent;
 using System.Net.Sockets;
 using System.Runtime.ExceptionServices;
-using Grpc.Core;
 
 namespace PoolingInvoker;
 

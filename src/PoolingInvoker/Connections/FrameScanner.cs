@@ -80,8 +80,14 @@ internal sealed class FrameScanner
 
                 bytes[(position + ack)..length].CopyTo(bytes[position..]);
                 length -= ack;
-                IsPingOut &= ack != PingLength;
-                AwaitsSettingsAck &= ack != HeaderLength;
+                if (ack == PingLength)
+                {
+                    IsPingOut = false;
+                }
+                else
+                {
+                    AwaitsSettingsAck = false; // and the other stays as it is: a ping may be going out
+                }
             }
             else
             {

@@ -5,15 +5,12 @@ namespace PoolingInvoker;
 /// <summary>
 /// Hands the responses that refuse a call (Trailers-Only) to their channel. Grpc.Net.Client tells the headers of such a response before it ends
 /// the call. Awaited by the outermost handler of a channel, this runs the rest of that handler, and with it Grpc.Net.Client up to the end of
-/// the call, in one work item: what waits for <see cref="Delivered"/> after it has seen the headers sees the end, too.
+/// the call, in one work item: what waits in <see cref="OverAsync"/> after it has seen the headers sees the end, too.
 /// </summary>
 internal sealed class RefusalDelivery : INotifyCompletion
 {
     private readonly object _lock = new();
-    private volatile Task _delivered = Task.CompletedTask; // written under the lock
-
-    /// <summary>Completes when the calls are over whose refusals are being handed out.</summary>
-    public Task Delivered => _delivered;
+    private volatile Task _delivered = Task.CompletedTask; // completes when the calls are over whose refusals are being handed out; written under the lock
 
     /// <summary>
     /// Gives a call whose headers are told the time to end, if they are those of a refusal: until that is delivered, and a moment more where the
@@ -21,7 +18,7 @@ internal sealed class RefusalDelivery : INotifyCompletion
     /// </summary>
     public static async Task OverAsync(RefusalDelivery? refusals, Task call)
     {
-        await (refusals?.Delivered ?? Task.CompletedTask).ConfigureAwait(ConfigureAwaitOptions.ForceYielding);
+        await (refusals?._delivered ?? Task.CompletedTask).ConfigureAwait(ConfigureAwaitOptions.ForceYielding);
         for (var yields = 0; yields < 64 && !call.IsCompleted; yields++)
         {
             await Task.CompletedTask.ConfigureAwait(ConfigureAwaitOptions.ForceYielding);

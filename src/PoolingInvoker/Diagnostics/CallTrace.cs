@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using Grpc.Core;
 
 namespace PoolingInvoker;
 
@@ -137,8 +136,7 @@ internal sealed class CallTrace
 
     private static (string Status, string? Error) Describe(Exception? failure) => failure switch
     {
-        null => ("OK", null),
-        RpcException { StatusCode: StatusCode.OK } => ("OK", null),
+        null or RpcException { StatusCode: StatusCode.OK } => ("OK", null),
         RpcException { StatusCode: var code } when SnakeCase.Of(code).ToUpperInvariant() is var name => (name, name),
         OperationCanceledException => ("CANCELLED", "CANCELLED"),
         _ => ("UNKNOWN", failure.GetType().FullName),

@@ -1,3 +1,5 @@
+using System.Runtime.InteropServices;
+
 namespace PoolingInvoker;
 
 /// <summary>The pools of one meter. One that is dropped is collected; what it has counted stays.</summary>
@@ -44,12 +46,7 @@ internal sealed class MeteredPools
                 return true;
             }
 
-            if (!_gone.TryGetValue(one.Identity, out var gone))
-            {
-                _gone[one.Identity] = gone = new PoolTally();
-            }
-
-            gone.Add(one.Tally);
+            (CollectionsMarshal.GetValueRefOrAddDefault(_gone, one.Identity, out _) ??= new PoolTally()).Add(one.Tally);
             return false;
         })];
         return living;

@@ -15,9 +15,6 @@ internal static class OptionChanges
         return string.Join(", ", changed);
     }
 
-    private static Dictionary<string, object?> ToDictionary(this IEnumerable<(string Name, object? Value)> options) =>
-        options.ToDictionary(static option => option.Name, static option => option.Value, StringComparer.Ordinal);
-
     private static string TextOf(Dictionary<string, object?> options, string name) =>
         !options.TryGetValue(name, out var value) ? "(not set)"
         : value is null ? "null"

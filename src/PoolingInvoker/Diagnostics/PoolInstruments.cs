@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using System.Diagnostics.Metrics;
 using System.Reflection;
 using System.Runtime.CompilerServices;
+using Told = (long Value, string? First, string? Second);
 
 namespace PoolingInvoker;
 
@@ -47,11 +48,11 @@ internal sealed class PoolInstruments
         Count("channel.given_up", "{channel}", "Channels that were given up because nothing came from them.", ByReason(ChannelPoolEventKind.GivenUp), Reason);
         Count("channel.connect_failures", "{channel}", "Channels that could not be made or connected.", ByReason(ChannelPoolEventKind.ConnectFailed), Reason);
         Count("refusals", "{call}", "Calls that got no channel.", ByReason(ChannelPoolEventKind.Refused), Reason);
-        Count("retries", "{retry}", "Attempts that followed one that had failed.", static pool => [(pool.Retries, null, null)]);
-        Count("hedges", "{hedge}", "Attempts beside one that was under way.", static pool => [(pool.Hedges, null, null)]);
-        Count("affinity.calls", "{call}", "Attempts of calls with a key.", static pool => [(pool.AffinityCalls, null, null)]);
-        Count("affinity.moves", "{call}", "Attempts of calls with a key on another channel than that of the key.", static pool => [(pool.AffinityMoves, null, null)]);
-        Count("leaks", "{lease}", "Leases of calls that were dropped before their end, and taken back.", static pool => [(pool.Leaks, null, null)]);
+        Count("retries", "{retry}", "Attempts that followed one that had failed.", static pool => [(pool.Statistics.Retries - pool.Statistics.Hedges, null, null)]);
+        Count("hedges", "{hedge}", "Attempts beside one that was under way.", static pool => [(pool.Statistics.Hedges, null, null)]);
+        Count("affinity.calls", "{call}", "Attempts of calls with a key.", static pool => [(pool.Statistics.AffinityCalls, null, null)]);
+        Count("affinity.moves", "{call}", "Attempts of calls with a key on another channel than that of the key.", static pool => [(pool.Statistics.AffinityMoves, null, null)]);
+        Count("leaks", "{lease}", "Leases of calls that were dropped before their end, and taken back.", static pool => [(pool.Statistics.LeaksReclaimed, null, null)]);
 
         var budget = _observed++;
         _meter.CreateObservableGauge(Prefix + "retry_budget.remaining", () => Budgets(budget), "1", "What is left of the retry budget. Nothing is sent again up to a half.");
@@ -80,16 +81,16 @@ internal sealed class PoolInstruments
 
     public void Add(PoolMetrics pool) => _pools.Add(pool);
 
-    private static IEnumerable<(long Value, string? First, string? Second)> ByState(PoolReading pool) => pool.Channels
+    private static IEnumerable<Told> ByState(PoolReading pool) => pool.Channels
         .Where(static channel => channel.State != PooledChannelState.Closed)
         .GroupBy(static channel => (channel.State, channel.Endpoint))
         .Select(static group => ((long)group.Count(), (string?)SnakeCase.Of(group.Key.State), (string?)group.Key.Endpoint));
 
-    private static IEnumerable<(long Value, string? First, string? Second)> ByEndpoint(PoolReading pool) => pool.Channels
+    private static IEnumerable<Told> ByEndpoint(PoolReading pool) => pool.Channels
         .GroupBy(static channel => channel.Endpoint)
         .Select(static group => (group.Sum(static channel => (long)channel.CallsInFlight), (string?)group.Key, default(string)));
 
-    private static Func<PoolReading, IEnumerable<(long Value, string? First, string? Second)>> ByReason(ChannelPoolEventKind kind) => pool => pool.Events
+    private static Func<PoolReading, IEnumerable<Told>> ByReason(ChannelPoolEventKind kind) => pool => pool.Events
         .Where(counted => counted.Key.Kind == kind)
         .Select(static counted => (counted.Value, (string?)SnakeCase.Of(counted.Key.Reason), default(string)));
 
@@ -100,21 +101,20 @@ internal sealed class PoolInstruments
         _meter.CreateHistogram<double>(name, "s", description); // whose bounds a view has to set
 #endif
 
-    private void Level(string name, string unit, string description, Func<PoolReading, IEnumerable<(long Value, string? First, string? Second)>> what, params string[] attributes)
+    private void Level(string name, string unit, string description, Func<PoolReading, IEnumerable<Told>> what, params string[] attributes)
     {
         var index = _observed++;
         _meter.CreateObservableUpDownCounter(Prefix + name, () => Observe(index, what, attributes, isCounter: false), unit, description);
     }
 
-    private void Count(string name, string unit, string description, Func<PoolReading, IEnumerable<(long Value, string? First, string? Second)>> what, params string[] attributes)
+    private void Count(string name, string unit, string description, Func<PoolReading, IEnumerable<Told>> what, params string[] attributes)
     {
         var index = _observed++;
         _meter.CreateObservableCounter(Prefix + name, () => Observe(index, what, attributes, isCounter: true), unit, description);
     }
 
     // Of several pools that cannot be told apart there is the sum. A counter has what those counted, too, that are closed.
-    private List<Measurement<long>> Observe(
-        int index, Func<PoolReading, IEnumerable<(long Value, string? First, string? Second)>> what, string[] attributes, bool isCounter)
+    private List<Measurement<long>> Observe(int index, Func<PoolReading, IEnumerable<Told>> what, string[] attributes, bool isCounter)
     {
         var (pools, gone) = _pools.Read();
         var read = pools.Select(pool => (pool, Reading: pool.ReadingFor(index))).ToList();

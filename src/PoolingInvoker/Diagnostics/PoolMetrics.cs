@@ -40,8 +40,7 @@ internal sealed class PoolMetrics
     public Func<double?>? BudgetLeft { get; set; } // of the retries, from 0 to 1; null where they are not counted
     public Func<long>? ReplayBytes { get; set; }
 
-    // Both under the lock of the pool: what is read with them is of the same moment.
-    public IReadOnlyDictionary<(ChannelPoolEventKind Kind, ChannelPoolEventReason Reason), long> CopyEvents() => Tally.CopyEvents();
+    // Under the lock of the pool, as its reading is: what is read is of the same moment.
     public void Count(ChannelPoolEventKind kind, ChannelPoolEventReason reason) => Tally.Count(kind, reason);
 
     /// <summary>The reading for an instrument. Its next collection gets another one, and all instruments of one collection get the same.</summary>
@@ -52,8 +51,7 @@ internal sealed class PoolMetrics
             var bit = 1L << instrument;
             if ((_readBy & bit) != 0 || _reading is null || Stopwatch.GetElapsedTime(_readAt) > OneCollection)
             {
-                var reading = Read?.Invoke();
-                _reading = reading is null ? null : Tally.AddTo(reading with { ReplayBytes = ReplayBytes?.Invoke() ?? 0, BudgetLeft = BudgetLeft?.Invoke() });
+                _reading = Read?.Invoke() is { } reading ? reading with { ReplayBytes = ReplayBytes?.Invoke() ?? 0, BudgetLeft = BudgetLeft?.Invoke() } : null;
                 (_readAt, _readBy) = (Stopwatch.GetTimestamp(), 0);
             }
 
@@ -112,9 +110,4 @@ internal sealed record PoolReading(
 {
     public long ReplayBytes { get; init; }
     public double? BudgetLeft { get; init; }
-    public long Retries { get; init; }
-    public long Hedges { get; init; }
-    public long Leaks { get; init; }
-    public long AffinityCalls { get; init; }
-    public long AffinityMoves { get; init; }
 }

@@ -15,23 +15,26 @@ internal sealed class PoolTally
     private long _affinityCalls;
     private long _affinityMoves;
 
-    public long Retries => Interlocked.Read(ref _retries);
-    public long Hedges => Interlocked.Read(ref _hedges);
-    public long Leaks => Interlocked.Read(ref _leaks);
     public long AffinityCalls => Interlocked.Read(ref _affinityCalls); // leases for calls with a key
     public long AffinityMoves => Interlocked.Read(ref _affinityMoves); // how many of them are on another channel than the first choice of the key
 
     public IReadOnlyDictionary<(ChannelPoolEventKind Kind, ChannelPoolEventReason Reason), long> CopyEvents() => _events.ToDictionary();
 
-    public PoolReading ToReading() => AddTo(new PoolReading(default, [], CopyEvents()));
-    public PoolReading AddTo(PoolReading reading) => reading with
+    /// <summary>As that of a pool that has no channels any more.</summary>
+    public PoolReading ToReading() => new(AddTo(default), [], CopyEvents());
+
+    public ChannelPoolStatistics AddTo(ChannelPoolStatistics statistics)
     {
-        Retries = Retries,
-        Hedges = Hedges,
-        Leaks = Leaks,
-        AffinityMoves = AffinityMoves,
-        AffinityCalls = AffinityCalls,
-    };
+        var hedges = Interlocked.Read(ref _hedges);
+        return statistics with
+        {
+            AffinityCalls = AffinityCalls,
+            AffinityMoves = AffinityMoves,
+            Retries = Interlocked.Read(ref _retries) + hedges,
+            Hedges = hedges,
+            LeaksReclaimed = Interlocked.Read(ref _leaks),
+        };
+    }
 
     public void Count(ChannelPoolEventKind kind, ChannelPoolEventReason reason) => Add((kind, reason), 1);
     public void CountRetry(bool isHedge) => Interlocked.Increment(ref isHedge ? ref _hedges : ref _retries);
@@ -50,11 +53,12 @@ internal sealed class PoolTally
             Add(what, count);
         }
 
-        Interlocked.Add(ref _retries, other.Retries);
-        Interlocked.Add(ref _hedges, other.Hedges);
-        Interlocked.Add(ref _leaks, other.Leaks);
-        Interlocked.Add(ref _affinityCalls, other.AffinityCalls);
-        Interlocked.Add(ref _affinityMoves, other.AffinityMoves);
+        var counted = other.AddTo(default);
+        Interlocked.Add(ref _retries, counted.Retries - counted.Hedges);
+        Interlocked.Add(ref _hedges, counted.Hedges);
+        Interlocked.Add(ref _leaks, counted.LeaksReclaimed);
+        Interlocked.Add(ref _affinityCalls, counted.AffinityCalls);
+        Interlocked.Add(ref _affinityMoves, counted.AffinityMoves);
     }
 
     private void Add((ChannelPoolEventKind Kind, ChannelPoolEventReason Reason) what, long count) => _events.AddOrUpdate(what, count, (_, before) => before + count);

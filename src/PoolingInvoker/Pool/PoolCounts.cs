@@ -27,34 +27,24 @@ internal sealed class PoolCounts
     private PoolReading? Read()
     {
         using var section = _state.Enter(isReading: true);
-        return _state is { IsDisposed: true, Channels.Count: 0 } ? null : new(Count(), Look(), _state.Metrics.CopyEvents());
+        return _state is { IsDisposed: true, Channels.Count: 0 } ? null : new(Count(), Look(), _state.Metrics.Tally.CopyEvents());
     }
 
     private IReadOnlyList<PooledChannelSnapshot> Look() =>
         [.. _state.Channels.Values.OrderBy(static channel => channel.Id).Select(channel => channel.ToSnapshot(_state.Since(channel.CreatedAt)))];
 
-    private ChannelPoolStatistics Count()
+    private ChannelPoolStatistics Count() => _state.Metrics.Tally.AddTo(new ChannelPoolStatistics
     {
-        var tally = _state.Metrics.Tally;
-        var hedges = tally.Hedges;
-        return new ChannelPoolStatistics
-        {
-            Channels = _state.Count,
-            IdleChannels = _state.Active.Count(static channel => channel.Leases == 0),
-            DrainingChannels = _state.Draining,
-            CallsInFlight = _state.Leases,
-            CallsWaiting = _state.Waiters.Count,
-            MinPoolSize = _state.Minimum,
-            MaxPoolSize = _state.Options.MaxPoolSize,
-            LeasesTaken = _state.Taken,
-            ChannelsCreated = _state.Created,
-            ChannelsReplaced = _state.Replaced,
-            ChannelsGivenUp = _state.GivenUp,
-            AffinityCalls = tally.AffinityCalls,
-            AffinityMoves = tally.AffinityMoves,
-            Retries = tally.Retries + hedges,
-            Hedges = hedges,
-            LeaksReclaimed = tally.Leaks,
-        };
-    }
+        Channels = _state.Count,
+        IdleChannels = _state.Active.Count(static channel => channel.Leases == 0),
+        DrainingChannels = _state.Draining,
+        CallsInFlight = _state.Leases,
+        CallsWaiting = _state.Waiters.Count,
+        MinPoolSize = _state.Minimum,
+        MaxPoolSize = _state.Options.MaxPoolSize,
+        LeasesTaken = _state.Taken,
+        ChannelsCreated = _state.Created,
+        ChannelsReplaced = _state.Replaced,
+        ChannelsGivenUp = _state.GivenUp,
+    });
 }

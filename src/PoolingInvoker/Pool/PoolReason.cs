@@ -1,5 +1,3 @@
-using Grpc.Core;
-
 namespace PoolingInvoker;
 
 /// <summary>Why the pool does something: a kind, to count by, and words. All reasons that there are stand here.</summary>

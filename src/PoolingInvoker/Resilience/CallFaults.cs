@@ -1,7 +1,6 @@
 using System.Globalization;
 using System.Net.Sockets;
 using System.Runtime.CompilerServices;
-using Grpc.Core;
 
 namespace PoolingInvoker;
 

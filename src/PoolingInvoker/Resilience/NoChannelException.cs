@@ -1,5 +1,3 @@
-using Grpc.Core;
-
 namespace PoolingInvoker;
 
 /// <summary>How an attempt ends that got no channel. The caller gets a plain <see cref="RpcException"/> with the same status.</summary>

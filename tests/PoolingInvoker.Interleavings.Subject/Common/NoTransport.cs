@@ -1,5 +1,4 @@
 #pragma warning disable CA1801, CA1822, CS0067, CS0436, CS9113, IDE0060 // The shape is that of the library's.
-using Grpc.Core;
 using Microsoft.Extensions.ServiceDiscovery;
 
 namespace PoolingInvoker;

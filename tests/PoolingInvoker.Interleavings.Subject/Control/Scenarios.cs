@@ -1,7 +1,6 @@
 // What is explored. Each scenario is a pool in some state, and actors that do one or two things to it at the same time. They are small,
 // because all their interleavings are to be seen: what goes wrong between many callers goes wrong between three.
 using System.Net;
-using Grpc.Core;
 
 namespace PoolingInvoker.Interleavings;
 

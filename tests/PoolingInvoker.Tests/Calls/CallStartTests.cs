@@ -30,6 +30,20 @@ public sealed class CallStartTests : ScriptedCalls
     }
 
     [Fact]
+    public async Task NoHeaders_AreThoseOfTheStart_OnEachAttempt()
+    {
+        Server.ThenBreak().ThenName("anna");
+        var (client, _) = NewClient();
+        var headers = new Metadata();
+        var call = client.GetNameAsync(new GetNameRequest(), headers);
+        Change(headers);
+        await Elapse(call.ResponseAsync);
+        await call.ResponseAsync.Soon();
+        Assert.Equal(2, Server.Requests.Count);
+        Assert.All(Server.Requests, static sent => Assert.False(sent.Request.Headers.Contains("tenant")));
+    }
+
+    [Fact]
     public async Task Headers_AreThoseOfTheStart_OnEachHedge()
     {
         Server.ThenHang().ThenName("anna");

@@ -37,6 +37,34 @@ public sealed class FrameScannerTests
     }
 
     [Fact]
+    public async Task APingThatGoesOut_WhileOtherSettingsAreAcknowledged_IsOut()
+    {
+        var scanner = new FrameScanner();
+        using var stop = new CancellationTokenSource();
+        var scanning = Task.Run(() =>
+        {
+            while (!stop.IsCancellationRequested)
+            {
+                scanner.AwaitsSettingsAck = true;
+                Assert.Equal(0, scanner.Scan([.. FrameScanner.SettingsAck], out _));
+            }
+        });
+        var lost = 0;
+        for (var round = 0; round < 200_000; round++)
+        {
+            scanner.IsPingOut = false;
+            Thread.SpinWait(round % 10);
+            scanner.IsPingOut = true;
+            Thread.SpinWait(20);
+            lost += scanner.IsPingOut ? 0 : 1;
+        }
+
+        await stop.CancelAsync();
+        await scanning;
+        Assert.Equal(0, lost);
+    }
+
+    [Fact]
     public void WithoutAPing_AllStays()
     {
         var random = new Random(3);
