@@ -196,8 +196,8 @@ internal sealed class PoolState
         var isClosed = false;
         try
         {
+            using var transport = channel.Transport; // goes whatever the handlers throw
             channel.Channel.Dispose();
-            channel.Transport?.Dispose();
             isClosed = true;
         }
         catch (Exception exception) // Dispose runs user handlers. What they throw does not reach the caller that returned the lease.
