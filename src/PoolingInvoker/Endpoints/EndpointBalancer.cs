@@ -88,7 +88,6 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
 
     public PoolEndpoint Take(PooledChannel? inPlaceOf)
     {
-        using var section = _state.Enter();
         if (_endpoints.HasPriorities)
         {
             _timer.Start(_state, Period);
@@ -98,11 +97,7 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
         return _endpoints.Take(_state.Count, inPlaceOf?.Server);
     }
 
-    public void Leave(PoolEndpoint? server)
-    {
-        using var section = _state.Enter();
-        _endpoints.Leave(server!);
-    }
+    public void Leave(PoolEndpoint server) => _endpoints.Leave(server);
 
     public void Leave(PooledChannel channel)
     {

@@ -13,10 +13,10 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
     public static readonly TimeSpan Patience = TimeSpan.FromSeconds(5); // where calls can go elsewhere
     private static readonly TimeSpan PrimePatience = TimeSpan.FromSeconds(10);
 
-    private long _lastId;
+    private readonly List<int> _making = []; // the channels whose callbacks run: nobody else knows them yet
     private int _limitsUnknown;
 
-    public long LastId => Interlocked.Read(ref _lastId); // all channels whose making has begun have one up to it
+    public int LastId { get; private set; } // all channels whose making has begun have one up to it
     public TimeSpan ConnectTime { get; private set; } // how long it took to connect and to prime the last new channel
     public bool LastCreationFailed { get; set; } // whether the last one could not be made; a caller that begins to wait has it tried again
     public bool LastConnectFailed { get; private set; } // whether the last channel could not be connected
@@ -139,8 +139,15 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
     /// <summary>Makes a channel that has not joined yet.</summary>
     public PooledChannel? Create(PooledChannel? inPlaceOf, out Exception? error)
     {
-        var id = (int)Interlocked.Increment(ref _lastId); // before anything of it is made, for a refresh
-        var server = state.Balancer?.Take(inPlaceOf);
+        int id;
+        PoolEndpoint? server;
+        using (state.Enter())
+        {
+            id = ++LastId; // before anything of it is made, for a refresh
+            _making.Add(id);
+            server = state.Balancer?.Take(inPlaceOf);
+        }
+
         try
         {
             var (channel, transport) = factory.Create(server?.Endpoint);
@@ -163,6 +170,7 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
                 throw new InvalidOperationException("it returned a channel that is in the pool already; each call of Create must make a new one");
             }
 
+            _making.Remove(id);
             created.Server = server;
             state.Adopt(created, options);
             error = null;
@@ -170,11 +178,19 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
         }
         catch (Exception exception) // Whatever a policy throws, the place of its channel is given back.
         {
-            state.Balancer?.Leave(server);
+            using (state.Enter())
+            {
+                _making.Remove(id);
+                state.Balancer?.Leave(server!);
+            }
+
             error = factory.Explain(exception);
             return null;
         }
     }
+
+    /// <summary>Whether the callbacks of a channel up to this one still run.</summary>
+    public bool IsMaking(long upTo) => _making.Exists(id => id <= upTo);
 
     private void Publish(PooledChannel? old, PooledChannel created, PoolReason because)
     {
