@@ -101,7 +101,9 @@ internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
         }
         else if (address != service)
         {
-            Pin(options, handler!, name, address);
+            // HTTP/1.1 makes a connection for each call, which nothing is seen of. With a ConnectCallback the channel dials nothing.
+            handler!.ConnectCallback ??= ChannelDialer.ConnectAsync;
+            Insert(options, new EndpointHandler(handler, name, address, name.Authority));
         }
 
         return (GrpcChannel.ForAddress(service, options), transport);
@@ -186,13 +188,6 @@ internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
         {
             yield return handler;
         }
-    }
-
-    // HTTP/1.1 makes a connection for each call, which nothing is seen of. With a ConnectCallback the channel dials nothing.
-    private static void Pin(GrpcChannelOptions options, SocketsHttpHandler handler, Uri name, Uri address)
-    {
-        handler.ConnectCallback ??= ChannelDialer.ConnectAsync;
-        Insert(options, new EndpointHandler(handler, name, address, name.Authority));
     }
 
     // Around the innermost handler, below those of the user's.
