@@ -41,7 +41,7 @@ internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
         Check(Address, first);
         if (first.ServiceConfig?.MethodConfigs.Any(static config => config.RetryPolicy is not null || config.HedgingPolicy is not null) ?? false)
         {
-            new PoolingInvokerLog(options.LoggerFactory, options.Name ?? Target).ServiceConfigRetries();
+            Log.ServiceConfigRetries();
         }
     }
 
@@ -52,6 +52,7 @@ internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
     public Uri Address { get; } // what channels are to, for the server and for TLS; of a list the first one
     public string Target { get; }
     public bool ThrowsOperationCanceled { get; }
+    private PoolingInvokerLog Log => new(Options.LoggerFactory, Options.Name ?? Target);
     public string WhyLimitIsUnknown => "the transport is not the pool's own, or not HTTP/2";
 
     public static Uri ParseAddress(string address)
@@ -115,10 +116,14 @@ internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
     {
         while (_prepared.TryDequeue(out var prepared))
         {
-            if (prepared.Options.DisposeHttpClient)
+            try
             {
-                prepared.Options.HttpHandler?.Dispose();
-                prepared.Options.HttpClient?.Dispose();
+                using var client = prepared.Options.DisposeHttpClient ? prepared.Options.HttpClient : null;
+                using var handler = prepared.Options.DisposeHttpClient ? prepared.Options.HttpHandler : null;
+            }
+            catch (Exception exception) // Dispose runs user handlers. What they throw does not reach who disposes or refreshes the pool.
+            {
+                Log.CloseFailed(Target, exception);
             }
         }
     }
