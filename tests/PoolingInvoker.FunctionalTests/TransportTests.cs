@@ -213,6 +213,20 @@ public sealed class TransportTests(ITestOutputHelper output)
         }
     }
 
+    [Fact]
+    public async Task AHandlerThatThrowsInDispose_LeavesNoConnectionOpen_AndNobodyIsToldOfIt()
+    {
+        await using var server = await HttpServer.StartAsync(static context => HttpServer.ReplyAsync(context, []));
+        var pool = ChannelPool.ForAddress(server.Address, new ChannelPoolOptions
+        {
+            ConfigureChannel = static options => options.HttpHandler = new HandlerThatCannotBeDisposed(options.HttpHandler!),
+        });
+        await pool.ConnectAsync().Soon();
+        Assert.Equal(1, Established(server.Address.Port));
+        pool.Dispose(); // with what was made ahead
+        await Waiting.Until(() => Established(server.Address.Port) == 0);
+    }
+
     private static async Task DropAsync(SocketServer server)
     {
         var before = server.Accepted;
@@ -232,5 +246,14 @@ public sealed class TransportTests(ITestOutputHelper output)
         return File.ReadLines("/proc/net/tcp").Concat(File.ReadLines("/proc/net/tcp6"))
             .Select(static line => line.Split(' ', StringSplitOptions.RemoveEmptyEntries))
             .Count(line => line.Length > 3 && line[2].EndsWith(remote, StringComparison.Ordinal) && line[3] is ("01" or "08"));
+    }
+
+    private sealed class HandlerThatCannotBeDisposed(HttpMessageHandler inner) : DelegatingHandler(inner)
+    {
+        protected override void Dispose(bool disposing)
+        {
+            base.Dispose(disposing);
+            throw new FormatException("of the user's");
+        }
     }
 }

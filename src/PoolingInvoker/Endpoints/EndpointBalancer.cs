@@ -15,8 +15,6 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
     private readonly PoolState _state;
     private readonly ChannelConnector _connector;
     private readonly PoolGrowth _growth;
-    private readonly PoolEndpoints _endpoints;
-    private readonly EndpointWatcher? _watcher;
     private readonly PoolTimer _timer;
     private readonly string _target;
     private Exception? _resolutionError;
@@ -26,23 +24,22 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
     public EndpointBalancer(PoolState state, ChannelConnector connector, PoolGrowth growth, EndpointList list, string target)
     {
         (_state, _connector, _growth, _target) = (state, connector, growth, target);
-        _endpoints = new PoolEndpoints(state.Clock, state.Random);
-        _endpoints.Update(list.Known);
-        _watcher = list.Resolve is null ? null : new EndpointWatcher(list.Name!, list.Resolve, state.Time, state.Random, this, list.KeepsAddresses, state.Options.EndpointWeight, state.Options.EndpointPriority);
+        Endpoints = new PoolEndpoints(state.Clock, state.Random);
+        Endpoints.Update(list.Known);
+        Watcher = list.Resolve is null ? null : new EndpointWatcher(list.Name!, list.Resolve, state.Time, state.Random, this, list.KeepsAddresses, state.Options.EndpointWeight, state.Options.EndpointPriority);
         _timer = new PoolTimer(state, this, static balancer => ((EndpointBalancer)balancer).Balance());
-        state.Affinity.Endpoints = _endpoints;
-        _endpoints.Split(state.Options);
+        state.Affinity.Endpoints = Endpoints;
+        Endpoints.Split(state.Options);
     }
 
-    public bool MayDial => _endpoints.MayDial; // whether there is an endpoint that may be dialled
-    public PoolEndpoints Endpoints => _endpoints;
-    public bool IsEmpty => _endpoints.Count == 0;
-    public bool MayDialElsewhere => _endpoints is { HasPriorities: true, MayDialWell: true }; // whether a failure says nothing of the next one
-    public int MinimumOf(int least, int most) => Math.Min(most, Math.Max(least, _endpoints.Minimum) + _endpoints.StandingBy());
+    public PoolEndpoints Endpoints { get; }
+    public EndpointWatcher? Watcher { get; } // of those that a name has
+    public bool MayDialElsewhere => Endpoints is { HasPriorities: true, MayDialWell: true }; // whether a failure says nothing of the next one
+    public int MinimumOf(int least, int most) => Math.Min(most, Math.Max(least, Endpoints.Minimum) + Endpoints.StandingBy());
 
     private bool IsFull => _state.Count >= _state.Options.MaxPoolSize;
 
-    public void Dispose() => _watcher?.Dispose();
+    public void Dispose() => Watcher?.Dispose();
 
     public void ResolutionFailed(Exception error)
     {
@@ -55,22 +52,18 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
         using (_state.Enter())
         {
             _resolutionError = null;
-            _endpoints.Update(endpoints);
-            _state.Active.OrderChanged();
+            Endpoints.Update(endpoints);
+            _state.Active.Version++;
             UpdateChannels();
         }
 
         Balance();
     }
 
-    public void ResolveAgain() => _watcher?.RefreshSoon();
-
-    public Task WaitForFirstAsync(CancellationToken cancellationToken) => _watcher?.FirstAsync(cancellationToken) ?? Task.CompletedTask;
-
     /// <summary>Waits for the first list of endpoints. Gives why there is none, to later callers at once.</summary>
     public async ValueTask<Exception?> ResolveAsync()
     {
-        if (_watcher is null || !IsEmpty)
+        if (Watcher is null || Endpoints.Count > 0)
         {
             return null;
         }
@@ -78,7 +71,7 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
         var error = Volatile.Read(ref _resolutionError);
         if (error is null)
         {
-            error = await ChannelConnector.FailureOfAsync(_watcher.FirstAsync(_state.Closing.Token)).ConfigureAwait(false);
+            error = await Watcher.FirstAsync(_state.Closing.Token).FailureAsync().ConfigureAwait(false);
         }
 
         // A new one each time: one that many callers throw would keep the stacks of all.
@@ -86,22 +79,16 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
             : new HttpRequestException(HttpRequestError.NameResolutionError, $"The endpoints of {_target} could not be found: {error.Message}", error);
     }
 
+    /// <summary>Chooses where a new channel goes.</summary>
     public PoolEndpoint Take(PooledChannel? inPlaceOf)
     {
-        using var section = _state.Enter();
-        if (_endpoints.HasPriorities)
+        if (Endpoints.HasPriorities)
         {
             _timer.Start(_state, Period);
         }
 
         _begun -= _begun > 0 ? 1 : 0;
-        return _endpoints.Take(_state.Count, inPlaceOf?.Server);
-    }
-
-    public void Leave(PoolEndpoint? server)
-    {
-        using var section = _state.Enter();
-        _endpoints.Leave(server!);
+        return Endpoints.Take(_state.Count, inPlaceOf?.Server);
     }
 
     public void Leave(PooledChannel channel)
@@ -109,7 +96,7 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
         if (channel.Server is { } server)
         {
             (channel.LastPriority, channel.Server) = (server.Priority.Number, null);
-            _endpoints.Leave(server);
+            Endpoints.Leave(server);
             _timer.Start(_state, Period);
         }
     }
@@ -120,7 +107,7 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
         {
             server.Failed();
             Split();
-            _state.After(() => _watcher?.RefreshSoon());
+            _state.After(() => Watcher?.RefreshSoon());
             _timer.Start(_state, Period);
         }
     }
@@ -131,7 +118,7 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
     /// </summary>
     public bool GoesElsewhere(PooledChannel connecting)
     {
-        if (_endpoints.HasPriorities)
+        if (Endpoints.HasPriorities)
         {
             CouldNotReach(connecting);
         }
@@ -148,7 +135,7 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
     /// Whether a broken channel need not be replaced: its endpoint is lost, and others have channels enough for the calls of late. One that
     /// stands by is made anew when its endpoint may be dialled.
     /// </summary>
-    public bool IsTooMany(PooledChannel broken) => _endpoints.HasPriorities && broken.Server is { IsFailing: true } && _state.Active.Good > 0
+    public bool IsTooMany(PooledChannel broken) => Endpoints.HasPriorities && broken.Server is { IsFailing: true } && _state.Active.Good > 0
         && (broken.StandsBy || _state.Count > Math.Max(_state.Minimum, _growth.Needed));
 
     /// <summary>
@@ -171,18 +158,6 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
             _connector.Replace(channel, PoolReason.EndpointUnreachable, countsAsDial: false);
         }
     }
-
-    /// <summary>Looks at who is well, if something has happened to an endpoint.</summary>
-    public void Look()
-    {
-        if (_endpoints.HasChanged)
-        {
-            Split();
-        }
-    }
-
-    /// <summary>Where the next call goes, if endpoints have different shares.</summary>
-    public CallShare? Next(PooledChannel? avoid) => _endpoints.IsWeighted || _endpoints.IsShared ? _endpoints.Next(avoid) : null;
 
     public void Balance()
     {
@@ -223,7 +198,7 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
             }
         }
 
-        if (BeginMissing() == 0 && moves > 0 && _endpoints.Imbalance(_state.Count, IsFull) is var (from, to)
+        if (BeginMissing() == 0 && moves > 0 && Endpoints.Imbalance(_state.Count, IsFull) is var (from, to)
             && _state.Active.FirstOrDefault(channel => channel.Server == from && channel.State == PooledChannelState.Active) is { } moved)
         {
             if (to.Priority.Share > 0)
@@ -242,7 +217,7 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
             _growth.Grow(PoolReason.MoreEndpoints, isCall: true);
         }
 
-        if (_endpoints.IsUneven(_state.Count, IsFull))
+        if (Endpoints.IsUneven(_state.Count, IsFull))
         {
             _timer.Start(_state, Period);
         }
@@ -255,18 +230,18 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
     /// <summary>Says which priorities get which part of the calls.</summary>
     public void Split()
     {
-        if (!_endpoints.HasPriorities)
+        if (!Endpoints.HasPriorities)
         {
             return;
         }
 
         LookForSilence();
-        var (isOther, areOthersInUse) = _endpoints.Split(_state.Options);
-        _state.Active.OrderChanged();
+        var (isOther, areOthersInUse) = Endpoints.Split(_state.Options);
+        _state.Active.Version++;
         if (isOther)
         {
             UpdateChannels();
-            _state.Diary.PriorityChanged(PoolReason.PriorityChanged(_endpoints.Priorities));
+            _state.Diary.PriorityChanged(PoolReason.PriorityChanged(Endpoints.Priorities));
         }
 
         if (isOther || areOthersInUse)
@@ -297,7 +272,7 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
 
     private int BeginMissing()
     {
-        var missing = Math.Max(0, Math.Min(_endpoints.Missing(_state.Count) - _begun, _growth.Places));
+        var missing = Math.Max(0, Math.Min(Endpoints.Missing(_state.Count) - _begun, _growth.Places));
         _begun += missing;
         for (var i = 0; i < missing; i++)
         {
@@ -317,7 +292,7 @@ internal sealed class EndpointBalancer : IEndpointListener, IDisposable
 
     private void LookForSilence()
     {
-        foreach (var priority in _endpoints.Priorities)
+        foreach (var priority in Endpoints.Priorities)
         {
             priority.Known.ForEach(static endpoint => endpoint.IsSilent = false);
         }

@@ -30,7 +30,7 @@ internal sealed class PoolEndpoint(ChannelEndpoint endpoint, PoolPriority priori
         get => _channels;
         set
         {
-            Priority.CountChannels(value - _channels);
+            Priority.Channels += value - _channels;
             _channels = value;
         }
     }

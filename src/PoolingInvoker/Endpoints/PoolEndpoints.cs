@@ -168,7 +168,9 @@ internal sealed class PoolEndpoints(TimeProvider time, Random random)
     /// <summary>Where the next call goes, if endpoints or priorities have different shares.</summary>
     public CallShare? Next(PooledChannel? avoid)
     {
-        var priority = IsShared ? CallShare.Next(Priorities, avoid, ref _served) : Priorities.Find(static priority => priority.Share > 0);
+        var priority = IsShared ? CallShare.Next(Priorities, avoid, ref _served)
+            : IsWeighted ? Priorities.Find(static priority => priority.Share > 0)
+            : null;
         return IsWeighted ? priority?.Next(avoid) : priority;
     }
 

@@ -39,7 +39,7 @@ internal sealed class PoolPriority(int number) : CallShare
     public List<PoolEndpoint> Known { get; } = []; // with those that are gone but have channels
     public override double Share => _share; // the part of the calls that it gets
     public override int Good => _good;
-    public int Channels { get; private set; } // to those that are known
+    public int Channels { get; set; } // to those that are known
     public int Failing => Listed.Count(static endpoint => endpoint.IsFailing);
     public int MostAtATime => Failing == 0 ? int.MaxValue : Listed.Exists(static endpoint => endpoint.MayDial) ? 1 : 0; // to stand by
     public int StandBys { get; set; } // how many channels it is to have while it gets no calls
@@ -55,7 +55,6 @@ internal sealed class PoolPriority(int number) : CallShare
     public void Serve() => Served += _share is > 0 and < 1 ? 1 / _share : 0;
 
     public void CountGood(int more) => _good += more;
-    public void CountChannels(int more) => Channels += more;
     public void CountAgain() => (_good, Channels) = (Known.Sum(static endpoint => endpoint.Good), Known.Sum(static endpoint => endpoint.Channels));
 
     public void SetAlone() => (_share, IsInUse, Portion) = (1, true, 1);

@@ -16,7 +16,7 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IEnu
     public ChannelTarget Target { get; set; } = target;
     public List<PooledChannel>[] ByStanding { get; } = [.. Enum.GetValues<ChannelStanding>().Select(static _ => new List<PooledChannel>())];
     public int Count { get; private set; }
-    public int Version { get; private set; } // changes when a channel comes or goes, and with the weights
+    public int Version { get; set; } // changes when a channel comes or goes, and when keys have another order of them
     public bool HasRoom => Count > CountOf(ChannelStanding.Full);
     public int Good => Count - CountOf(ChannelStanding.Full) - CountOf(ChannelStanding.Doubtful) - CountOf(ChannelStanding.DoubtfulStandby); // how many are good. They come first
     public int Calls { get; private set; } // the leases of calls and of streams that may be short
@@ -86,9 +86,6 @@ internal sealed class ActiveChannels(Random random, ChannelTarget target) : IEnu
         Tally(channel, 1);
         Update(channel);
     }
-
-    /// <summary>Keys have another order of the channels.</summary>
-    public void OrderChanged() => Version++;
 
     /// <summary>Is called after each change of what the standing of a channel depends on.</summary>
     public void Update(PooledChannel channel)

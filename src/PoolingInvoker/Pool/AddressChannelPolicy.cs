@@ -40,7 +40,7 @@ internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
         Check(Address, first);
         if (first.ServiceConfig?.MethodConfigs.Any(static config => config.RetryPolicy is not null || config.HedgingPolicy is not null) ?? false)
         {
-            new PoolingInvokerLog(options.LoggerFactory, options.Name ?? Target).ServiceConfigRetries();
+            Log.ServiceConfigRetries();
         }
     }
 
@@ -51,6 +51,7 @@ internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
     public Uri Address { get; } // what channels are to, for the server and for TLS; of a list the first one
     public string Target { get; }
     public bool ThrowsOperationCanceled { get; }
+    private PoolingInvokerLog Log => new(Options.LoggerFactory, Options.Name ?? Target);
     public string WhyLimitIsUnknown => "the transport is not the pool's own, or not HTTP/2";
 
     public static Uri ParseAddress(string address)
@@ -100,7 +101,9 @@ internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
         }
         else if (address != service)
         {
-            Pin(options, handler!, name, address);
+            // HTTP/1.1 makes a connection for each call, which nothing is seen of. With a ConnectCallback the channel dials nothing.
+            handler!.ConnectCallback ??= ChannelDialer.ConnectAsync;
+            Insert(options, new EndpointHandler(handler, name, address, name.Authority));
         }
 
         return (GrpcChannel.ForAddress(service, options), transport);
@@ -112,10 +115,14 @@ internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
     {
         while (_prepared.TryDequeue(out var prepared))
         {
-            if (prepared.Options.DisposeHttpClient)
+            try
             {
-                prepared.Options.HttpHandler?.Dispose();
-                prepared.Options.HttpClient?.Dispose();
+                using var client = prepared.Options.DisposeHttpClient ? prepared.Options.HttpClient : null;
+                using var handler = prepared.Options.DisposeHttpClient ? prepared.Options.HttpHandler : null;
+            }
+            catch (Exception exception) // Dispose runs user handlers. What they throw does not reach who disposes or refreshes the pool.
+            {
+                Log.CloseFailed(Target, exception);
             }
         }
     }
@@ -185,13 +192,6 @@ internal sealed class AddressChannelPolicy : IChannelFactory, IDisposable
         {
             yield return handler;
         }
-    }
-
-    // HTTP/1.1 makes a connection for each call, which nothing is seen of. With a ConnectCallback the channel dials nothing.
-    private static void Pin(GrpcChannelOptions options, SocketsHttpHandler handler, Uri name, Uri address)
-    {
-        handler.ConnectCallback ??= ChannelDialer.ConnectAsync;
-        Insert(options, new EndpointHandler(handler, name, address, name.Authority));
     }
 
     // Around the innermost handler, below those of the user's.

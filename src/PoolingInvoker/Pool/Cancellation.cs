@@ -19,12 +19,13 @@ internal static class Cancellation
         time.CreateTimer(static source => ((CancellationTokenSource)source!).CancelQuietly(), source, delay, Timeout.InfiniteTimeSpan);
 
     /// <summary>Does something for so long, or until the pool is closing.</summary>
-    public static async Task WithinAsync(Func<CancellationToken, Task> what, TimeSpan patience, string complaint, TimeProvider time, CancellationToken closing)
+    public static async Task WithinAsync(this PoolState state, Func<CancellationToken, Task> what, TimeSpan patience, string complaint)
     {
+        var closing = state.Closing.Token;
         using var ended = CancellationTokenSource.CreateLinkedTokenSource(closing);
         var doing = what(ended.Token);
         doing.Observe(); // it may go on for longer than it is waited for
-        await doing.WaitAsync(patience, time, closing).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        await doing.WaitAsync(patience, state.Time, closing).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
         if (!doing.IsCompleted)
         {
             // The source is disposed before a dispose of the pool has come to it.
@@ -34,5 +35,12 @@ internal static class Cancellation
         }
 
         await doing.ConfigureAwait(false);
+    }
+
+    /// <summary>What a task fails with, if it does.</summary>
+    public static async Task<Exception?> FailureAsync(this Task task)
+    {
+        await task.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        return task.Failure();
     }
 }

@@ -95,7 +95,8 @@ internal sealed class ChannelAffinity(ActiveChannels active, Func<ChannelPoolOpt
 
     private PooledChannel? Best(ulong bucket, ChannelStanding end, double most, PooledChannel? avoid)
     {
-        (PooledChannel? Channel, bool IsOfPriority, ulong Endpoint, ulong Own) best = default;
+        PooledChannel? best = null;
+        (bool IsOfPriority, ulong Endpoint, ulong Own) highest = default;
         var priority = Endpoints is { HasPriorities: true } prioritized ? prioritized.PriorityOf(Mix(~bucket)) : null;
         for (var standing = 0; standing < (int)end; standing++)
         {
@@ -103,16 +104,15 @@ internal sealed class ChannelAffinity(ActiveChannels active, Func<ChannelPoolOpt
             {
                 if (channel != avoid && !IsBusy(channel, most))
                 {
-                    var (endpoint, own) = (ScoreOf(channel.Server, bucket), Mix((bucket << 32) + (uint)channel.Seat));
-                    var score = (IsOfPriority: priority?.Has(channel) ?? true, Endpoint: endpoint, Own: own);
-                    if (best.Channel is null || score.CompareTo((best.IsOfPriority, best.Endpoint, best.Own)) > 0)
+                    var score = (priority?.Has(channel) ?? true, ScoreOf(channel.Server, bucket), Mix((bucket << 32) + (uint)channel.Seat));
+                    if (best is null || score.CompareTo(highest) > 0)
                     {
-                        best = (channel, score.IsOfPriority, score.Endpoint, score.Own);
+                        (best, highest) = (channel, score);
                     }
                 }
             }
         }
 
-        return best.Channel;
+        return best;
     }
 }

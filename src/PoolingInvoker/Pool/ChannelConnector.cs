@@ -11,10 +11,8 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
     public static readonly TimeSpan Patience = TimeSpan.FromSeconds(5); // where calls can go elsewhere
     private static readonly TimeSpan PrimePatience = TimeSpan.FromSeconds(10);
 
-    private long _lastId;
     private int _limitsUnknown;
 
-    public long LastId => Interlocked.Read(ref _lastId); // all channels whose making has begun have one up to it
     public TimeSpan ConnectTime { get; private set; } // how long it took to connect and to prime the last new channel
     public bool LastCreationFailed { get; set; } // whether the last one could not be made; a caller that begins to wait has it tried again
     public bool LastConnectFailed { get; private set; } // whether the last channel could not be connected
@@ -113,12 +111,15 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
             LastCreationFailed &= old is not null;
             LastConnectFailed &= old is not null || connectedIn is null;
             ConnectTime = old is null ? connectedIn ?? ConnectTime : ConnectTime;
-            state.Connected(created!, connectedIn);
-            if (old is null && connectedIn is not null && created!.Transport is { } transport
-                && state is { Backoff: { HasWorked: false, MayDial: true }, Waiters.Count: > 0 })
+            if (connectedIn is { } time)
             {
-                transport.FailIfLost();
-                state.Backoff.Dialed();
+                created!.Server?.Reached();
+                state.After(() => state.Metrics.Connected(time, created.Endpoint));
+                if (old is null && created.Transport is { } transport && state is { Backoff: { HasWorked: false, MayDial: true }, Waiters.Count: > 0 })
+                {
+                    transport.FailIfLost();
+                    state.Backoff.Dialed();
+                }
             }
         }
 
@@ -137,8 +138,14 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
     /// <summary>Makes a channel that has not joined yet.</summary>
     public PooledChannel? Create(PooledChannel? inPlaceOf, out Exception? error)
     {
-        var id = (int)Interlocked.Increment(ref _lastId); // before anything of it is made, for a refresh
-        var server = state.Balancer?.Take(inPlaceOf);
+        int id;
+        PoolEndpoint? server;
+        using (state.Enter())
+        {
+            (id, server) = (++state.LastId, state.Balancer?.Take(inPlaceOf));
+            state.Making.Add(id); // before anything of it is made, for a refresh
+        }
+
         try
         {
             var (channel, transport) = factory.Create(server?.Endpoint);
@@ -161,6 +168,7 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
                 throw new InvalidOperationException("it returned a channel that is in the pool already; each call of Create must make a new one");
             }
 
+            state.Making.Remove(id);
             created.Server = server;
             state.Adopt(created, options);
             error = null;
@@ -168,7 +176,12 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
         }
         catch (Exception exception) // Whatever a policy throws, the place of its channel is given back.
         {
-            state.Balancer?.Leave(server);
+            using (state.Enter())
+            {
+                state.Making.Remove(id);
+                state.Balancer?.Endpoints.Leave(server!);
+            }
+
             error = factory.Explain(exception);
             return null;
         }
@@ -191,13 +204,13 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
     }
 
     public Task ConnectAsync(PooledChannel channel) =>
-        WithinAsync(token => channel.ConnectAsync(token), Patience, $"Channel #{channel.Id} did not connect to {channel.Endpoint}");
+        state.WithinAsync(token => channel.ConnectAsync(token), Patience, $"Channel #{channel.Id} did not connect to {channel.Endpoint}");
 
     /// <summary>Connects, and waits until a server has answered the probe of the user's, too, if there is one.</summary>
     public Task AnswerAsync(PooledChannel channel)
     {
         var complaint = $"No server answered on channel #{channel.Id} to {channel.Endpoint}";
-        return WithinAsync(ConnectAndProbeAsync, state.Options.ProbeTimeout, complaint);
+        return state.WithinAsync(ConnectAndProbeAsync, state.Options.ProbeTimeout, complaint);
 
         async Task ConnectAndProbeAsync(CancellationToken cancellationToken)
         {
@@ -214,17 +227,11 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
 
     /// <summary>Primes a channel when it is connected, and gives what either failed with.</summary>
     public async Task<Exception?> FailureOfAsync(PooledChannel channel, Task connecting) =>
-        await FailureOfAsync(connecting).ConfigureAwait(false) ?? await FailureOfAsync(PrimeAsync(channel)).ConfigureAwait(false);
+        await connecting.FailureAsync().ConfigureAwait(false) ?? await PrimeAsync(channel).FailureAsync().ConfigureAwait(false);
 
     private Task PrimeAsync(PooledChannel channel) => state.Options.PrimeCallback is { } prime
-        ? WithinAsync(token => prime(channel.CallInvoker, token), PrimePatience, "Pool.PrimeCallback did not end")
+        ? state.WithinAsync(token => prime(channel.CallInvoker, token), PrimePatience, "Pool.PrimeCallback did not end")
         : Task.CompletedTask;
-
-    public static async Task<Exception?> FailureOfAsync(Task task)
-    {
-        await task.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-        return task.Failure();
-    }
 
     // The replacement of an idle channel connects with its first call, unless it has to be primed.
     private void BeginReplacing(PooledChannel old, PoolReason because, bool isIdle) => state.After(() =>
@@ -292,7 +299,7 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
 
     // A new channel that could not be connected joins where calls have no other one to go to.
     private bool IsBetterThanNothing(PooledChannel? old) => old is null
-        ? IsAlone(old) && state.Balancer is not { MayDial: true }
+        ? IsAlone(old) && state.Balancer is not { Endpoints.MayDial: true }
         : (IsAlone(old) && state.Balancer is not { MayDialElsewhere: true }) || (old.State == PooledChannelState.Replacing && old.BrokenState(thorough: true) == ConnectivityState.Shutdown);
 
     private void Failed(PooledChannel? old, PooledChannel? created, Exception error, bool joins)
@@ -338,7 +345,4 @@ internal sealed class ChannelConnector(PoolState state, IChannelFactory factory)
             state.Balancer?.Stays(old);
         }
     }
-
-    private Task WithinAsync(Func<CancellationToken, Task> what, TimeSpan patience, string complaint) =>
-        Cancellation.WithinAsync(what, patience, complaint, state.Time, state.Closing.Token);
 }

@@ -102,7 +102,7 @@ internal sealed class ChannelPicker
     /// <summary>The choice, under the lock. It may be one that is to be replaced.</summary>
     public PooledChannel? Pick(in LeaseRequest request) =>
         (request.Key == 0 ? null : _state.Affinity.Pick(request.Key, request.Avoid))
-        ?? _state.Active.Pick(request.Kind == LeaseKind.Stream, request.Avoid, _state.Balancer?.Next(request.Avoid));
+        ?? _state.Active.Pick(request.Kind == LeaseKind.Stream, request.Avoid, _state.Balancer?.Endpoints.Next(request.Avoid));
 
     /// <summary>Counts a lease on a channel that was picked, under the same lock.</summary>
     public ChannelLease Lease(PooledChannel channel, in LeaseRequest request, long? since = null, StackTrace? stack = null)

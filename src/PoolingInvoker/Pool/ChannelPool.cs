@@ -57,6 +57,7 @@ public sealed class ChannelPool : ObjectPool<GrpcChannel>, IAsyncDisposable, IDi
         Picker = new ChannelPicker(State, factory, _connector, Growth, new SilenceWatch(State, _connector), leakDetector);
         Queue = new LeaseQueue(State, Picker, _connector, Growth, keepsStacks: leakDetector is not null);
         _counts = new PoolCounts(State);
+        State.Metrics.Read = _counts.Read;
         State.Balancer = endpoints is null ? null : new EndpointBalancer(State, _connector, Growth, endpoints, factory.Target);
     }
 

@@ -123,7 +123,7 @@ internal sealed class LeaseQueue
         {
             var isAlone = picked is not null && picked == request.Avoid && _state.Creating + _state.Waiters.Count == 0
                 && (_state.Backoff.HasWorked || _state.Backoff.MayDial);
-            var isMadeAtOnce = _state.Options.PrimeCallback is null && _state.Balancer is not { IsEmpty: true };
+            var isMadeAtOnce = _state.Options.PrimeCallback is null && _state.Balancer is not { Endpoints.Count: 0 };
             if (since is null && (isAlone || (picked is null && !mayWait)) && (mayWait || isMadeAtOnce) && _growth.Places > 0)
             {
                 // There is no other one to try, or nothing to wait for.

@@ -9,7 +9,7 @@ internal sealed class PoolDiary(object gate, Action<Action> after, PoolingInvoke
     private const int MostWaiting = 1_000;
 
     private readonly Queue<ChannelPoolEvent> _waiting = new();
-    private Action<ChannelPoolEvent>[] _listeners = options.OnEvent is { } listener ? [listener] : [];
+    private Listening[] _listeners = options.OnEvent is { } listener ? [new(listener, static _ => { })] : [];
     private bool _isTelling;
     private long _dropped; // since the last one that waits
 
@@ -45,12 +45,13 @@ internal sealed class PoolDiary(object gate, Action<Action> after, PoolingInvoke
 
     public IDisposable Listen(Action<ChannelPoolEvent> listener)
     {
+        var listening = new Listening(listener, Leave);
         lock (gate)
         {
-            _listeners = [.. _listeners, listener];
+            _listeners = [.. _listeners, listening];
         }
 
-        return new Listening(this, listener);
+        return listening;
     }
 
     private void Add(ChannelPoolEventKind? kind, PooledChannel? channel, PoolReason reason, Action write, Exception? error = null)
@@ -93,7 +94,7 @@ internal sealed class PoolDiary(object gate, Action<Action> after, PoolingInvoke
             {
                 try
                 {
-                    listener(next);
+                    listener.Tell(next);
                 }
                 catch // What a listener throws is lost.
                 {
@@ -102,14 +103,11 @@ internal sealed class PoolDiary(object gate, Action<Action> after, PoolingInvoke
         }
     }
 
-    // One that listens twice leaves once for each.
-    private void Leave(Action<ChannelPoolEvent> listener)
+    private void Leave(Listening listening)
     {
         lock (gate)
         {
-            var listeners = _listeners.ToList();
-            listeners.RemoveAt(listeners.LastIndexOf(listener));
-            _listeners = [.. listeners];
+            _listeners = Array.FindAll(_listeners, one => one != listening);
         }
     }
 
@@ -129,16 +127,10 @@ internal sealed class PoolDiary(object gate, Action<Action> after, PoolingInvoke
         }
     }
 
-    private sealed class Listening(PoolDiary diary, Action<ChannelPoolEvent> listener) : IDisposable
+    private sealed class Listening(Action<ChannelPoolEvent> tell, Action<Listening> leave) : IDisposable
     {
-        private PoolDiary? _diary = diary;
+        public Action<ChannelPoolEvent> Tell => tell;
 
-        public void Dispose()
-        {
-            if (Interlocked.Exchange(ref _diary, null) is { } left)
-            {
-                left.Leave(listener);
-            }
-        }
+        public void Dispose() => leave(this);
     }
 }

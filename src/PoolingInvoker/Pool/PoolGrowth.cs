@@ -113,7 +113,7 @@ internal sealed class PoolGrowth
         }
     }
 
-    private int ChannelsFor(double load) => _state.Target.ChannelsFor(load, ExpectedCapacity);
+    private int ChannelsFor(double load) => _state.Active.Target.ChannelsFor(load, ExpectedCapacity);
 
     private long MissingForWaiters(double? returnsPerSecond)
     {

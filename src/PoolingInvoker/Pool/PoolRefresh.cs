@@ -12,12 +12,12 @@ internal sealed class PoolRefresh(PoolState state, ChannelConnector connector, I
     {
         state.ThrowIfDisposed();
         factory.DropPrepared();
-        state.Balancer?.ResolveAgain();
+        state.Balancer?.Watcher?.RefreshSoon();
         Round? round;
         using (state.Enter())
         {
             state.ThrowIfDisposed();
-            var last = connector.LastId;
+            var last = state.LastId;
             round = _rounds.Find(round => round.Last == last);
             if (round is null)
             {
@@ -52,7 +52,7 @@ internal sealed class PoolRefresh(PoolState state, ChannelConnector connector, I
 
     private static bool IsToBeTried(PooledChannel channel, long last) => channel.Id <= last && channel.RefreshedFor < last;
 
-    private bool IsOver(Round round) => !state.Channels.Values.Any(channel => channel.Id <= round.Last && channel.State switch
+    private bool IsOver(Round round) => !state.Making.Exists(id => id <= round.Last) && !state.Channels.Values.Any(channel => channel.Id <= round.Last && channel.State switch
     {
         PooledChannelState.Active => channel.RefreshedFor < round.Last,
         PooledChannelState.Draining or PooledChannelState.Closed => false,

@@ -54,7 +54,6 @@ internal sealed class PoolState
     public TimeProvider Clock { get; } // the clock of what the lock guards: the time at which the section began
     public long Now { get; private set; } // when the section began
     public ReconnectBackoff Backoff { get; }
-    public ChannelTarget Target => Active.Target;
     public ActiveChannels Active { get; }
     public ChannelAffinity Affinity { get; } // where calls with a key go
     public LinkedList<LeaseWaiter> Waiters { get; } = []; // the callers that wait for room, first come, first served
@@ -64,6 +63,8 @@ internal sealed class PoolState
     public Action<PoolReason> Grow { get; set; } = static _ => { }; // reserves the channels that are missing, for a reason
     public Action? Refresh { get; set; } // replaces those that are to be refreshed, as long as there are any
     public Func<bool> WillGrow { get; set; } = static () => false; // whether the waiters will be looked at
+    public int LastId { get; set; } // all channels whose making has begun have one up to it
+    public List<int> Making { get; } = []; // the channels whose callbacks run: they are not among the others yet
     public int Creating { get; set; } // channels that are being made, replacements excepted
     public int Replacing { get; set; } // channels whose replacement is being made
     public int Draining { get; private set; }
@@ -97,16 +98,6 @@ internal sealed class PoolState
         var first = Waiters.First?.Value;
         first?.Leave();
         return first;
-    }
-
-    /// <summary>A channel is connected, unless it was not to be before its first call.</summary>
-    public void Connected(PooledChannel channel, TimeSpan? after)
-    {
-        if (after is { } time)
-        {
-            channel.Server?.Reached();
-            After(() => Metrics.Connected(time, channel.Endpoint));
-        }
     }
 
     /// <summary>A channel takes no more calls, and none takes its place.</summary>
@@ -196,8 +187,8 @@ internal sealed class PoolState
         var isClosed = false;
         try
         {
+            using var transport = channel.Transport; // goes whatever the handlers throw
             channel.Channel.Dispose();
-            channel.Transport?.Dispose();
             isClosed = true;
         }
         catch (Exception exception) // Dispose runs user handlers. What they throw does not reach the caller that returned the lease.
@@ -237,7 +228,11 @@ internal sealed class PoolState
 
     private List<Action>? Leave(PoolReason? growsBecause)
     {
-        Balancer?.Look();
+        if (Balancer is { Endpoints.HasChanged: true })
+        {
+            Balancer.Split();
+        }
+
         if (_ceiling > Options.MaxPoolSize)
         {
             RetireSurplus();
@@ -295,13 +290,12 @@ internal sealed class PoolState
         private readonly PoolState _state;
         private readonly PoolReason? _growsBecause;
         private readonly bool _isReading;
-        private readonly bool _isEntered;
 
         public Section(PoolState state, PoolReason? growsBecause, bool isReading)
         {
             (_state, _growsBecause, _isReading) = (state, growsBecause, isReading);
-            var now = state.Time.GetTimestamp();
-            Monitor.Enter(state._lock, ref _isEntered);
+            var (now, isEntered) = (state.Time.GetTimestamp(), false);
+            Monitor.Enter(state._lock, ref isEntered);
             state.Now = now;
         }
 

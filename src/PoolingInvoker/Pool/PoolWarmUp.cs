@@ -5,7 +5,7 @@ internal sealed class PoolWarmUp(PoolState state, ChannelConnector connector, st
 {
     public async Task RunAsync(CancellationToken cancellationToken)
     {
-        await (state.Balancer?.WaitForFirstAsync(cancellationToken) ?? Task.CompletedTask).ConfigureAwait(false);
+        await (state.Balancer?.Watcher?.FirstAsync(cancellationToken) ?? Task.CompletedTask).ConfigureAwait(false);
         TaskCompletionSource? underWay;
         bool triesOthers;
         int creates;
@@ -30,7 +30,7 @@ internal sealed class PoolWarmUp(PoolState state, ChannelConnector connector, st
             [
                 .. Enumerable.Range(0, creates).Select(_ => state.Work.DoAsync(() => connector.DialAsync(old: null, PoolReason.WarmUp))),
                 .. unconnected.Select(channel => state.Work.DoAsync(
-                    async () => (await ChannelConnector.FailureOfAsync(connector.ConnectAsync(channel)).ConfigureAwait(false), true))),
+                    async () => (await connector.ConnectAsync(channel).FailureAsync().ConfigureAwait(false), true))),
             ]).WaitAsync(cancellationToken).ConfigureAwait(false);
             triesOthers = ThrowIfFailed(outcomes, connected);
             if (underWay is not null)
@@ -58,7 +58,7 @@ internal sealed class PoolWarmUp(PoolState state, ChannelConnector connector, st
                 return false;
             }
 
-            if (failed.TrueForAll(static outcome => outcome.IsMade) && state.Balancer is { MayDial: true } balancer
+            if (failed.TrueForAll(static outcome => outcome.IsMade) && state.Balancer is { Endpoints.MayDial: true } balancer
                 && (state.Count < state.Minimum || (state.Creating > 0 && balancer.MayDialElsewhere)))
             {
                 return true;

@@ -202,7 +202,7 @@ internal sealed class SilenceWatch
 
         return await FirstAsync(asking).ConfigureAwait(false);
 
-        static async Task<bool> IsPingedAsync(Task pinging) => await ChannelConnector.FailureOfAsync(pinging).ConfigureAwait(false) is null;
+        static async Task<bool> IsPingedAsync(Task pinging) => await pinging.FailureAsync().ConfigureAwait(false) is null;
     }
 
     // The ping has been sent, and its answer may come as long as the connection stands. A call was ended with its time.
@@ -226,17 +226,14 @@ internal sealed class SilenceWatch
         _state.Active.Update(channel);
     }
 
-    // What lies unread is an answer that this process has not got to.
-    private static bool IsSilent(PooledChannel channel) =>
-        channel is { Health: not ChannelHealth.GivenUp, Pulse.IsSilentStill: true, Transport: not { HasUnread: true } };
-
     // It takes no more calls, those that it has end, and a fresh one takes its place: the one that is there, or the next on which a server
     // answers.
     private void GiveUp(PooledChannel channel, PooledChannel? fresh)
     {
         using var section = _state.Enter();
-        if (!IsSilent(channel))
+        if (channel is { Health: ChannelHealth.GivenUp } or { Pulse.IsSilentStill: false } or { Transport.HasUnread: true })
         {
+            // What lies unread is an answer that this process has not got to.
             _state.Discard(fresh);
             return;
         }

@@ -20,13 +20,13 @@ internal sealed class Witness
     private volatile bool _isClosing;
     private volatile string? _broken;
 
-    public Witness(ChannelPoolOptions options, EndpointList? endpoints = null)
+    public Witness(ChannelPoolOptions options, EndpointList? endpoints = null, Random? random = null)
     {
         _options = options;
         options.LoggerFactory = new ChannelDiary(Log);
         Policy.OnCreate = () => ForeignCode("Create");
         Policy.OnDispose = () => ForeignCode("Dispose");
-        Pool = new ChannelPool(Policy, options.ValidatedCopy(), endpoints is null ? Random.Shared : new Random(1), endpoints);
+        Pool = new ChannelPool(Policy, options.ValidatedCopy(), random ?? Random.Shared, endpoints);
     }
 
     public ProbePolicy Policy { get; } = new();

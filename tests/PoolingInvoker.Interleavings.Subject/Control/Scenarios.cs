@@ -43,7 +43,7 @@ internal sealed class Stage
             TimeProvider = Clock,
             PrimeCallback = prime,
             Queue = static work => work(), // at once, and in steps from there
-        }, endpoints.Length == 0 ? null : new EndpointList(Endpoints(endpoints), Name: null, Resolve: null))
+        }, endpoints.Length == 0 ? null : new EndpointList(Endpoints(endpoints), Name: null, Resolve: null), new Random(1)) // a schedule is the same each time
         {
             ForeignCode = static where =>
             {

@@ -166,6 +166,35 @@ public sealed class RefreshAllTests : IDisposable
     }
 
     [Fact]
+    public async Task AChannelWhoseCallbacksRunAsItIsAskedFor_IsReplacedWhenItHasJoined()
+    {
+        Task? refreshing = null;
+        var pool = _in.New();
+        _in.Policy.OnCreate = () =>
+        {
+            refreshing ??= pool.RefreshAsync();
+            return StubPolicy.NewChannel();
+        };
+        PoolInTime.Take(pool).Return(LeaseOutcome.Answered);
+        await refreshing!.Soon();
+        Assert.Equal([2], pool.GetChannels().Select(static channel => channel.Id));
+    }
+
+    [Fact]
+    public async Task AChannelThatCannotBeMadeAsItIsAskedFor_IsNotWaitedFor()
+    {
+        Task? refreshing = null;
+        var pool = _in.New();
+        _in.Policy.OnCreate = () =>
+        {
+            refreshing ??= pool.RefreshAsync();
+            throw new TimeoutException("no dial tone");
+        };
+        await Assert.ThrowsAsync<InvalidOperationException>(() => pool.AcquireAsync().AsTask().Soon());
+        await refreshing!.Soon();
+    }
+
+    [Fact]
     public async Task TheToken_EndsTheWait_AndTheRefreshGoesOn()
     {
         var pool = await NewPoolAsync(1);
