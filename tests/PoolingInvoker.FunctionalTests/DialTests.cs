@@ -81,6 +81,26 @@ public sealed class DialTests(ITestOutputHelper output)
         Assert.Equal(1, server.Accepted);
     }
 
+    [Theory]
+    [InlineData(false, 1)]
+    [InlineData(false, 10)]
+    [InlineData(true, 1)]
+    [InlineData(true, 10)]
+    public async Task AServerThatTakesNoMoreStreamsOnAConnection_IsCalledOnAnother(bool overPool, int calls)
+    {
+        // Behind a balancer another connection may lead to another server. This one takes streams on all but its first.
+        await using var server = new RawServer(maxStreams: 100);
+        await using var client = TestClient.Create(overPool, server.Address);
+        await client.User.RenameAsync(new RenameRequest()).ResponseAsync.Soon();
+        await server.Connections.Single().AnnounceAsync(0);
+        await Waiting.Until(() => server.Connections[0].Acknowledged == 2);
+        var deadline = DateTime.UtcNow + Waiting.Long;
+        var ends = await Task.WhenAll(Enumerable.Range(0, calls).Select(_ => Outcome.OfAsync(() => client.User.RenameAsync(new RenameRequest(), deadline: deadline).ResponseAsync)));
+        output.WriteLine($"{server.Accepted} connections; {client.Pooled?.Pool.GetStatistics()}");
+        Assert.All(ends, static end => Assert.Equal(StatusCode.OK, end.Status));
+        Assert.Equal(2, server.Accepted);
+    }
+
     private static async Task<List<Outcome>> CallAsync(TestClient client, int calls)
     {
         var ends = new List<Outcome>();

@@ -87,6 +87,9 @@ internal sealed class RawServer : IAsyncDisposable
         /// <summary>How many calls have come.</summary>
         public int Calls { get; private set; }
 
+        /// <summary>How many SETTINGS the client has acknowledged.</summary>
+        public int Acknowledged { get; private set; }
+
         /// <summary>The most streams at a time, since the test last looked.</summary>
         public int Peak { get; private set; }
 
@@ -213,6 +216,9 @@ internal sealed class RawServer : IAsyncDisposable
                     break;
                 case 4 when flags == 0: // SETTINGS
                     await WriteAsync(Frame(type: 4, flags: 1, stream: 0, []));
+                    break;
+                case 4:
+                    Acknowledged++;
                     break;
                 case 6 when flags == 0: // PING
                     await WriteAsync(Frame(type: 6, flags: 1, stream: 0, payload));

@@ -5,6 +5,8 @@ using System.Net.Sockets;
 using System.Security.Cryptography.X509Certificates;
 using Grpc.Core;
 using Microsoft.AspNetCore.Server.Kestrel.Https;
+using Polly;
+using Polly.Retry;
 using PoolingInvoker.Protos;
 using PoolingInvoker.Testing;
 
@@ -83,6 +85,27 @@ public sealed class UsersTransportTests(ITestOutputHelper output)
             }
 
             return (string.Join(", ", ends.Select(static end => end.Status)), ends[0].ToString(), server.Journal.PeakConnections, wrapper.Wrapped);
+        }
+    }
+
+    [Theory]
+    [InlineData(HttpRequestError.ConnectionError)]
+    [InlineData(HttpRequestError.NameResolutionError)]
+    [InlineData(HttpRequestError.SecureConnectionError)]
+    public async Task AHandlerThatCannotReachAnother_OnceTheServerHasAnswered_HasTheCallSentOnce(HttpRequestError error)
+    {
+        foreach (var overPool in (bool[])[false, true])
+        {
+            await using var server = await EndpointServer.StartAsync("127.0.0.1");
+            await using var client = TestClient.Create(
+                overPool,
+                new Uri($"http://{server.EndPoint}"),
+                channel: options => options.HttpHandler = new Auditing(error) { InnerHandler = options.HttpHandler! },
+                pool: static options => options.ConfigurePipeline = static pipeline => pipeline.AddRetry(new RetryStrategyOptions { Delay = TimeSpan.Zero }));
+            var end = await Outcome.OfAsync(() => client.User.RenameAsync(new RenameRequest { RequestId = "once" }).ResponseAsync);
+            output.WriteLine($"{(overPool ? "pool" : "bare")}: {end}; {client.Retries} retries");
+            Assert.NotEqual(StatusCode.OK, end.Status);
+            Assert.Single(server.Journal.Executed);
         }
     }
 
@@ -207,6 +230,16 @@ public sealed class UsersTransportTests(ITestOutputHelper output)
         {
             request.Headers.Host = host();
             return base.SendAsync(request, cancellationToken);
+        }
+    }
+
+    // It tells another service what has been done, and cannot reach it.
+    private sealed class Auditing(HttpRequestError error) : DelegatingHandler
+    {
+        protected override async Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
+        {
+            using var response = await base.SendAsync(request, cancellationToken);
+            throw new HttpRequestException(error, "The audit cannot be reached.");
         }
     }
 

@@ -21,8 +21,15 @@ internal class RedirectHandler(HttpMessageHandler inner, int redirections) : Del
 
     protected override async Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
     {
-        var response = await SendOnAsync(request, cancellationToken).ConfigureAwait(false);
-        return IsStream.Value ? response : await FollowAsync(request, response, cancellationToken).ConfigureAwait(false);
+        try
+        {
+            var response = await SendOnAsync(request, cancellationToken).ConfigureAwait(false);
+            return IsStream.Value ? response : await FollowAsync(request, response, cancellationToken).ConfigureAwait(false);
+        }
+        catch (Exception exception) when (TransportExceptions.Note(exception))
+        {
+            throw;
+        }
     }
 
     protected Task<HttpResponseMessage> SendOnAsync(HttpRequestMessage request, CancellationToken cancellationToken) => base.SendAsync(request, cancellationToken);

@@ -17,6 +17,7 @@ internal sealed class SendOnceHandler : RedirectHandler
     [ThreadStatic]
     private static Task<HttpResponseMessage>? _response;
 
+    private readonly bool _isInnermost; // of the library's handlers: those of the user's are not below it
     private readonly bool _tells; // those below it which requests are a stream
     private readonly RefusalDelivery _refusals;
 
@@ -25,7 +26,8 @@ internal sealed class SendOnceHandler : RedirectHandler
         : base(inner, redirections ?? 0)
     {
         _refusals = refusals;
-        _tells = redirections is null || transport.Credentials is not null;
+        _isInnermost = redirections is not null;
+        _tells = !_isInnermost || transport.Credentials is not null;
         transport.Credentials = transport.Credentials is { } credentials ? new CredentialsOfOthers(credentials) : null;
     }
 
@@ -65,9 +67,16 @@ internal sealed class SendOnceHandler : RedirectHandler
             }
         }
 
-        var response = await SendOnAsync(request, cancellationToken).ConfigureAwait(false);
-        (request.Content as SendOnceContent)?.LeaveTo(request);
-        return EndsCall(response) ? await EndAsync(request, response, cancellationToken).ConfigureAwait(false) : response;
+        try
+        {
+            var response = await SendOnAsync(request, cancellationToken).ConfigureAwait(false);
+            (request.Content as SendOnceContent)?.LeaveTo(request);
+            return EndsCall(response) ? await EndAsync(request, response, cancellationToken).ConfigureAwait(false) : response;
+        }
+        catch (Exception exception) when (_isInnermost && TransportExceptions.Note(exception))
+        {
+            throw;
+        }
     }
 
     // Grpc.Net.Client has a type of its own for the content of streams.

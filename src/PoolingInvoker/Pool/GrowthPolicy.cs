@@ -1,7 +1,7 @@
 namespace PoolingInvoker;
 
 /// <summary>
-/// What the waiters meet. Blocked channels have servers that take nothing now: another connection to them would bring no more. Capacity is
+/// What the waiters meet. Blocked channels have servers that have taken nothing yet: another connection to them would bring no more. Capacity is
 /// what a new channel is expected to carry, ConnectTime what it took to connect the last one.
 /// </summary>
 internal readonly record struct WaitingLoad(int Waiting, int Channels, int Creating, int Replacing, int Blocked, long Capacity, TimeSpan ConnectTime);

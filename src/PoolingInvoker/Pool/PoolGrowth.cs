@@ -124,7 +124,10 @@ internal sealed class PoolGrowth
         }
 
         var isMissing = _state.Waiters.Count > (_state.Creating + _state.Replacing) * ExpectedCapacity;
-        var blocked = isMissing ? _state.Active.Count(static channel => channel.Capacity == 0) : 0;
+
+        // Another connection to a server that has taken nothing from the first on would bring no more. Of one that takes no more on a connection it
+        // may lead to another server.
+        var blocked = isMissing ? _state.Active.Count(static channel => channel is { Capacity: 0, HasTaken: false }) : 0;
         var load = new WaitingLoad(_state.Waiters.Count, channels, _state.Creating, _state.Replacing, blocked, ExpectedCapacity, _connector.ConnectTime);
         var (add, looksAgain) = GrowthPolicy.ForWaiters(load, returnsPerSecond);
         WatchWaiters(looksAgain);

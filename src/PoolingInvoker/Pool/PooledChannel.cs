@@ -30,7 +30,8 @@ internal sealed class PooledChannel
     public CallInvoker CallInvoker { get; }
     public ChannelTransport? Transport { get; } // what is seen of the connections; null where the transport is the user's own
     public BreakableCalls? Breakable { get; init; } // where such a transport is watched, with the probe of the options
-    public int? Announced { get; set; } // how many streams the server takes at a time, once it has said so
+    public int? Announced { get; set { field = value; HasTaken |= value > 0; } } // how many streams the server takes at a time, once it has said so
+    public bool HasTaken { get; private set; } // whether the server has ever said that it takes some
     public bool IsUntried { get; set; } // the server may still say so: until then it gets one call, as many refuse more
     public int? MostCalls { get; set; } // of the options
     public int Capacity => Math.Min(MostCalls ?? int.MaxValue, Announced ?? (IsUntried ? 1 : MostCalls ?? FallbackCapacity));

@@ -90,17 +90,20 @@ internal static class CallFaults
     /// <summary>Remembers that a callback of the caller's threw this, whatever it looks like: it says nothing of the channel.</summary>
     public static void MarkAsCallers(Exception exception) => ThrownByCallers.AddOrUpdate(exception, exception.GetType());
 
-    // No channel, no connection, or a stream that the server refused (RFC 9113, section 8.7: it has not been processed).
+    // No channel, no connection, or a stream that the server refused (RFC 9113, section 8.7: it has not been processed). Where the transport is
+    // seen it has to say so itself.
     private static bool IsNeverLeft(Exception exception, ConnectionFact fact)
     {
         var cause = Cause(exception);
 
         // Grpc.Net.Client connects by itself over a transport of the user's own: its socket errors are bare. On a connection that was made they
         // come wrapped in an IOException.
-        return IsRefused(cause) || (fact == ConnectionFact.Unknown
-            && (cause is SocketException { SocketErrorCode: not (SocketError.ConnectionReset or SocketError.ConnectionAborted) }
+        return fact == ConnectionFact.Unknown
+            ? IsRefused(cause)
+                || cause is SocketException { SocketErrorCode: not (SocketError.ConnectionReset or SocketError.ConnectionAborted) }
                 || exception is RpcException { StatusCode: StatusCode.Unavailable, Status: { Detail: NotConnected, DebugException: not null } }
-                || (cause is TimeoutException && exception is RpcException { StatusCode: StatusCode.Unavailable })));
+                || (cause is TimeoutException && exception is RpcException { StatusCode: StatusCode.Unavailable })
+            : IsRefused(cause) && (exception is not RpcException || TransportExceptions.IsOne(cause));
     }
 
     private static bool IsRefused(Exception? exception) => exception

@@ -75,6 +75,37 @@ public sealed class CallFaultsTests
         Assert.Equal((what, expected), (what, CallFaults.Judge(exception, ConnectionFact.Unknown)));
     }
 
+    // Another client's look the same: of one that a handler of the user's has used, perhaps once the server had answered.
+    [Theory]
+    [InlineData("Unharmed")]
+    [InlineData("UnharmedOrSilent")]
+    [InlineData("Lost")]
+    [InlineData("NotConnected")]
+    [InlineData("NotCompatible")]
+    public void WhatIsSeenOfTheTransport_OnlyItsOwnExceptionsSayThatTheCallNeverLeft(string fact)
+    {
+        Func<Exception>[] failures =
+        [
+            static () => Http(HttpRequestError.ConnectionError),
+            static () => Http(HttpRequestError.NameResolutionError),
+            static () => Http(HttpRequestError.SecureConnectionError),
+            static () => Http(HttpRequestError.ProxyTunnelError),
+            static () => Http(HttpRequestError.VersionNegotiationError),
+            static () => Protocol(7),
+        ];
+        foreach (var failure in failures)
+        {
+            var (others, own) = (failure(), failure());
+            Assert.False(TransportExceptions.Note(own));
+            Assert.False(NeverLeftOf(Rpc(StatusCode.Unavailable, others)), others.ToString());
+            Assert.True(NeverLeftOf(Rpc(StatusCode.Unavailable, own)), own.ToString());
+            Assert.True(NeverLeftOf(Rpc(StatusCode.Unavailable, new InvalidOperationException("of a handler", own))), own.ToString());
+            Assert.True(NeverLeftOf(others), "The writer of a request stream throws what the transport threw.");
+        }
+
+        bool NeverLeftOf(Exception exception) => CallFaults.Judge(exception, Enum.Parse<ConnectionFact>(fact)).NeverLeft;
+    }
+
     [Theory]
     [MemberData(nameof(Pushbacks))]
     public void Pushback(string? milliseconds, string? drop, TimeSpan? expected)
