@@ -37,6 +37,9 @@ internal sealed class SmallCalls(int callers, double rateGoal, double? cpuGoal) 
         cpuGoal is { } goal ? Figure.AtMost("µs of CPU a call", goal) : new Figure("µs of CPU a call", MoreIsBetter: false),
     ];
 
+    // The contenders are few per cent apart, and so are rounds.
+    public override int Rounds(bool quick) => quick ? 1 : 5;
+
     public override async Task<double[]> MeasureAsync(Contender contender, bool quick)
     {
         var load = await Load.OfNamesAsync(ClientOf(contender, Address), callers, TimeSpan.FromSeconds(quick ? 1 : 2));
