@@ -27,6 +27,7 @@ internal sealed class CallEnvironment
         {
             Require(config is not null, "MethodConfigs contains null.");
             Require(config!.Names.Count > 0, "A method config names no method. Add MethodName.Default to its Names for all methods.");
+            Require(!config.Names.Contains(null!), "The Names of a method config contain null.");
             var plan = CallResilience.Plan(options, pool, config);
             foreach (var name in config.Names)
             {

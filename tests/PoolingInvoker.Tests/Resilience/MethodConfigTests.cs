@@ -121,6 +121,7 @@ public sealed class MethodConfigTests : ScriptedCalls
     public void Mistakes_AreSaidSo()
     {
         AssertError("names no method. Add MethodName.Default", new PooledMethodConfig());
+        AssertError("The Names of a method config contain null", new PooledMethodConfig { Names = { null! } });
         AssertError("Two method configs name the method 'GetName' of the service 'user.v1.User'. Name each once.", Config(1, Name(Service, "GetName")), Config(2, Name(Service, "GetName")));
         AssertError("Name each once.", Config(1, Name(Service), Name(Service, "")));
         AssertError("Name each once.", Config(1, MethodName.Default), Config(1, Name(null)));
